@@ -1,0 +1,176 @@
+//! What a body can know of the attempt it runs in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::record::{RecordId, Token};
+
+tokio::task_local! {
+    pub(crate) static CURRENT: Attempt;
+}
+
+/// The attempt whose body is running on this task.
+///
+/// Work that the body moves to other tasks does not inherit it: clone it into them. Outside
+/// of a protected body the answer is an attempt of its own that nothing else shares; see
+/// [`Attempt::is_protected`].
+pub fn attempt() -> Attempt {
+    CURRENT
+        .try_with(Attempt::clone)
+        .unwrap_or_else(|_| Attempt::unprotected())
+}
+
+/// One run of a body: its number, its lease, and the keys derived from its record.
+#[derive(Clone)]
+pub struct Attempt {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    number: u32,
+    id: RecordId,
+    released: AtomicBool,
+    lost: AtomicBool,
+    /// Until when the store has promised the lease, by this process's monotonic clock,
+    /// counted from before the request was sent. `None`: there is no lease to lose.
+    held_until: Option<Mutex<Instant>>,
+}
+
+impl Attempt {
+    pub(crate) fn protected(number: u32, id: RecordId, held_until: Instant) -> Self {
+        Self::new(number, id, Some(Mutex::new(held_until)))
+    }
+
+    /// An attempt without a record behind it; its downstream keys are its own.
+    pub(crate) fn unprotected() -> Self {
+        let mut id = [0; 32];
+        id[..16].copy_from_slice(Token::random().as_bytes());
+        Self::new(1, RecordId::from_bytes(id), None)
+    }
+
+    fn new(number: u32, id: RecordId, held_until: Option<Mutex<Instant>>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                number,
+                id,
+                released: AtomicBool::new(false),
+                lost: AtomicBool::new(false),
+                held_until,
+            }),
+        }
+    }
+
+    /// The attempt's number: 1 for the first run of the record, one more after every crash.
+    ///
+    /// It grows with every takeover, which makes it a fencing token: a resource that remembers
+    /// the highest number it has seen can refuse the writes of an attempt that was overtaken.
+    pub fn number(&self) -> u32 {
+        self.shared.number
+    }
+
+    /// Whether a record stands behind this attempt. `false` outside of a body, for a request
+    /// that came without a key under `required = false`, and after a store failure under
+    /// `fail_open`.
+    pub fn is_protected(&self) -> bool {
+        self.shared.held_until.is_some()
+    }
+
+    /// A key for a call to another service: the same on every attempt of this record,
+    /// different for every label and every record.
+    ///
+    /// It has the form of a UUID (36 characters), which every provider's limit admits, and
+    /// reveals nothing of the client's key. Without protection it is random, per attempt.
+    pub fn downstream_key(&self, label: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(b"idem downstream 1");
+        hash.update(self.shared.id.as_bytes());
+        hash.update(label);
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        uuid::Builder::from_custom_bytes(bytes)
+            .into_uuid()
+            .to_string()
+    }
+
+    /// Says that nothing happened: when the body ends, its key is freed and its outcome is
+    /// not stored, whatever it returns.
+    pub fn release(&self) {
+        self.shared.released.store(true, Ordering::Release);
+    }
+
+    /// Whether this attempt can no longer be sure that it is the only one: the store said that
+    /// another holds the record, or the lease could not be renewed in time.
+    ///
+    /// Ask before an effect that must not happen twice. The outcome of an attempt that was
+    /// overtaken is not stored.
+    pub fn lease_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+            || self
+                .held_until()
+                .is_some_and(|held_until| Instant::now() >= held_until)
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.shared.released.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn lose(&self) {
+        self.shared.lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn hold_until(&self, until: Instant) {
+        if let Some(held_until) = &self.shared.held_until {
+            *held_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        }
+    }
+
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        let held_until = self.shared.held_until.as_ref()?;
+        Some(*held_until.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("number", &self.number())
+            .field("is_protected", &self.is_protected())
+            .field("lease_lost", &self.lease_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn downstream_keys_are_equal_on_every_attempt_and_differ_by_label_and_record() {
+        let id = |byte| RecordId::from_bytes([byte; 32]);
+        let key = |number, record, label| {
+            Attempt::protected(number, id(record), Instant::now()).downstream_key(label)
+        };
+        assert_eq!(key(1, 1, "charge"), key(2, 1, "charge"));
+        assert_ne!(key(1, 1, "charge"), key(1, 1, "mail"));
+        assert_ne!(key(1, 1, "charge"), key(1, 2, "charge"));
+        let uuid: Uuid = key(1, 1, "charge").parse().unwrap();
+        assert_eq!(uuid.get_version_num(), 8);
+    }
+
+    #[test]
+    fn outside_of_a_body_nothing_is_shared() {
+        let here = attempt();
+        assert!(!here.is_protected());
+        assert!(!here.lease_lost());
+        assert_eq!(here.downstream_key("a"), here.downstream_key("a"));
+        assert_ne!(here.downstream_key("a"), attempt().downstream_key("a"));
+    }
+}

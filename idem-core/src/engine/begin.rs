@@ -1,0 +1,336 @@
+//! From a request to a decision: run the body, give an outcome back, or refuse.
+//!
+//! This is the one place where claims are sent and the answers of the state table are judged.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Engine;
+use super::execution::{Execution, Held, Settlement};
+use super::flight::{Ending, Entry, Flight, FlightGuard, Progress};
+use super::policy::{InFlight, Policy};
+use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::observe::{self, Decision};
+use crate::outcome::Outcome;
+use crate::record::{Change, Claim, Claimed, RecordId, Token};
+use crate::store::{StoreError, Watch};
+
+/// How often a waiter asks the store by itself, in case a notification was lost. The pause is
+/// drawn between half of this and all of it.
+const POLL: Duration = Duration::from_secs(1);
+
+/// One request, reduced to what the engine needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) operation: Cow<'static, str>,
+    pub(crate) policy: Policy,
+    pub(crate) id: RecordId,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// What a request may do.
+#[derive(Debug)]
+#[must_use]
+#[non_exhaustive]
+pub enum Begun {
+    /// Run the body, through [`Execution::drive`].
+    Execute(Execution),
+    /// Give this outcome back.
+    Replay(Outcome),
+    /// Run the body without a record: the store cannot answer, and the engine fails open.
+    Unprotected(Unprotected),
+}
+
+/// A run without a record. Duplicates in this process are still kept out while it lives.
+#[derive(Debug)]
+pub struct Unprotected {
+    _flight: FlightGuard,
+}
+
+/// How long a call is ready to wait for another's attempt.
+#[derive(Clone, Copy)]
+enum Patience {
+    None,
+    /// `None` is forever.
+    Until(Option<Instant>),
+}
+
+impl Patience {
+    fn of(policy: &Policy) -> Self {
+        match policy.in_flight {
+            InFlight::Reject => Self::None,
+            InFlight::Wait(time) => Self::Until(Instant::now().checked_add(time)),
+        }
+    }
+
+    /// Resolves when the patience is at its end.
+    async fn over(self) {
+        match self {
+            Self::None => {}
+            Self::Until(Some(at)) => sleep_until(at).await,
+            Self::Until(None) => std::future::pending().await,
+        }
+    }
+
+    fn is_none(self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+/// A decision that needs no further look at the store.
+enum Decided {
+    Begun(Begun, Decision),
+    Refused(Error),
+    /// What was joined is over and said nothing about this call.
+    AskAgain,
+}
+
+/// Decides what `call` may do, and reports it.
+pub(super) async fn begin(engine: &Engine, call: Call) -> Result<Begun, Error> {
+    let operation = call.operation.clone();
+    let result = decide(engine, call).await;
+    let decision = match &result {
+        Ok((_, decision)) => *decision,
+        Err(error) => Decision::of(error),
+    };
+    observe::decided(&operation, decision);
+    result.map(|(begun, _)| begun)
+}
+
+async fn decide(engine: &Engine, call: Call) -> Result<(Begun, Decision), Error> {
+    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let patience = Patience::of(&call.policy);
+    loop {
+        let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
+            Entry::Leader(flight) => lead(engine, &call, &runtime, patience, flight).await,
+            Entry::Duplicate(flight) => join(engine, &call, patience, &flight).await,
+        };
+        match decided {
+            Decided::Begun(begun, decision) => return Ok((begun, decision)),
+            Decided::Refused(error) => return Err(error),
+            Decided::AskAgain => {}
+        }
+    }
+}
+
+/// Joins a flight: no store traffic.
+async fn join(engine: &Engine, call: &Call, patience: Patience, flight: &Arc<Flight>) -> Decided {
+    // Bounded by the store timeout that the leader's claim has.
+    flight.answered().await;
+    let same = flight.fingerprint == call.fingerprint;
+    let mut waited = false;
+    if let Progress::Occupied = flight.progress() {
+        if !same {
+            return Decided::Refused(Error::Mismatch);
+        }
+        tokio::select! {
+            biased;
+            () = flight.ended() => waited = true,
+            () = patience.over() => return Decided::Refused(in_flight(engine)),
+        }
+    }
+    let Progress::Ended(ending) = flight.progress() else {
+        return Decided::AskAgain;
+    };
+    match (ending, same) {
+        // A leader that was refused for its own fingerprint says nothing of another one.
+        (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
+        (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
+        (Ending::Mismatch, true) | (_, false) => Decided::Refused(Error::Mismatch),
+        (Ending::Outcome(outcome), true) => replay(outcome, waited),
+        (Ending::OutcomeUnknown { attempt }, true) => {
+            Decided::Refused(Error::OutcomeUnknown { attempt: *attempt })
+        }
+        (Ending::InFlightElsewhere, true) if patience.is_none() => {
+            Decided::Refused(in_flight(engine))
+        }
+        (Ending::InFlightElsewhere, true) => Decided::AskAgain,
+    }
+}
+
+/// Leads a flight: claims, and where another process runs an attempt, waits for it.
+async fn lead(
+    engine: &Engine,
+    call: &Call,
+    runtime: &Handle,
+    patience: Patience,
+    flight: FlightGuard,
+) -> Decided {
+    let claim = Claim {
+        id: call.id,
+        token: Token::random(),
+        fingerprint: call.fingerprint,
+        lease: call.policy.lease,
+        retention: call.policy.ttl,
+        on_crash: call.policy.on_crash,
+    };
+    let mut watch = None;
+    loop {
+        let sent = Instant::now();
+        let answer = claim_once(engine, call, runtime, &claim).await;
+        let waited = watch.is_some();
+        match answer {
+            Ok(Claimed::Acquired { attempt }) => {
+                let held = Held::new(engine, call, claim.token, attempt, sent, flight);
+                return take_off(held, runtime).await;
+            }
+            Ok(Claimed::Finished { outcome }) => {
+                let decided = replay(&outcome, waited);
+                flight.end(Ending::Outcome(outcome));
+                return decided;
+            }
+            Ok(Claimed::Mismatch) => {
+                flight.end(Ending::Mismatch);
+                return Decided::Refused(Error::Mismatch);
+            }
+            Ok(Claimed::OutcomeUnknown { attempt }) => {
+                flight.end(Ending::OutcomeUnknown { attempt });
+                return Decided::Refused(Error::OutcomeUnknown { attempt });
+            }
+            Ok(Claimed::InFlight { .. }) if patience.is_none() => {
+                flight.end(Ending::InFlightElsewhere);
+                return Decided::Refused(in_flight(engine));
+            }
+            Ok(Claimed::InFlight { lease_left }) => {
+                flight.occupy();
+                let Some(watching) = &mut watch else {
+                    // What changed before the watch began is seen by the next claim.
+                    watch = Some(start_watch(engine, call).await);
+                    continue;
+                };
+                // A crash is announced by nobody: look again when the lease would be over.
+                let pause = POLL.mul_f64(rand::random_range(0.5..1.0)).min(lease_left);
+                tokio::select! {
+                    biased;
+                    () = watching => watch = Some(start_watch(engine, call).await),
+                    () = patience.over() => {
+                        flight.end(Ending::InFlightElsewhere);
+                        return Decided::Refused(in_flight(engine));
+                    }
+                    () = sleep(pause.max(Duration::from_millis(1))) => {}
+                }
+            }
+            Err(error) if engine.inner.settings.fail_open => {
+                flight.occupy();
+                observe::failing_open(&call.operation, &error);
+                let begun = Begun::Unprotected(Unprotected { _flight: flight });
+                return Decided::Begun(begun, Decision::Unprotected);
+            }
+            Err(error) => {
+                flight.end(Ending::Failed(error.clone()));
+                return Decided::Refused(error.into());
+            }
+        }
+    }
+}
+
+/// The store has acknowledged the claim: the body may run, if the lease still holds.
+async fn take_off(held: Held, runtime: &Handle) -> Decided {
+    // A process that slept between the claim and here may have been overtaken.
+    if held.attempt.lease_lost() {
+        match held.renew().await {
+            Ok(Change::Applied) => {}
+            Ok(Change::LeaseLost) => return Decided::AskAgain,
+            Err(error) => return Decided::Refused(error.into()),
+        }
+    }
+    held.take_off();
+    let begun = Begun::Execute(Execution::new(held, runtime.clone()));
+    Decided::Begun(begun, Decision::Executed)
+}
+
+/// Sends a claim; a transient failure is followed by one more try with the same token, which
+/// recognises itself if the first one had its effect. Both are inside one store timeout.
+async fn claim_once(
+    engine: &Engine,
+    call: &Call,
+    runtime: &Handle,
+    claim: &Claim,
+) -> Result<Claimed, StoreError> {
+    let mut ghost = Ghost {
+        engine,
+        call,
+        runtime,
+        token: claim.token,
+        armed: true,
+    };
+    let tries = async {
+        match engine.store().claim(claim).await {
+            Err(error) if error.is_transient() => {
+                observe::store_failed(&call.operation, "claim", &error);
+                engine.store().claim(claim).await
+            }
+            answer => answer,
+        }
+    };
+    let answer = engine.store_call(&call.operation, "claim", tries).await;
+    ghost.armed = matches!(
+        answer,
+        Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. })
+    );
+    answer
+}
+
+/// A claim whose answer did not come: it may hold a lease that nobody will use. Dropped while
+/// armed, it frees the key in the background, so that a retry need not wait for the lease.
+struct Ghost<'a> {
+    engine: &'a Engine,
+    call: &'a Call,
+    runtime: &'a Handle,
+    token: Token,
+    armed: bool,
+}
+
+impl Drop for Ghost<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        // Bounded: in an outage every request leaves one, and the lease ends without them.
+        let Ok(permit) = Arc::clone(&self.engine.inner.ghosts).try_acquire_owned() else {
+            return;
+        };
+        let (engine, call, token) = (self.engine.clone(), self.call.clone(), self.token);
+        let until = Instant::now() + call.policy.lease;
+        self.runtime.spawn(async move {
+            let _ = engine
+                .settle_until(&call, &token, &Settlement::Release, until)
+                .await;
+            drop(permit);
+        });
+    }
+}
+
+async fn start_watch(engine: &Engine, call: &Call) -> Watch {
+    engine
+        .store_call(&call.operation, "watch", engine.store().watch(&call.id))
+        .await
+        .unwrap_or_else(|_| Watch::never())
+}
+
+fn replay(outcome: &Bytes, waited: bool) -> Decided {
+    match Outcome::decode(outcome) {
+        Ok(Outcome::NotReplayable(reason)) => Decided::Refused(reason.into()),
+        Ok(outcome) => {
+            let decision = if waited {
+                Decision::Waited
+            } else {
+                Decision::Replayed
+            };
+            Decided::Begun(Begun::Replay(outcome), decision)
+        }
+        Err(error) => Decided::Refused(error.into()),
+    }
+}
+
+fn in_flight(engine: &Engine) -> Error {
+    Error::InFlight {
+        retry_after: engine.inner.settings.retry_after,
+    }
+}

@@ -1,0 +1,259 @@
+//! The engine: all policy. Stores move records, adapters translate, the attribute writes calls.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `operation` | the public calls |
+//! | `begin` | from a request to a decision: claims, joining, waiting |
+//! | `flight` | where duplicates of one process meet |
+//! | `execution` | the body, its renewal, and how an attempt ends |
+
+mod begin;
+mod execution;
+mod flight;
+mod operation;
+mod policy;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+pub use begin::{Begun, Unprotected};
+pub(crate) use execution::Settlement;
+pub use execution::{Execution, Panic};
+pub use operation::Operation;
+pub use policy::{InFlight, Policy};
+
+use crate::error::Error;
+#[cfg(feature = "http")]
+use crate::http::HttpSettings;
+use crate::observe;
+use crate::record::{Inspection, RecordId};
+use crate::store::{Store, StoreError};
+
+/// How many lost claims are freed in the background at once.
+const MAX_GHOSTS: usize = 256;
+
+static INSTALLED: OnceLock<Engine> = OnceLock::new();
+
+/// Runs operations over a store. Cheap to clone; clones share their flights.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    flights: Arc<flight::Flights>,
+    ghosts: Arc<Semaphore>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    namespace: String,
+    store_timeout: Duration,
+    max_outcome_bytes: usize,
+    retry_after: Duration,
+    fail_open: bool,
+    #[cfg(feature = "http")]
+    http: HttpSettings,
+}
+
+impl Engine {
+    /// An engine over `store` with every setting at its default.
+    pub fn new(store: impl Store) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// Starts an engine over `store`.
+    pub fn builder(store: impl Store) -> EngineBuilder {
+        EngineBuilder::over(Arc::new(store))
+    }
+
+    /// An operation of this name. The name is part of every record's identity: it must stay the
+    /// same across deploys, and belong to one operation.
+    pub fn operation(&self, name: impl Into<Cow<'static, str>>) -> Operation {
+        Operation::new(self.clone(), name.into())
+    }
+
+    /// Makes this the engine of every operation that names no other.
+    ///
+    /// # Errors
+    /// When one is installed already; it stays.
+    pub fn install(self) -> Result<Self, AlreadyInstalled> {
+        let installed = self.clone();
+        INSTALLED.set(self).map_err(|_| AlreadyInstalled)?;
+        Ok(installed)
+    }
+
+    /// The installed engine.
+    ///
+    /// # Errors
+    /// [`Error::NoEngine`] when none is.
+    pub fn installed() -> Result<Self, Error> {
+        INSTALLED.get().cloned().ok_or(Error::NoEngine)
+    }
+
+    /// The settings of the HTTP contract.
+    #[cfg(feature = "http")]
+    pub fn http(&self) -> &HttpSettings {
+        &self.inner.settings.http
+    }
+
+    /// The longest outcome that is stored, in bytes.
+    pub fn max_outcome_bytes(&self) -> usize {
+        self.inner.settings.max_outcome_bytes
+    }
+
+    async fn inspect(&self, operation: &str, id: &RecordId) -> Result<Option<Inspection>, Error> {
+        Ok(self
+            .store_call(operation, "inspect", self.store().inspect(id))
+            .await?)
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.inner.store
+    }
+
+    /// Every call to the store goes through here: bounded in time, measured, and reported.
+    async fn store_call<T>(
+        &self,
+        operation: &str,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let store = self.store();
+        let after = self.inner.settings.store_timeout;
+        let started = Instant::now();
+        let result = timeout(after, answer)
+            .await
+            .unwrap_or(Err(StoreError::TimedOut {
+                store: store.name(),
+                after,
+            }));
+        observe::store_call_took(store.name(), call, started.elapsed());
+        if let Err(error) = &result {
+            observe::store_failed(operation, call, error);
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("store", &self.inner.store.name())
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An engine was installed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlreadyInstalled;
+
+impl fmt::Display for AlreadyInstalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an engine is installed already; install one, once, at start-up")
+    }
+}
+
+impl std::error::Error for AlreadyInstalled {}
+
+/// Settings of an [`Engine`].
+#[must_use]
+pub struct EngineBuilder {
+    store: Arc<dyn Store>,
+    settings: Settings,
+}
+
+impl EngineBuilder {
+    /// Starts an engine over a shared store.
+    pub fn over(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            settings: Settings {
+                namespace: String::new(),
+                store_timeout: Duration::from_secs(5),
+                max_outcome_bytes: 2 * 1024 * 1024,
+                retry_after: Duration::from_secs(1),
+                fail_open: false,
+                #[cfg(feature = "http")]
+                http: HttpSettings::default(),
+            },
+        }
+    }
+
+    /// Keeps the records of applications that share a store apart. Empty unless given.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.settings.namespace = namespace.into();
+        self
+    }
+
+    /// How long a call to the store may take before it counts as failed; 5 seconds unless
+    /// given. Keep it well below the shortest lease.
+    pub const fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.store_timeout = timeout;
+        self
+    }
+
+    /// The longest outcome that is stored, in bytes, encoded; 2 MiB unless given. A longer one
+    /// reaches the first caller whole and leaves a tombstone for retries.
+    pub const fn max_outcome_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_outcome_bytes = bytes;
+        self
+    }
+
+    /// When a refused duplicate is told to come back; 1 second unless given.
+    pub const fn retry_after(mut self, after: Duration) -> Self {
+        self.settings.retry_after = after;
+        self
+    }
+
+    /// Whether a body runs **without protection** when the store cannot answer its claim.
+    /// `false` unless given: the call is refused and nothing is executed.
+    pub const fn fail_open(mut self, fail_open: bool) -> Self {
+        self.settings.fail_open = fail_open;
+        self
+    }
+
+    /// The settings of the HTTP contract.
+    #[cfg(feature = "http")]
+    pub fn http(mut self, http: HttpSettings) -> Self {
+        self.settings.http = http;
+        self
+    }
+
+    /// The engine.
+    pub fn build(self) -> Engine {
+        Engine {
+            inner: Arc::new(Inner {
+                store: self.store,
+                settings: self.settings,
+                flights: Arc::default(),
+                ghosts: Arc::new(Semaphore::new(MAX_GHOSTS)),
+            }),
+        }
+    }
+
+    /// Builds the engine and [installs](Engine::install) it.
+    ///
+    /// # Errors
+    /// When one is installed already.
+    pub fn install(self) -> Result<Engine, AlreadyInstalled> {
+        self.build().install()
+    }
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("store", &self.store.name())
+            .field("settings", &self.settings)
+            .finish()
+    }
+}

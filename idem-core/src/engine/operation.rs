@@ -1,0 +1,270 @@
+//! The engine without the attribute: an operation, its rules, and its calls.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::time::Duration;
+
+use super::begin::{Begun, Call, begin};
+use super::policy::{InFlight, Policy};
+use super::{Engine, Settlement};
+use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, KeyError, KeyPart};
+use crate::observe::{self, Decision};
+use crate::outcome::{ReleaseErrors, Replayable, StoreErrors, Verdict};
+use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+
+/// One operation and its rules, ready to be called under a key.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_core::{Engine, Error, Fingerprint};
+///
+/// # async fn example(engine: Engine) -> Result<(), Error> {
+/// let order = ("EUR", 1999);
+/// let receipt: Result<String, Error> = engine
+///     .operation("charges.create")
+///     .ttl(Duration::from_secs(24 * 60 * 60))
+///     .scope("tenant 7")
+///     .run("key from the client", Fingerprint::of(&order)?, async {
+///         Ok("charged once".to_owned())
+///     })
+///     .await;
+/// # receipt.map(drop)
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Operation {
+    engine: Engine,
+    name: Cow<'static, str>,
+    policy: Policy,
+    scope: Result<Option<Key>, KeyError>,
+}
+
+/// How the value of a body is judged and stored.
+type Stored<T> = Result<T, Error>;
+
+impl Operation {
+    pub(super) fn new(engine: Engine, name: Cow<'static, str>) -> Self {
+        Self {
+            engine,
+            name,
+            policy: Policy::new(Duration::from_secs(24 * 60 * 60)),
+            scope: Ok(None),
+        }
+    }
+
+    /// Replaces all rules at once.
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How long a finished record is kept; 24 hours unless given.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.policy = self.policy.ttl(ttl);
+        self
+    }
+
+    /// See [`Policy::lease`].
+    pub const fn lease(mut self, lease: Duration) -> Self {
+        self.policy = self.policy.lease(lease);
+        self
+    }
+
+    /// See [`Policy::in_flight`].
+    pub const fn in_flight(mut self, in_flight: InFlight) -> Self {
+        self.policy = self.policy.in_flight(in_flight);
+        self
+    }
+
+    /// See [`Policy::on_crash`].
+    pub const fn on_crash(mut self, on_crash: OnCrash) -> Self {
+        self.policy = self.policy.on_crash(on_crash);
+        self
+    }
+
+    /// The principal inside which keys are unique. `None` is no scope.
+    pub fn scope<K: KeyPart + ?Sized>(mut self, scope: &K) -> Self {
+        self.scope = match Key::of(scope) {
+            Ok(scope) => Ok(Some(scope)),
+            Err(KeyError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self
+    }
+
+    /// Whether a scope was given and is not `None`.
+    pub const fn has_scope(&self) -> bool {
+        matches!(self.scope, Ok(Some(_)))
+    }
+
+    /// Runs the body once for `key`, or gives its stored value back. An `Err` frees the key.
+    ///
+    /// The body runs on the caller's task. Dropping this future while the body runs abandons
+    /// the attempt: the next claim follows `on_crash`. A panic of the body is resumed after the
+    /// attempt has been abandoned.
+    pub async fn run<K, F, T>(&self, key: &K, fingerprint: Fingerprint, body: F) -> T
+    where
+        K: KeyPart + ?Sized,
+        F: Future<Output = T>,
+        T: Replayable<ReleaseErrors>,
+    {
+        self.replay_or_run(Key::of(key), fingerprint, Box::pin(body))
+            .await
+    }
+
+    /// Like [`run`](Self::run), and an `Err` is stored and given back too.
+    pub async fn run_storing_errors<K, F, T>(&self, key: &K, fingerprint: Fingerprint, body: F) -> T
+    where
+        K: KeyPart + ?Sized,
+        F: Future<Output = T>,
+        T: Replayable<StoreErrors>,
+    {
+        self.replay_or_run(Key::of(key), fingerprint, Box::pin(body))
+            .await
+    }
+
+    /// [`run`](Self::run) for a key that was encoded before, and a body that is boxed already.
+    #[doc(hidden)]
+    pub async fn replay_or_run<F, T, Errors>(
+        &self,
+        key: Result<Key, KeyError>,
+        fingerprint: Fingerprint,
+        body: F,
+    ) -> T
+    where
+        F: Future<Output = T> + Unpin,
+        T: Replayable<Errors>,
+    {
+        let replayed: Stored<T> = match self.begin_with(key, fingerprint).await {
+            Err(error) => Err(error),
+            Ok(Begun::Replay(outcome)) => T::replay(&outcome),
+            Ok(Begun::Unprotected(unprotected)) => {
+                return self
+                    .engine
+                    .drive_unprotected(Some(unprotected), body)
+                    .await;
+            }
+            Ok(Begun::Execute(execution)) => {
+                let judged = async {
+                    let value = body.await;
+                    (value.verdict(), value)
+                };
+                match execution.drive(judged).await {
+                    Ok(value) => return value,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        };
+        replayed.unwrap_or_else(T::refused)
+    }
+
+    /// Decides what a call under `key` may do: run the body, give an outcome back, or neither.
+    /// For adapters; [`run`](Self::run) does the rest as well.
+    ///
+    /// Waits for a running attempt when the policy says so. Dropping this future claims
+    /// nothing, or frees in the background what it claimed.
+    ///
+    /// # Errors
+    /// Why the body must not run in this call.
+    pub async fn begin<K: KeyPart + ?Sized>(
+        &self,
+        key: &K,
+        fingerprint: Fingerprint,
+    ) -> Result<Begun, Error> {
+        self.begin_with(Key::of(key), fingerprint).await
+    }
+
+    async fn begin_with(
+        &self,
+        key: Result<Key, KeyError>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begun, Error> {
+        let call = Call {
+            operation: self.name.clone(),
+            policy: self.policy,
+            id: self
+                .record_id(key)
+                .inspect_err(|error| observe::decided(&self.name, Decision::of(error)))?,
+            fingerprint,
+        };
+        begin(&self.engine, call).await
+    }
+
+    fn record_id(&self, key: Result<Key, KeyError>) -> Result<RecordId, Error> {
+        let key = key.map_err(Error::Key)?;
+        let scope = self.scope.as_ref().map_err(|error| Error::Scope(*error))?;
+        let namespace = &self.engine.inner.settings.namespace;
+        Ok(RecordId::derive(namespace, &self.name, scope.as_ref(), &key))
+    }
+
+    /// The record under `key` as it stands in the store.
+    ///
+    /// # Errors
+    /// When the key is not acceptable or the store cannot answer.
+    pub async fn inspect<K: KeyPart + ?Sized>(&self, key: &K) -> Result<Option<Inspection>, Error> {
+        let id = self.record_id(Key::of(key))?;
+        self.engine.inspect(&self.name, &id).await
+    }
+
+    /// Resolves by hand a record whose attempt crashed, for operations that refuse to run
+    /// again: [`Verdict::Released`] says that nothing happened and frees the key,
+    /// [`Verdict::Final`] stores what did happen.
+    ///
+    /// Returns whether there was such a record. The one who resolves takes the next attempt's
+    /// number, so that the crashed attempt can change nothing any more.
+    ///
+    /// # Errors
+    /// [`Error::InFlight`] when the attempt is alive, or the store's error.
+    pub async fn resolve<K: KeyPart + ?Sized>(
+        &self,
+        key: &K,
+        verdict: Verdict,
+    ) -> Result<bool, Error> {
+        let id = self.record_id(Key::of(key))?;
+        let found = self.engine.inspect(&self.name, &id).await?;
+        let Some((fingerprint, Phase::Running { .. })) =
+            found.map(|found| (found.fingerprint, found.phase))
+        else {
+            return Ok(false);
+        };
+        let claim = Claim {
+            id,
+            token: Token::random(),
+            fingerprint,
+            lease: self.policy.lease,
+            retention: self.policy.ttl,
+            on_crash: OnCrash::Rerun,
+        };
+        let claimed = self
+            .engine
+            .store_call(&self.name, "claim", self.engine.store().claim(&claim))
+            .await?;
+        match claimed {
+            Claimed::Acquired { .. } => {}
+            Claimed::InFlight { lease_left } => {
+                return Err(Error::InFlight {
+                    retry_after: lease_left,
+                });
+            }
+            _ => return Ok(false),
+        }
+        let call = Call {
+            operation: self.name.clone(),
+            policy: self.policy,
+            id,
+            fingerprint,
+        };
+        let settlement = match verdict {
+            Verdict::Final(outcome) => Settlement::Complete(outcome.encode()),
+            Verdict::Released => Settlement::Release,
+        };
+        let change = self
+            .engine
+            .settle_once(&call, &claim.token, &settlement)
+            .await?;
+        Ok(change == Change::Applied)
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a body did not run, or its outcome could not be given back.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::fingerprint::FingerprintError;
+use crate::key::KeyError;
+use crate::outcome::{NotReplayable, Undecodable};
+use crate::store::StoreError;
+
+/// Why a call was refused. The body did not run in this call, with no exception.
+///
+/// Messages never hold keys, scopes, arguments or credentials.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no key, or it is not acceptable.
+    Key(KeyError),
+    /// The scope could not be derived.
+    Scope(KeyError),
+    /// The request has no fingerprint.
+    Fingerprint(FingerprintError),
+    /// Another attempt for this key is running. Retry later.
+    InFlight {
+        /// When a retry makes sense.
+        retry_after: Duration,
+    },
+    /// The key was used for another request. Retrying does not help.
+    Mismatch,
+    /// An attempt crashed, and the operation refuses to run again until an operator resolves
+    /// the record. Retrying does not help.
+    OutcomeUnknown {
+        /// The attempt that crashed.
+        attempt: u32,
+    },
+    /// The operation was executed, and its outcome could not be kept. Retrying does not help.
+    NotReplayable(NotReplayable),
+    /// A stored outcome cannot be read by this version of the program.
+    Undecodable(Undecodable),
+    /// The store cannot answer, so the body was not run. Retry later.
+    Store(StoreError),
+    /// No engine was given or installed.
+    NoEngine,
+    /// The call was not made inside a tokio runtime.
+    NoRuntime,
+    /// Two functions use one operation name.
+    NameTaken {
+        /// The name.
+        name: &'static str,
+        /// Where the other function is, as `file:line:column`.
+        other: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(error) => error.fmt(f),
+            Self::Scope(error) => write!(f, "no scope: {error}"),
+            Self::Fingerprint(error) => error.fmt(f),
+            Self::InFlight { retry_after } => write!(
+                f,
+                "a request with this key is being processed; retry in {} s",
+                whole_seconds(*retry_after)
+            ),
+            Self::Mismatch => f.write_str(
+                "this key was used for another request; use a new key for a new request",
+            ),
+            Self::OutcomeUnknown { attempt } => write!(
+                f,
+                "attempt {attempt} for this key ended without an outcome; whether it had an effect must be resolved by hand"
+            ),
+            Self::NotReplayable(reason) => reason.fmt(f),
+            Self::Undecodable(error) => error.fmt(f),
+            Self::Store(error) => write!(f, "nothing was executed: {error}"),
+            Self::NoEngine => f.write_str(
+                "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
+            ),
+            Self::NoRuntime => f.write_str("idempotent calls need a tokio runtime"),
+            Self::NameTaken { name, other } => write!(
+                f,
+                "the operation name {name} is used at {other} as well; give one of them name = \"…\""
+            ),
+        }
+    }
+}
+
+/// A duration in seconds, rounded up, and never 0: what `Retry-After` can say.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+        .max(1)
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Key(error) | Self::Scope(error) => Some(error),
+            Self::Fingerprint(error) => Some(error),
+            Self::NotReplayable(reason) => Some(reason),
+            Self::Undecodable(error) => Some(error),
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! from {
+    ($($source:ty => $variant:ident;)*) => {$(
+        impl From<$source> for Error {
+            fn from(source: $source) -> Self {
+                Self::$variant(source)
+            }
+        }
+    )*};
+}
+
+from! {
+    FingerprintError => Fingerprint;
+    NotReplayable => NotReplayable;
+    Undecodable => Undecodable;
+    StoreError => Store;
+}

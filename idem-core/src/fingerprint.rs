@@ -1,0 +1,186 @@
+//! Fingerprints: what must be equal on a retry.
+
+use std::fmt;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::canonical;
+
+/// The version of the algorithm below. It is part of every fingerprint, so that a record
+/// written by another version is never taken for an equal request by accident.
+const VERSION: u8 = 1;
+
+/// SHA-256 of a request, with the version of the algorithm that made it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    version: u8,
+    digest: [u8; 32],
+}
+
+impl Fingerprint {
+    /// The length of [`Fingerprint::to_bytes`].
+    pub const LEN: usize = 33;
+
+    /// The fingerprint of one serialisable value.
+    ///
+    /// # Errors
+    /// When the value's own `Serialize` implementation fails.
+    ///
+    /// ```
+    /// use idem_core::Fingerprint;
+    /// use std::collections::HashMap;
+    ///
+    /// let a: HashMap<_, _> = [("x", 1), ("y", 2)].into();
+    /// let b: HashMap<_, _> = [("y", 2), ("x", 1)].into();
+    /// assert_eq!(Fingerprint::of(&a)?, Fingerprint::of(&b)?);
+    /// # Ok::<_, idem_core::FingerprintError>(())
+    /// ```
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, FingerprintError> {
+        let mut fingerprinter = Fingerprinter::new();
+        fingerprinter.value("value", value)?;
+        Ok(fingerprinter.finish())
+    }
+
+    /// The version and the digest, as a store keeps them.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[0] = self.version;
+        bytes[1..].copy_from_slice(&self.digest);
+        bytes
+    }
+
+    /// A fingerprint from bytes that a store kept.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let [version, digest @ ..] = bytes;
+        Self { version, digest }
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint(v{}, …)", self.version)
+    }
+}
+
+/// Builds a fingerprint from named, length-delimited parts.
+#[derive(Clone, Debug)]
+pub struct Fingerprinter {
+    hash: Sha256,
+    scratch: Vec<u8>,
+}
+
+impl Default for Fingerprinter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fingerprinter {
+    /// A fingerprint of nothing yet.
+    pub fn new() -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"idem request 1");
+        Self {
+            hash,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds raw bytes under a name.
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
+        self.delimited(b'b', name, bytes);
+    }
+
+    /// Adds a serialisable value under a name, in a canonical form: maps in the order of
+    /// their encoded keys, integers by value whatever their width.
+    ///
+    /// A set is a sequence to serde. One whose order varies (`HashSet`) gives a fingerprint
+    /// that varies: use an ordered set, or name what must be equal.
+    ///
+    /// # Errors
+    /// When the value's own `Serialize` implementation fails.
+    pub fn value<T: Serialize + ?Sized>(
+        &mut self,
+        name: &str,
+        value: &T,
+    ) -> Result<(), FingerprintError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        canonical::write(value, &mut scratch)?;
+        self.delimited(b'v', name, &scratch);
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    fn delimited(&mut self, tag: u8, name: &str, bytes: &[u8]) {
+        self.hash.update([tag]);
+        self.hash.update((name.len() as u64).to_le_bytes());
+        self.hash.update(name);
+        self.hash.update((bytes.len() as u64).to_le_bytes());
+        self.hash.update(bytes);
+    }
+
+    /// The fingerprint of all parts.
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint {
+            version: VERSION,
+            digest: self.hash.finalize().into(),
+        }
+    }
+}
+
+/// An argument's `Serialize` implementation failed, so the request has no fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FingerprintError;
+
+impl fmt::Display for FingerprintError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an argument could not be serialised for the fingerprint; skip it, or name what must be equal with fingerprint(…)")
+    }
+}
+
+impl std::error::Error for FingerprintError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_algorithm_of_version_1_never_changes() {
+        // A change of this value makes every retry across a deploy a mismatch.
+        let mut fingerprinter = Fingerprinter::new();
+        fingerprinter.bytes("body", b"{}");
+        fingerprinter.value("n", &(1_u8, "a", None::<u8>)).unwrap();
+        let hex: String = fingerprinter
+            .finish()
+            .to_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "01PENDING"
+        );
+    }
+
+    #[test]
+    fn names_and_values_are_delimited() {
+        let of = |parts: &[(&str, &[u8])]| {
+            let mut fingerprinter = Fingerprinter::new();
+            for (name, bytes) in parts {
+                fingerprinter.bytes(name, bytes);
+            }
+            fingerprinter.finish()
+        };
+        assert_ne!(of(&[("a", b"bc")]), of(&[("ab", b"c")]));
+        assert_ne!(of(&[("a", b"b"), ("c", b"d")]), of(&[("a", b"bcd")]));
+        assert_ne!(of(&[("a", b"")]), of(&[]));
+    }
+
+    #[test]
+    fn bytes_round_trip() {
+        let fingerprint = Fingerprint::of("x").unwrap();
+        assert_eq!(Fingerprint::from_bytes(fingerprint.to_bytes()), fingerprint);
+    }
+}

@@ -1,0 +1,243 @@
+//! Keys and scopes: what names one intended operation, and inside whose account.
+//!
+//! A [`Key`] is a list of parts. Every part is written with its length before it, so that
+//! no two different lists share one encoding: `("a", "bc")` and `("ab", "c")` are two keys.
+//! This file knows nothing of HTTP; the header syntax is in [`crate::http`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+/// A key or a scope, encoded as length-delimited parts.
+///
+/// Its `Debug` form shows no content: keys often are personal data.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Key {
+    encoded: Vec<u8>,
+    parts: u32,
+}
+
+impl Key {
+    /// Encodes a value by reference.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for a `None`, [`KeyError::Rejected`] for an `Err`, and
+    /// [`KeyError::Empty`] when there is no byte in any part.
+    pub fn of<K: KeyPart + ?Sized>(value: &K) -> Result<Self, KeyError> {
+        let mut key = Self::default();
+        value.append_to(&mut key)?;
+        if key.encoded.len() == key.parts as usize * LENGTH_BYTES {
+            return Err(KeyError::Empty);
+        }
+        Ok(key)
+    }
+
+    /// Adds one part. Implementations of [`KeyPart`] call it once for every leaf.
+    pub fn push(&mut self, part: &[u8]) {
+        self.encoded
+            .extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.encoded.extend_from_slice(part);
+        self.parts += 1;
+    }
+
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+}
+
+const LENGTH_BYTES: usize = size_of::<u64>();
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("parts", &self.parts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a key was not accepted. Never holds the key itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// There is no key: the header is absent or the expression is `None`.
+    Missing,
+    /// The key has no content.
+    Empty,
+    /// The key is longer than `max` bytes.
+    TooLong {
+        /// The longest accepted key, in bytes.
+        max: usize,
+    },
+    /// The header came more than once.
+    Repeated,
+    /// The header's value is neither a structured-field string nor a bare key.
+    Malformed,
+    /// The engine accepts UUIDs only, and this is none.
+    NotUuid,
+    /// The key expression was an `Err`.
+    Rejected,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("there is no key; send one, the same on every retry"),
+            Self::Empty => f.write_str("the key is empty; send at least one character"),
+            Self::TooLong { max } => write!(f, "the key is longer than {max} bytes"),
+            Self::Repeated => f.write_str("the key header came more than once; send it once"),
+            Self::Malformed => f.write_str(
+                "the key is malformed; send a quoted string, \"…\", of printable ASCII characters",
+            ),
+            Self::NotUuid => f.write_str("the key is not a UUID"),
+            Self::Rejected => f.write_str("the key could not be derived from the request"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// A value that can be, or be part of, a key or a scope.
+///
+/// Numbers are written in decimal and UUIDs in their hyphenated form, so that a key keeps
+/// its identity when its type changes from `u64` to `String` and back.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be used as a key or a scope",
+    label = "not a key",
+    note = "use `&str`, `String`, `Uuid`, an integer, bytes, an `Option` or `Result` of those, or a tuple of them",
+    note = "for another type give its text: `key = value.to_string()`"
+)]
+pub trait KeyPart {
+    /// Adds this value's parts to `key`.
+    ///
+    /// # Errors
+    /// When the value holds no key ([`KeyError::Missing`]) or an invalid one.
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError>;
+}
+
+macro_rules! key_part_through {
+    ($($(#[$meta:meta])* [$($generics:tt)*] $ty:ty, |$value:ident| $bytes:expr;)*) => {$(
+        $(#[$meta])*
+        impl<$($generics)*> KeyPart for $ty {
+            fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+                let $value = self;
+                key.push($bytes);
+                Ok(())
+            }
+        }
+    )*};
+}
+
+key_part_through! {
+    [] str, |value| value.as_bytes();
+    [] String, |value| value.as_bytes();
+    [] [u8], |value| value;
+    [] Vec<u8>, |value| value;
+    [const N: usize] [u8; N], |value| value;
+    [] bytes::Bytes, |value| value;
+    [] Uuid, |value| value.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes();
+}
+
+macro_rules! key_part_for_integers {
+    ($($ty:ty)*) => {$(
+        impl KeyPart for $ty {
+            fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+                key.push(self.to_string().as_bytes());
+                Ok(())
+            }
+        }
+    )*};
+}
+
+key_part_for_integers! { u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize }
+
+macro_rules! key_part_behind_pointers {
+    ($([$($generics:tt)*] $ty:ty;)*) => {$(
+        impl<$($generics)*> KeyPart for $ty {
+            fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+                (**self).append_to(key)
+            }
+        }
+    )*};
+}
+
+key_part_behind_pointers! {
+    [T: KeyPart + ?Sized] &T;
+    [T: KeyPart + ?Sized] &mut T;
+    [T: KeyPart + ?Sized] Box<T>;
+    [T: KeyPart + ?Sized] Rc<T>;
+    [T: KeyPart + ?Sized] Arc<T>;
+    ['a, T: KeyPart + ToOwned + ?Sized] Cow<'a, T>;
+}
+
+impl<T: KeyPart> KeyPart for Option<T> {
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+        self.as_ref().ok_or(KeyError::Missing)?.append_to(key)
+    }
+}
+
+impl<T: KeyPart, E> KeyPart for Result<T, E> {
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+        self.as_ref()
+            .map_err(|_| KeyError::Rejected)?
+            .append_to(key)
+    }
+}
+
+macro_rules! key_part_for_tuples {
+    ($(($($name:ident)+))*) => {$(
+        impl<$($name: KeyPart),+> KeyPart for ($($name,)+) {
+            fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+                #[allow(non_snake_case)]
+                let ($($name,)+) = self;
+                $($name.append_to(key)?;)+
+                Ok(())
+            }
+        }
+    )*};
+}
+
+key_part_for_tuples! { (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key<K: KeyPart>(value: K) -> Key {
+        Key::of(&value).unwrap()
+    }
+
+    #[test]
+    fn parts_are_never_confused() {
+        assert_ne!(key(("a", "bc")), key(("ab", "c")));
+        assert_ne!(key(("a", "")), key(("", "a")));
+        assert_ne!(key("abc"), key(("a", "bc")));
+        assert_ne!(key([0_u8, 1]), key(([0_u8], [1_u8])));
+    }
+
+    #[test]
+    fn one_identity_in_every_type_that_can_carry_it() {
+        assert_eq!(key(42_u64), key("42"));
+        assert_eq!(key(42_i8), key(String::from("42")));
+        assert_eq!(key(Some("k")), key("k"));
+        assert_eq!(key(Ok::<_, ()>("k")), key(Arc::from("k") as Arc<str>));
+        let uuid = Uuid::from_u128(7);
+        assert_eq!(key(uuid), key(uuid.to_string()));
+    }
+
+    #[test]
+    fn nothing_is_not_a_key() {
+        assert_eq!(Key::of(&None::<&str>), Err(KeyError::Missing));
+        assert_eq!(Key::of(&("a", None::<&str>)), Err(KeyError::Missing));
+        assert_eq!(Key::of(&Err::<&str, _>("why")), Err(KeyError::Rejected));
+        assert_eq!(Key::of(""), Err(KeyError::Empty));
+        assert_eq!(Key::of(&("", "")), Err(KeyError::Empty));
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        assert!(!format!("{:?}", key("card-4242")).contains("4242"));
+    }
+}

@@ -1,0 +1,38 @@
+//! The engine of `idem-rs`: framework-free, store-free.
+//!
+//! Applications depend on `idem-rs`, which re-exports what they need. This crate is for those
+//! who write a [`Store`] or an adapter.
+
+mod attempt;
+mod canonical;
+mod engine;
+mod error;
+mod fingerprint;
+mod key;
+mod observe;
+mod outcome;
+mod record;
+mod site;
+mod store;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "http")]
+pub mod http;
+
+pub use attempt::{Attempt, attempt};
+pub use engine::{
+    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, Operation, Panic, Policy,
+    Unprotected,
+};
+pub use error::Error;
+pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
+pub use key::{Key, KeyError, KeyPart};
+pub use observe::Decision;
+pub use outcome::{
+    CarriesRefusal, NotReplayable, Outcome, ReleaseErrors, Replayable, StorableValue, StoreErrors,
+    Undecodable, Verdict,
+};
+pub use record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+pub use site::Site;
+pub use store::{Store, StoreError, Watch};

@@ -1,0 +1,163 @@
+//! What the engine tells the world: tracing events always, metrics behind their feature.
+//!
+//! Operation names and decisions are labels; keys, scopes, record contents and errors of the
+//! user's code are not.
+
+use std::time::Duration;
+
+use tracing::{debug, error, warn};
+
+use crate::error::Error;
+use crate::key::KeyError;
+use crate::record::RecordId;
+use crate::store::StoreError;
+
+/// How a request was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The body ran.
+    Executed,
+    /// A stored outcome was given back at once.
+    Replayed,
+    /// The call waited for a running attempt and got its outcome.
+    Waited,
+    /// Refused: another attempt is running.
+    InFlight,
+    /// Refused: the key belongs to another request.
+    Mismatch,
+    /// Refused: an attempt crashed and nobody has resolved it.
+    OutcomeUnknown,
+    /// Refused: there is no key.
+    KeyMissing,
+    /// Refused: the key or the scope is not acceptable.
+    KeyInvalid,
+    /// Refused: the store cannot answer.
+    StoreUnavailable,
+    /// Refused: the outcome was not kept, or cannot be read.
+    NotReplayable,
+    /// The body ran without a record: no key was sent, or the engine fails open.
+    Unprotected,
+}
+
+impl Decision {
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Executed => "executed",
+            Self::Replayed => "replayed",
+            Self::Waited => "waited",
+            Self::InFlight => "in_flight",
+            Self::Mismatch => "mismatch",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::KeyMissing => "key_missing",
+            Self::KeyInvalid => "key_invalid",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::NotReplayable => "not_replayable",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}
+
+impl Decision {
+    /// The decision that an error stands for.
+    pub(crate) const fn of(error: &Error) -> Self {
+        match error {
+            Error::Key(KeyError::Missing) => Self::KeyMissing,
+            Error::Key(_) | Error::Scope(_) | Error::Fingerprint(_) => Self::KeyInvalid,
+            Error::InFlight { .. } => Self::InFlight,
+            Error::Mismatch => Self::Mismatch,
+            Error::OutcomeUnknown { .. } => Self::OutcomeUnknown,
+            Error::NotReplayable(_) | Error::Undecodable(_) => Self::NotReplayable,
+            Error::Store(_) | Error::NoEngine | Error::NoRuntime | Error::NameTaken { .. } => {
+                Self::StoreUnavailable
+            }
+        }
+    }
+}
+
+pub(crate) fn failing_open(operation: &str, error: &StoreError) {
+    warn!(
+        target: "idem",
+        operation,
+        error = error as &dyn std::error::Error,
+        "running WITHOUT protection: the store cannot answer, and the engine fails open"
+    );
+}
+
+pub(crate) fn decided(operation: &str, decision: Decision) {
+    debug!(target: "idem", operation, decision = decision.as_str(), "idempotency decision");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_requests_total", "operation" => operation.to_owned(), "decision" => decision.as_str())
+        .increment(1);
+}
+
+pub(crate) fn store_failed(operation: &str, call: &'static str, error: &StoreError) {
+    warn!(
+        target: "idem",
+        operation,
+        call,
+        error = error as &dyn std::error::Error,
+        "store call failed"
+    );
+}
+
+pub(crate) fn taken_over(operation: &str, id: &RecordId, attempt: u32) {
+    warn!(target: "idem", operation, record = %id, attempt, "an earlier attempt crashed; running again");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_takeovers_total", "operation" => operation.to_owned()).increment(1);
+}
+
+pub(crate) fn lease_lost(operation: &str, id: &RecordId, attempt: u32) {
+    error!(
+        target: "idem",
+        operation,
+        record = %id,
+        attempt,
+        "lease lost: another attempt may be running; this one's outcome is not stored"
+    );
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_lease_lost_total", "operation" => operation.to_owned()).increment(1);
+}
+
+pub(crate) fn settling_again(operation: &str, id: &RecordId, change: &'static str) {
+    warn!(target: "idem", operation, record = %id, change, "the store did not take the end of an attempt; trying again");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_completion_retries_total", "operation" => operation.to_owned())
+        .increment(1);
+}
+
+pub(crate) fn settling_gave_up(operation: &str, id: &RecordId, change: &'static str) {
+    error!(
+        target: "idem",
+        operation,
+        record = %id,
+        change,
+        "the store did not take the end of an attempt while its lease held; the next claim follows on_crash"
+    );
+}
+
+pub(crate) fn crashed(operation: &str, id: &RecordId, attempt: u32, how: &'static str) {
+    warn!(target: "idem", operation, record = %id, attempt, how, "attempt abandoned; the next claim follows on_crash");
+}
+
+pub(crate) fn body_took(operation: &str, took: Duration) {
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("idem_body_seconds", "operation" => operation.to_owned())
+        .record(took.as_secs_f64());
+    let _ = (operation, took);
+}
+
+pub(crate) fn store_call_took(store: &'static str, call: &'static str, took: Duration) {
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("idem_store_call_seconds", "store" => store, "call" => call)
+        .record(took.as_secs_f64());
+    let _ = (store, call, took);
+}
+
+pub(crate) fn outcome_size(operation: &str, bytes: usize) {
+    #[cfg(feature = "metrics")]
+    #[allow(clippy::cast_precision_loss)]
+    metrics::histogram!("idem_record_bytes", "operation" => operation.to_owned())
+        .record(bytes as f64);
+    let _ = (operation, bytes);
+}

@@ -1,0 +1,313 @@
+//! Outcomes: the bytes a store keeps for a finished record, and the traits that turn a
+//! function's value into them and back.
+//!
+//! An outcome is one byte of version, one byte of kind, and the content. Bytes that cannot be
+//! read are an error for the caller, never a reason to run the body again.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+const VERSION: u8 = 1;
+
+/// What an attempt leaves behind when it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Store this outcome; every retry gets it.
+    Final(Outcome),
+    /// Nothing happened: free the key.
+    Released,
+}
+
+/// A final outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// A function's value, as JSON.
+    Value(Bytes),
+    /// A function's error under `errors = "store"`, as JSON.
+    Failure(Bytes),
+    /// An HTTP response, as [`crate::http`] encodes it.
+    Response(Bytes),
+    /// The body ran and what it answered was not kept: a tombstone.
+    NotReplayable(NotReplayable),
+}
+
+const VALUE: u8 = b'V';
+const FAILURE: u8 = b'F';
+const RESPONSE: u8 = b'R';
+const TOMBSTONE: u8 = b'T';
+
+impl Outcome {
+    /// The bytes to store.
+    pub fn encode(&self) -> Bytes {
+        let reason;
+        let (kind, content): (u8, &[u8]) = match self {
+            Self::Value(content) => (VALUE, content),
+            Self::Failure(content) => (FAILURE, content),
+            Self::Response(content) => (RESPONSE, content),
+            Self::NotReplayable(why) => {
+                reason = [why.code()];
+                (TOMBSTONE, &reason)
+            }
+        };
+        let mut encoded = BytesMut::with_capacity(2 + content.len());
+        encoded.put_u8(VERSION);
+        encoded.put_u8(kind);
+        encoded.put_slice(content);
+        encoded.freeze()
+    }
+
+    /// Reads stored bytes; the content shares their memory.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or are no outcome at all.
+    pub fn decode(encoded: &Bytes) -> Result<Self, Undecodable> {
+        let [VERSION, kind, content @ ..] = &encoded[..] else {
+            return Err(Undecodable);
+        };
+        let content = encoded.slice_ref(content);
+        match *kind {
+            VALUE => Ok(Self::Value(content)),
+            FAILURE => Ok(Self::Failure(content)),
+            RESPONSE => Ok(Self::Response(content)),
+            TOMBSTONE => match content[..] {
+                [code] => NotReplayable::from_code(code).map(Self::NotReplayable),
+                _ => Err(Undecodable),
+            },
+            _ => Err(Undecodable),
+        }
+    }
+}
+
+/// Why the outcome of an executed operation was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotReplayable {
+    /// It is larger than the engine's bound.
+    TooLarge,
+    /// Its length was not known when it began: a stream.
+    Streamed,
+    /// It could not be serialised, or it failed while it was read.
+    NotCaptured,
+}
+
+impl NotReplayable {
+    const fn code(self) -> u8 {
+        match self {
+            Self::TooLarge => b'L',
+            Self::Streamed => b'S',
+            Self::NotCaptured => b'C',
+        }
+    }
+
+    const fn from_code(code: u8) -> Result<Self, Undecodable> {
+        match code {
+            b'L' => Ok(Self::TooLarge),
+            b'S' => Ok(Self::Streamed),
+            b'C' => Ok(Self::NotCaptured),
+            _ => Err(Undecodable),
+        }
+    }
+}
+
+impl fmt::Display for NotReplayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the operation was executed, and its first answer cannot be given again: ")?;
+        f.write_str(match self {
+            Self::TooLarge => "it was too large to be kept",
+            Self::Streamed => "it was streamed",
+            Self::NotCaptured => "it could not be read whole",
+        })
+    }
+}
+
+impl std::error::Error for NotReplayable {}
+
+/// A stored outcome that this version of the program cannot read. It is never run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecodable;
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the operation was executed, and this version of the program cannot read its stored outcome")
+    }
+}
+
+impl std::error::Error for Undecodable {}
+
+/// `errors = "release"`: an `Err` frees the key.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleaseErrors;
+
+/// `errors = "store"`: an `Err` is final too.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreErrors;
+
+/// A value of a function that can be stored and given back: `Result<T, E>` with a
+/// [`StorableValue`] and an error that carries [`Error`].
+///
+/// `Errors` is [`ReleaseErrors`] or [`StoreErrors`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the outcome of an idempotent function",
+    label = "not a `Result` that can be stored",
+    note = "return `Result<T, E>`, where `T: Serialize + DeserializeOwned` and `E: From<idem::Error>`"
+)]
+pub trait Replayable<Errors>: Sized {
+    /// What to leave behind.
+    fn verdict(&self) -> Verdict;
+
+    /// The value from a stored outcome.
+    ///
+    /// # Errors
+    /// When the outcome holds no such value.
+    fn replay(outcome: &Outcome) -> Result<Self, Error>;
+
+    /// The value that says why the body did not run.
+    fn refused(error: Error) -> Self;
+}
+
+/// A value that can be stored: anything that serde writes and reads.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as an outcome",
+    label = "this value cannot be stored and given back",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it"
+)]
+pub trait StorableValue: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> StorableValue for T {}
+
+/// An error type that can say why the body did not run.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot say why the body did not run",
+    label = "`From<idem::Error>` is missing for this error",
+    note = "write `impl From<idem::Error> for {Self}`"
+)]
+pub trait CarriesRefusal: From<Error> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<Error>> CarriesRefusal for E {}
+
+impl<T: StorableValue, E: CarriesRefusal> Replayable<ReleaseErrors> for Result<T, E> {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Ok(value) => json(value, Outcome::Value),
+            Err(_) => Verdict::Released,
+        }
+    }
+
+    fn replay(outcome: &Outcome) -> Result<Self, Error> {
+        match outcome {
+            Outcome::Value(content) => from_json(content).map(Ok),
+            other => Err(not_a_value(other)),
+        }
+    }
+
+    fn refused(error: Error) -> Self {
+        Err(error.into())
+    }
+}
+
+impl<T: StorableValue, E: StorableValue + CarriesRefusal> Replayable<StoreErrors> for Result<T, E> {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Ok(value) => json(value, Outcome::Value),
+            Err(error) => json(error, Outcome::Failure),
+        }
+    }
+
+    fn replay(outcome: &Outcome) -> Result<Self, Error> {
+        match outcome {
+            Outcome::Value(content) => from_json(content).map(Ok),
+            Outcome::Failure(content) => from_json(content).map(Err),
+            other => Err(not_a_value(other)),
+        }
+    }
+
+    fn refused(error: Error) -> Self {
+        Err(error.into())
+    }
+}
+
+fn json<T: Serialize>(value: &T, outcome: fn(Bytes) -> Outcome) -> Verdict {
+    Verdict::Final(match serde_json::to_vec(value) {
+        Ok(content) => outcome(content.into()),
+        Err(_) => Outcome::NotReplayable(NotReplayable::NotCaptured),
+    })
+}
+
+fn from_json<T: DeserializeOwned>(content: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(content).map_err(|_| Error::Undecodable(Undecodable))
+}
+
+fn not_a_value(outcome: &Outcome) -> Error {
+    match outcome {
+        Outcome::NotReplayable(reason) => Error::NotReplayable(*reason),
+        _ => Error::Undecodable(Undecodable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_round_trip_byte_for_byte() {
+        for content in [&b""[..], b"null", b"\0\xff\r\n", &[7; 1 << 20]] {
+            let content = Bytes::copy_from_slice(content);
+            for outcome in [
+                Outcome::Value(content.clone()),
+                Outcome::Failure(content.clone()),
+                Outcome::Response(content.clone()),
+            ] {
+                assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
+            }
+        }
+        for reason in [
+            NotReplayable::TooLarge,
+            NotReplayable::Streamed,
+            NotReplayable::NotCaptured,
+        ] {
+            let outcome = Outcome::NotReplayable(reason);
+            assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
+        }
+    }
+
+    #[test]
+    fn foreign_bytes_are_an_error() {
+        for bytes in [&b""[..], b"\x01", b"\x02V{}", b"\x01?", b"\x01T", b"\x01TLL", b"\x01T?"] {
+            assert_eq!(
+                Outcome::decode(&Bytes::copy_from_slice(bytes)),
+                Err(Undecodable)
+            );
+        }
+    }
+
+    type Released = Result<Option<u8>, Error>;
+
+    #[test]
+    fn empty_and_falsy_values_are_values() {
+        for value in [Ok(None), Ok(Some(0))] {
+            let value: Released = value;
+            let Verdict::Final(outcome) = Replayable::<ReleaseErrors>::verdict(&value) else {
+                panic!("a value is final");
+            };
+            let replay = <Released as Replayable<ReleaseErrors>>::replay(&outcome).unwrap();
+            assert_eq!(replay.unwrap(), value.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_undecodable() {
+        let outcome = Outcome::Value(Bytes::from_static(b"\"text\""));
+        assert!(matches!(
+            <Released as Replayable<ReleaseErrors>>::replay(&outcome),
+            Err(Error::Undecodable(_))
+        ));
+    }
+}

@@ -1,0 +1,175 @@
+//! The words a record is made of: its id, the lease's token, and what a claim asks for.
+
+use std::fmt;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::fingerprint::Fingerprint;
+use crate::key::Key;
+
+/// The identity of a record: SHA-256 over length-delimited namespace, operation name, scope
+/// and key. Bounded in size, injection-free, and no personal data at rest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId([u8; 32]);
+
+impl RecordId {
+    /// Derives the id. An absent scope and an empty one are different.
+    pub fn derive(namespace: &str, operation: &str, scope: Option<&Key>, key: &Key) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"idem record 1");
+        let mut part = |tag: u8, bytes: &[u8]| {
+            hash.update([tag]);
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(b'n', namespace.as_bytes());
+        part(b'o', operation.as_bytes());
+        if let Some(scope) = scope {
+            part(b's', scope.encoded());
+        }
+        part(b'k', key.encoded());
+        Self(hash.finalize().into())
+    }
+
+    /// The id's bytes, as a store keeps them.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// An id from bytes that a store kept.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordId({self})")
+    }
+}
+
+/// The random 128-bit secret of one lease. Only its holder changes the record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token([u8; 16]);
+
+impl Token {
+    /// A new token from the thread's cryptographic generator.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The token's bytes, as a store keeps them.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// A token from bytes that a store kept.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What a claim does with a running record whose lease is over: the attempt that held it
+/// crashed, and whether it had an effect is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCrash {
+    /// Run the body again, as the next attempt: at least once.
+    #[default]
+    Rerun,
+    /// Refuse until an operator resolves the record: at most once.
+    Refuse,
+}
+
+/// A request for the right to run one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The record.
+    pub id: RecordId,
+    /// The token the lease will be held by. A claim sent again after its answer was lost
+    /// carries the same token, and so recognises itself.
+    pub token: Token,
+    /// What the request must be equal to on a retry.
+    pub fingerprint: Fingerprint,
+    /// How long the lease holds without renewal, by the store's clock.
+    pub lease: Duration,
+    /// How long a running record is kept after its lease is over, so that a crash is seen.
+    pub retention: Duration,
+    /// What to do when the lease of a running record is over.
+    pub on_crash: OnCrash,
+}
+
+/// The store's answer to a [`Claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The caller holds the lease and runs the body.
+    Acquired {
+        /// The attempt's number, from 1.
+        attempt: u32,
+    },
+    /// Another attempt holds the lease.
+    InFlight {
+        /// How much of that lease is left, by the store's clock.
+        lease_left: Duration,
+    },
+    /// The record belongs to a request with another fingerprint.
+    Mismatch,
+    /// The lease is over and the claim asked to refuse.
+    OutcomeUnknown {
+        /// The attempt that crashed.
+        attempt: u32,
+    },
+    /// The record is finished.
+    Finished {
+        /// The stored outcome, byte for byte.
+        outcome: bytes::Bytes,
+    },
+}
+
+/// The store's answer to a change that needs the lease's token.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The record is as the caller asked.
+    Applied,
+    /// The token does not hold the record; nothing was changed.
+    LeaseLost,
+}
+
+/// A record as an operator or a test sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// What the record's requests must be equal to.
+    pub fingerprint: Fingerprint,
+    /// The newest attempt's number, from 1.
+    pub attempt: u32,
+    /// Running or finished.
+    pub phase: Phase,
+}
+
+/// Where a present record is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// An attempt is running, or has crashed.
+    Running {
+        /// What is left of its lease; `None` when the lease is over.
+        lease_left: Option<Duration>,
+    },
+    /// The outcome is stored.
+    Finished {
+        /// The stored outcome.
+        outcome: bytes::Bytes,
+    },
+}
