@@ -1,1 +1,48 @@
+#![doc = include_str!("../README.md")]
 
+#[cfg(feature = "axum")]
+pub mod axum;
+
+#[doc(hidden)]
+#[allow(
+    missing_docs,
+    reason = "what the attributes write calls to is no interface for people"
+)]
+#[path = "private.rs"]
+pub mod __private;
+
+pub use idem_core::*;
+pub use idem_macros::idempotent;
+#[doc(inline)]
+pub use idem_stores as stores;
+pub use idem_stores::ConnectError;
+
+/// Opens the store that `url` names, and starts an engine over it.
+///
+/// | URL | store | feature |
+/// |---|---|---|
+/// | `memory://`, `memory://?max_bytes=N` | this process | `memory` |
+///
+/// ```
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// idem::connect("memory://").await?.namespace("shop").install()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// When no compiled store has the URL's scheme (the message names the cargo feature to enable),
+/// when the URL is malformed, or when the store cannot be reached. No message repeats the URL.
+pub async fn connect(url: &str) -> Result<EngineBuilder, ConnectError> {
+    Ok(EngineBuilder::over(stores::connect(url).await?))
+}
+
+/// Logs what only the one who runs the server can mend.
+fn report_misconfiguration(error: &Error) {
+    if matches!(
+        error,
+        Error::NoEngine | Error::NoRuntime | Error::NameTaken { .. } | Error::Fingerprint(_)
+    ) {
+        tracing::error!(target: "idem", %error, "an idempotent call was refused; its body did not run");
+    }
+}

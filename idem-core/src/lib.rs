@@ -22,8 +22,8 @@ pub mod http;
 
 pub use attempt::{Attempt, attempt};
 pub use engine::{
-    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, Operation, Panic, Policy,
-    Unprotected,
+    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, Keyed, Operation, Panic,
+    Policy, Unprotected,
 };
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};

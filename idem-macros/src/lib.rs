@@ -1,1 +1,25 @@
+//! The attributes of `idem-rs`: parse ([`args`], [`item`]), then [`expand`], one file per form.
+//!
+//! Applications use them through `idem::idempotent` and `idem::<framework>::idempotent`.
 
+mod args;
+mod expand;
+mod item;
+
+use proc_macro::TokenStream;
+
+use crate::args::Form;
+
+/// Makes an async function safe to retry: it runs once per key, and retries get its stored
+/// value. See `idem::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Function, args.into(), item.into()).into()
+}
+
+/// Makes an axum handler safe to retry: it runs once per key, and retries get its stored
+/// response. See `idem::axum::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent_axum(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Axum, args.into(), item.into()).into()
+}

@@ -14,6 +14,7 @@ use super::Engine;
 use super::execution::{Execution, Held, Settlement};
 use super::flight::{Ending, Entry, Flight, FlightGuard, Progress};
 use super::policy::{InFlight, Policy};
+use crate::attempt::{Attempt, CURRENT};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::observe::{self, Decision};
@@ -37,7 +38,6 @@ pub(crate) struct Call {
 /// What a request may do.
 #[derive(Debug)]
 #[must_use]
-#[non_exhaustive]
 pub enum Begun {
     /// Run the body, through [`Execution::drive`].
     Execute(Execution),
@@ -50,7 +50,21 @@ pub enum Begun {
 /// A run without a record. Duplicates in this process are still kept out while it lives.
 #[derive(Debug)]
 pub struct Unprotected {
-    _flight: FlightGuard,
+    /// `None` where no key names a record at all.
+    _flight: Option<FlightGuard>,
+}
+
+impl Unprotected {
+    /// A run for a request that has no key, where none is required.
+    pub const fn without_key() -> Self {
+        Self { _flight: None }
+    }
+
+    /// Runs the body on the caller's task. [`crate::attempt()`] inside of it says that it is
+    /// not protected.
+    pub async fn drive<F: Future>(self, body: F) -> F::Output {
+        CURRENT.scope(Attempt::unprotected(), body).await
+    }
 }
 
 /// How long a call is ready to wait for another's attempt.
@@ -219,7 +233,9 @@ async fn lead(
             Err(error) if engine.inner.settings.fail_open => {
                 flight.occupy();
                 observe::failing_open(&call.operation, &error);
-                let begun = Begun::Unprotected(Unprotected { _flight: flight });
+                let begun = Begun::Unprotected(Unprotected {
+                    _flight: Some(flight),
+                });
                 return Decided::Begun(begun, Decision::Unprotected);
             }
             Err(error) => {

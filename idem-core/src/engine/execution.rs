@@ -12,9 +12,10 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Instrument;
 
 use super::Engine;
-use super::begin::{Call, Unprotected};
+use super::begin::Call;
 use super::flight::{Ending, FlightGuard};
 use crate::attempt::{Attempt, CURRENT};
 use crate::observe;
@@ -91,11 +92,7 @@ impl Held {
             Change::LeaseLost => {
                 if !matches!(settlement, Settlement::Abandon) {
                     self.attempt.lose();
-                    observe::lease_lost(
-                        &self.call.operation,
-                        &self.call.id,
-                        self.attempt.number(),
-                    );
+                    observe::lease_lost(&self.call.operation, &self.call.id, self.attempt.number());
                 }
             }
             Change::Applied => {
@@ -116,11 +113,9 @@ impl Held {
             .await;
         match change {
             Some(change) => self.close(settlement, change),
-            None => observe::settling_gave_up(
-                &self.call.operation,
-                &self.call.id,
-                settlement.as_str(),
-            ),
+            None => {
+                observe::settling_gave_up(&self.call.operation, &self.call.id, settlement.as_str())
+            }
         }
     }
 }
@@ -165,17 +160,6 @@ impl Engine {
             sleep_until((Instant::now() + jittered).min(until)).await;
             pause = (pause * 2).min(LAST_RETRY);
         }
-    }
-
-    /// Runs a body without a record. [`crate::attempt()`] inside of it says so.
-    pub async fn drive_unprotected<F: Future>(
-        &self,
-        unprotected: Option<Unprotected>,
-        body: F,
-    ) -> F::Output {
-        let output = CURRENT.scope(Attempt::unprotected(), body).await;
-        drop(unprotected);
-        output
     }
 }
 
@@ -239,6 +223,31 @@ impl Execution {
                 observe::crashed(&call.operation, &call.id, attempt.number(), "panic");
                 self.settle().await;
                 Err(panic)
+            }
+        }
+    }
+
+    /// Like [`drive`](Self::drive), at once, on a task of its own: dropping this future, as a server does
+    /// when a client hangs up, does not stop the body, and its outcome is stored.
+    ///
+    /// The task inherits the caller's tracing span, and no other task-local value.
+    ///
+    /// # Errors
+    /// The body's panic, after the attempt has been abandoned.
+    pub fn drive_detached<F, T>(self, body: F) -> impl Future<Output = Result<T, Panic>> + Send
+    where
+        F: Future<Output = (Verdict, T)> + Send + 'static,
+        T: Send + 'static,
+    {
+        let runtime = self.runtime.clone();
+        let running = runtime.spawn(self.drive(body).in_current_span());
+        async move {
+            match running.await {
+                Ok(ended) => ended,
+                Err(error) => Err(match error.try_into_panic() {
+                    Ok(panic) => panic,
+                    Err(_) => Box::new("the runtime is shutting down"),
+                }),
             }
         }
     }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 pub use begin::{Begun, Unprotected};
 pub(crate) use execution::Settlement;
 pub use execution::{Execution, Panic};
-pub use operation::Operation;
+pub use operation::{Keyed, Operation};
 pub use policy::{InFlight, Policy};
 
 use crate::error::Error;

@@ -42,8 +42,34 @@ pub struct Operation {
     scope: Result<Option<Key>, KeyError>,
 }
 
-/// How the value of a body is judged and stored.
-type Stored<T> = Result<T, Error>;
+/// An operation under a key: the first half of a call.
+#[derive(Debug)]
+#[must_use]
+pub struct Keyed {
+    engine: Engine,
+    operation: Cow<'static, str>,
+    policy: Policy,
+    id: RecordId,
+}
+
+impl Keyed {
+    /// Decides what the call may do: run the body, give an outcome back, or neither.
+    ///
+    /// Waits for a running attempt when the policy says so. Dropping this future claims
+    /// nothing, or frees in the background what it claimed.
+    ///
+    /// # Errors
+    /// Why the body must not run in this call.
+    pub async fn begin(self, fingerprint: Fingerprint) -> Result<Begun, Error> {
+        let call = Call {
+            operation: self.operation,
+            policy: self.policy,
+            id: self.id,
+            fingerprint,
+        };
+        begin(&self.engine, call).await
+    }
+}
 
 impl Operation {
     pub(super) fn new(engine: Engine, name: Cow<'static, str>) -> Self {
@@ -86,11 +112,16 @@ impl Operation {
     }
 
     /// The principal inside which keys are unique. `None` is no scope.
-    pub fn scope<K: KeyPart + ?Sized>(mut self, scope: &K) -> Self {
-        self.scope = match Key::of(scope) {
-            Ok(scope) => Ok(Some(scope)),
-            Err(KeyError::Missing) => Ok(None),
-            Err(error) => Err(error),
+    pub fn scope<K: KeyPart + ?Sized>(self, scope: &K) -> Self {
+        self.encoded_scope(Some(Key::of(scope)))
+    }
+
+    /// [`scope`](Self::scope) for one that was encoded before.
+    #[doc(hidden)]
+    pub fn encoded_scope(mut self, scope: Option<Result<Key, KeyError>>) -> Self {
+        self.scope = match scope {
+            None | Some(Err(KeyError::Missing)) => Ok(None),
+            Some(scope) => scope.map(Some),
         };
         self
     }
@@ -138,15 +169,14 @@ impl Operation {
         F: Future<Output = T> + Unpin,
         T: Replayable<Errors>,
     {
-        let replayed: Stored<T> = match self.begin_with(key, fingerprint).await {
+        let begun = match self.keyed(key) {
+            Ok(keyed) => keyed.begin(fingerprint).await,
+            Err(error) => Err(error),
+        };
+        let replayed: Result<T, Error> = match begun {
             Err(error) => Err(error),
             Ok(Begun::Replay(outcome)) => T::replay(&outcome),
-            Ok(Begun::Unprotected(unprotected)) => {
-                return self
-                    .engine
-                    .drive_unprotected(Some(unprotected), body)
-                    .await;
-            }
+            Ok(Begun::Unprotected(unprotected)) => return unprotected.drive(body).await,
             Ok(Begun::Execute(execution)) => {
                 let judged = async {
                     let value = body.await;
@@ -161,43 +191,33 @@ impl Operation {
         replayed.unwrap_or_else(T::refused)
     }
 
-    /// Decides what a call under `key` may do: run the body, give an outcome back, or neither.
-    /// For adapters; [`run`](Self::run) does the rest as well.
-    ///
-    /// Waits for a running attempt when the policy says so. Dropping this future claims
-    /// nothing, or frees in the background what it claimed.
+    /// This operation under a key, for adapters; [`run`](Self::run) does everything at once.
     ///
     /// # Errors
-    /// Why the body must not run in this call.
-    pub async fn begin<K: KeyPart + ?Sized>(
-        &self,
-        key: &K,
-        fingerprint: Fingerprint,
-    ) -> Result<Begun, Error> {
-        self.begin_with(Key::of(key), fingerprint).await
-    }
-
-    async fn begin_with(
-        &self,
-        key: Result<Key, KeyError>,
-        fingerprint: Fingerprint,
-    ) -> Result<Begun, Error> {
-        let call = Call {
+    /// When the key or the scope is not acceptable.
+    pub fn keyed(&self, key: Result<Key, KeyError>) -> Result<Keyed, Error> {
+        let id = self.record_id(key);
+        if let Err(error) = &id {
+            observe::decided(&self.name, Decision::of(error));
+        }
+        Ok(Keyed {
+            engine: self.engine.clone(),
             operation: self.name.clone(),
             policy: self.policy,
-            id: self
-                .record_id(key)
-                .inspect_err(|error| observe::decided(&self.name, Decision::of(error)))?,
-            fingerprint,
-        };
-        begin(&self.engine, call).await
+            id: id?,
+        })
     }
 
     fn record_id(&self, key: Result<Key, KeyError>) -> Result<RecordId, Error> {
         let key = key.map_err(Error::Key)?;
         let scope = self.scope.as_ref().map_err(|error| Error::Scope(*error))?;
         let namespace = &self.engine.inner.settings.namespace;
-        Ok(RecordId::derive(namespace, &self.name, scope.as_ref(), &key))
+        Ok(RecordId::derive(
+            namespace,
+            &self.name,
+            scope.as_ref(),
+            &key,
+        ))
     }
 
     /// The record under `key` as it stands in the store.

@@ -1,0 +1,280 @@
+//! Refusals as `application/problem+json` (RFC 9457).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::HttpSettings;
+use crate::error::{Error, whole_seconds};
+use crate::key::KeyError;
+
+/// When a client is told to come back after the store was away.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What is wrong, as the last part of a problem's `type` URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProblemKind {
+    /// 400: a key is required.
+    KeyMissing,
+    /// 400: the key is malformed.
+    KeyInvalid,
+    /// 400: the request's body could not be read.
+    BodyUnreadable,
+    /// 413: the request's body is over the limit.
+    BodyTooLarge,
+    /// 422: the key was used for another request.
+    Mismatch,
+    /// 409 with `Retry-After`: an attempt is running.
+    InFlight,
+    /// 409: an attempt crashed and is not run again.
+    OutcomeUnknown,
+    /// 409: executed, and the answer was not kept.
+    NotReplayable,
+    /// 500: executed, and this version cannot read the answer.
+    Undecodable,
+    /// 500: the handler panicked.
+    Crashed,
+    /// 500: the server's own mistake: no engine, a name used twice.
+    Misconfigured,
+    /// 503 with `Retry-After`: the store cannot answer, nothing was executed.
+    StoreUnavailable,
+}
+
+impl ProblemKind {
+    /// The word in the `type` URI.
+    pub const fn as_str(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// The answer's status.
+    pub const fn status(self) -> StatusCode {
+        self.facts().1
+    }
+
+    const fn facts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::KeyMissing => (
+                "key-missing",
+                StatusCode::BAD_REQUEST,
+                "Idempotency key is missing",
+            ),
+            Self::KeyInvalid => (
+                "key-invalid",
+                StatusCode::BAD_REQUEST,
+                "Idempotency key is invalid",
+            ),
+            Self::BodyUnreadable => (
+                "body-unreadable",
+                StatusCode::BAD_REQUEST,
+                "Request body could not be read",
+            ),
+            Self::BodyTooLarge => (
+                "body-too-large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "Request body is too large",
+            ),
+            Self::Mismatch => (
+                "mismatch",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Idempotency key was used for another request",
+            ),
+            Self::InFlight => (
+                "in-flight",
+                StatusCode::CONFLICT,
+                "A request with this idempotency key is being processed",
+            ),
+            Self::OutcomeUnknown => (
+                "outcome-unknown",
+                StatusCode::CONFLICT,
+                "The outcome of this request is unknown",
+            ),
+            Self::NotReplayable => (
+                "not-replayable",
+                StatusCode::CONFLICT,
+                "The answer to this request was not kept",
+            ),
+            Self::Undecodable => (
+                "undecodable",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The stored answer cannot be read",
+            ),
+            Self::Crashed => (
+                "crashed",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The request failed unexpectedly",
+            ),
+            Self::Misconfigured => (
+                "misconfigured",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Idempotency is not set up",
+            ),
+            Self::StoreUnavailable => (
+                "store-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Idempotency store is unavailable",
+            ),
+        }
+    }
+}
+
+/// A refusal, ready to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is wrong.
+    pub kind: ProblemKind,
+    /// What happened and what to do, in one sentence for the client's developer.
+    pub detail: String,
+    /// When a retry makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem without `Retry-After`.
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The handler panicked. What it said stays in the server's log.
+    pub fn crashed() -> Self {
+        Self::new(
+            ProblemKind::Crashed,
+            "the request failed while it was executed; a retry with the same key is safe",
+        )
+    }
+
+    /// The answer, complete.
+    pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {
+        let (word, status, title) = self.kind.facts();
+        let body = serde_json::json!({
+            "type": format!("{}{word}", settings.problem_base),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(after) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        }
+        let link = settings
+            .documentation
+            .as_ref()
+            .map(|url| HeaderValue::try_from(format!("<{url}>; rel=\"describedby\"")));
+        if let Some(Ok(link)) = link {
+            headers.insert(LINK, link);
+        }
+        response
+    }
+}
+
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        let kind = match error {
+            Error::Key(KeyError::Missing) => ProblemKind::KeyMissing,
+            Error::Key(_) | Error::Scope(_) => ProblemKind::KeyInvalid,
+            Error::Mismatch => ProblemKind::Mismatch,
+            Error::InFlight { .. } => ProblemKind::InFlight,
+            Error::OutcomeUnknown { .. } => ProblemKind::OutcomeUnknown,
+            Error::NotReplayable(_) => ProblemKind::NotReplayable,
+            Error::Undecodable(_) => ProblemKind::Undecodable,
+            Error::Store(_) => ProblemKind::StoreUnavailable,
+            Error::Fingerprint(_)
+            | Error::NoEngine
+            | Error::NoRuntime
+            | Error::NameTaken { .. } => ProblemKind::Misconfigured,
+        };
+        let detail = match error {
+            // How the server is built and run is not the client's to know.
+            Error::Store(_) => "nothing was executed; retry with the same key".to_owned(),
+            _ if kind == ProblemKind::Misconfigured => {
+                "nothing was executed; the server's log says why".to_owned()
+            }
+            error => error.to_string(),
+        };
+        let retry_after = match error {
+            Error::InFlight { retry_after } => Some(*retry_after),
+            Error::Store(_) => Some(STORE_RETRY_AFTER),
+            _ => None,
+        };
+        Self {
+            kind,
+            detail,
+            retry_after,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{NotReplayable, Undecodable};
+    use crate::store::StoreError;
+
+    #[test]
+    fn every_refusal_has_its_status_and_type() {
+        let in_flight = Error::InFlight {
+            retry_after: Duration::from_millis(1500),
+        };
+        let full = Error::Store(StoreError::Full {
+            store: "memory",
+            max_bytes: 7,
+        });
+        let cases = [
+            (Error::Key(KeyError::Missing), 400, "key-missing", None),
+            (Error::Key(KeyError::Malformed), 400, "key-invalid", None),
+            (Error::Scope(KeyError::Rejected), 400, "key-invalid", None),
+            (Error::Mismatch, 422, "mismatch", None),
+            (in_flight, 409, "in-flight", Some("2")),
+            (
+                Error::OutcomeUnknown { attempt: 1 },
+                409,
+                "outcome-unknown",
+                None,
+            ),
+            (
+                Error::NotReplayable(NotReplayable::Streamed),
+                409,
+                "not-replayable",
+                None,
+            ),
+            (Error::Undecodable(Undecodable), 500, "undecodable", None),
+            (full, 503, "store-unavailable", Some("1")),
+            (Error::NoEngine, 500, "misconfigured", None),
+        ];
+        let settings = HttpSettings::new()
+            .problem_base("https://api.example/p/")
+            .documentation("https://api.example/docs");
+        for (error, status, word, retry_after) in cases {
+            let response = Problem::from(&error).into_response(&settings);
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(response.status(), status);
+            assert_eq!(body["status"], status);
+            assert_eq!(body["type"], format!("https://api.example/p/{word}"));
+            assert!(body["title"].is_string() && body["detail"].is_string());
+            let header = |name| {
+                response
+                    .headers()
+                    .get(name)
+                    .map(|value| value.to_str().unwrap())
+            };
+            assert_eq!(header(CONTENT_TYPE), Some("application/problem+json"));
+            assert_eq!(header(RETRY_AFTER), retry_after);
+            assert_eq!(
+                header(LINK),
+                Some("<https://api.example/docs>; rel=\"describedby\"")
+            );
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Which responses are stored, what of them, and how they are given back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Collected, Full};
+use serde::{Deserialize, Serialize};
+
+use super::HttpSettings;
+use crate::outcome::{NotReplayable, Outcome, Undecodable, Verdict};
+
+/// The header that marks a response as a replay: `Idempotent-Replayed: true`.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The statuses that say "not processed" unless the operation lists others: the key is freed.
+pub const DEFAULT_RELEASE: &[u16] = &[401, 408, 425, 429, 503];
+
+/// RFC 9110 §7.6.1, with the two that proxies invented.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("te"),
+    HeaderName::from_static("trailer"),
+    HeaderName::from_static("transfer-encoding"),
+    HeaderName::from_static("upgrade"),
+];
+
+/// A response as it is stored. Its encoding is postcard's, within a versioned [`Outcome`].
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    status: u16,
+    #[serde(borrow)]
+    headers: Vec<(&'a str, Raw<'a>)>,
+    body: Raw<'a>,
+}
+
+/// Bytes that serde takes as bytes, not as a sequence of numbers.
+#[derive(Deserialize)]
+struct Raw<'a>(#[serde(borrow)] &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// Judges a handler's response, and reads its body if it can be stored.
+///
+/// A status in `release` frees the key. Every other response is final, 5xx too. One whose
+/// length is not known when it begins is a stream and is passed on unread, as is one longer
+/// than `max_bytes`: both leave a tombstone.
+///
+/// The returned response is the handler's, whole, for the first caller.
+pub async fn capture<B>(
+    response: Response<B>,
+    release: &[u16],
+    max_bytes: usize,
+    settings: &HttpSettings,
+) -> (Verdict, Response<CapturedBody<B>>)
+where
+    B: Body<Data = Bytes>,
+{
+    let (head, body) = response.into_parts();
+    let passed = |reason, body| {
+        let verdict = Verdict::Final(Outcome::NotReplayable(reason));
+        (verdict, body)
+    };
+    let status = head.status;
+    let (verdict, body) = if release.contains(&status.as_u16()) {
+        (Verdict::Released, CapturedBody::Passed(body))
+    } else if status.is_informational() {
+        // A protocol switch: what follows is no response that could be given again.
+        passed(NotReplayable::Streamed, CapturedBody::Passed(body))
+    } else {
+        match body.size_hint().exact() {
+            None => passed(NotReplayable::Streamed, CapturedBody::Passed(body)),
+            Some(length) if length > max_bytes as u64 => {
+                passed(NotReplayable::TooLarge, CapturedBody::Passed(body))
+            }
+            Some(_) => match body.collect().await {
+                Err(error) => passed(
+                    NotReplayable::NotCaptured,
+                    CapturedBody::Broken(Some(error)),
+                ),
+                Ok(whole) if whole.trailers().is_some() => passed(
+                    NotReplayable::NotCaptured,
+                    CapturedBody::WithTrailers(whole),
+                ),
+                Ok(whole) => {
+                    let whole = whole.to_bytes();
+                    let outcome = store(status, &head.headers, &whole, settings);
+                    (Verdict::Final(outcome), CapturedBody::Whole(whole.into()))
+                }
+            },
+        }
+    };
+    (verdict, Response::from_parts(head, body))
+}
+
+fn store(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &Bytes,
+    settings: &HttpSettings,
+) -> Outcome {
+    let stored = Stored {
+        status: status.as_u16(),
+        headers: headers
+            .iter()
+            .filter(|(name, _)| is_kept(name, headers, settings))
+            .map(|(name, value)| (name.as_str(), Raw(value.as_bytes())))
+            .collect(),
+        body: Raw(body),
+    };
+    let encoded = Vec::with_capacity(body.len() + 256);
+    match postcard::to_extend(&stored, encoded) {
+        Ok(encoded) => Outcome::Response(encoded.into()),
+        Err(_) => Outcome::NotReplayable(NotReplayable::NotCaptured),
+    }
+}
+
+fn is_kept(name: &HeaderName, headers: &HeaderMap, settings: &HttpSettings) -> bool {
+    if *name == SET_COOKIE {
+        return settings.keep_set_cookie;
+    }
+    *name != DATE
+        && *name != CONTENT_LENGTH
+        && *name != IDEMPOTENT_REPLAYED
+        && !HOP_BY_HOP.contains(name)
+        && !is_named_by_connection(name, headers)
+}
+
+/// A header that `Connection` names is hop-by-hop too.
+fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|option| {
+            option
+                .trim_ascii()
+                .eq_ignore_ascii_case(name.as_str().as_bytes())
+        })
+    })
+}
+
+/// The response from a stored outcome, marked as a replay. The body shares the stored bytes.
+///
+/// # Errors
+/// When the outcome is no response, or one that this version cannot read.
+pub fn replay(outcome: &Outcome) -> Result<Response<Bytes>, Undecodable> {
+    let Outcome::Response(encoded) = outcome else {
+        return Err(Undecodable);
+    };
+    let stored: Stored<'_> = postcard::from_bytes(encoded).map_err(|_| Undecodable)?;
+    let mut response = Response::new(encoded.slice_ref(stored.body.0));
+    *response.status_mut() = StatusCode::from_u16(stored.status).map_err(|_| Undecodable)?;
+    let headers = response.headers_mut();
+    headers.reserve(stored.headers.len() + 1);
+    for (name, value) in stored.headers {
+        headers.append(
+            HeaderName::try_from(name).map_err(|_| Undecodable)?,
+            HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?,
+        );
+    }
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    Ok(response)
+}
+
+/// The body of a response after [`capture`]: what the first caller gets.
+#[derive(Debug)]
+pub enum CapturedBody<B: Body<Data = Bytes>> {
+    /// Read whole, and stored.
+    Whole(Full<Bytes>),
+    /// Read whole, with trailers, which are not stored.
+    WithTrailers(Collected<Bytes>),
+    /// Not read.
+    Passed(B),
+    /// It failed while it was read: the first caller sees that failure.
+    Broken(Option<B::Error>),
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for CapturedBody<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.get_mut() {
+            Self::Whole(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+            Self::WithTrailers(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+            Self::Passed(body) => Pin::new(body).poll_frame(cx),
+            Self::Broken(error) => Poll::Ready(error.take().map(Err)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::WithTrailers(body) => body.is_end_stream(),
+            Self::Passed(body) => body.is_end_stream(),
+            Self::Broken(error) => error.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::WithTrailers(body) => body.size_hint(),
+            Self::Passed(body) => body.size_hint(),
+            Self::Broken(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The handler form: the extractors stay as they are written, but for the last one, which may
+//! read the body. It is wrapped, so that it runs only when the handler will.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned;
+use syn::{Attribute, FnArg, PatType, ReturnType, Token};
+
+use super::{
+    check_key, engine, key_of, mixed, name, named_fingerprint, policy, private, return_edge, scope,
+};
+use crate::args::{Args, KeySource, Mistakes};
+use crate::item::{Item, bound_names, mentions, nameable_return};
+
+pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
+    if item.sig.asyncness.is_none() {
+        mistakes.at(&item.sig.fn_token, "an idempotent handler is `async`");
+        return None;
+    }
+    if let Some(receiver) = item.sig.receiver() {
+        mistakes.at(
+            receiver,
+            "a handler has no `self`: take what it needs as an extractor, such as `State`, or use `idem::idempotent` on a method",
+        );
+        return None;
+    }
+    let names: Vec<Ident> = item
+        .arguments()
+        .flat_map(|argument| bound_names(&argument.pat))
+        .collect();
+    check_key(args, &names, mistakes);
+    build(args, item)
+}
+
+fn build(args: &Args, item: &Item) -> Option<TokenStream> {
+    let support = private(args);
+    let private = quote!(#support::axum);
+    let plan = plan(args, item, &support)?;
+    let Item {
+        attrs,
+        vis,
+        defaultness,
+        sig,
+        body,
+    } = item;
+    let (debug_check, attrs) = debug_check(attrs, item);
+
+    let mut arguments: Vec<&PatType> = item.arguments().collect();
+    let last = arguments.pop();
+    let (last_attrs, last_pattern, last_type) = match last {
+        Some(last) => {
+            let PatType { attrs, pat, ty, .. } = last;
+            (
+                attrs.as_slice(),
+                pat.to_token_stream(),
+                ty.to_token_stream(),
+            )
+        }
+        None => (&[][..], quote!(_), quote!(#private::NoArgument)),
+    };
+    let captured = Ident::new("__idem_captured", Span::mixed_site());
+    let mut signature = sig.clone();
+    let place = last.map_or_else(|| sig.ident.span(), Spanned::span);
+    let mut inputs: Punctuated<FnArg, Token![,]> = arguments
+        .into_iter()
+        .map(|argument| FnArg::Typed(argument.clone()))
+        .collect();
+    let wrapped = quote_spanned! {mixed(place)=>
+        #(#last_attrs)* #captured: #private::Captured<#last_type, impl ::core::marker::Sized + 'static>
+    };
+    inputs.push(syn::parse2(wrapped).ok()?);
+    signature.inputs = inputs;
+    signature.output = syn::parse2(quote!(-> #private::Response)).ok()?;
+
+    let returned = match &sig.output {
+        ReturnType::Default => sig.ident.span(),
+        ReturnType::Type(_, ty) => ty.span(),
+    };
+    let edge = return_edge(nameable_return(&sig.output));
+    let inner = body.stream();
+    let block = quote_spanned!(body.span()=> { #edge #inner });
+    let (site, plan) = plan;
+    let refused = Ident::new("__idem_refused", Span::mixed_site());
+    let admitted = Ident::new("__idem_admitted", Span::mixed_site());
+
+    let (early, parameter) = if needs_last_early(args, last) {
+        let value = Ident::new("__idem_last", Span::mixed_site());
+        let early = quote! {
+            let (#captured, #value) = match #private::Captured::extract(#captured).await {
+                ::core::result::Result::Ok(extracted) => extracted,
+                ::core::result::Result::Err(#refused) => return #refused,
+            };
+            let #last_pattern: #last_type = #value;
+        };
+        (early, quote!(_: ()))
+    } else {
+        (TokenStream::new(), quote!(#last_pattern: #last_type))
+    };
+    let run = quote_spanned! {mixed(returned)=>
+        #private::Admitted::run(#admitted, move |#parameter| async move #block).await
+    };
+    Some(quote! {
+        #(#attrs)* #vis #defaultness #signature {
+            #debug_check
+            #site
+            #early
+            let #admitted = match #private::Captured::admit(#captured, #plan).await {
+                ::core::result::Result::Ok(admitted) => admitted,
+                ::core::result::Result::Err(#refused) => return #refused,
+            };
+            #run
+        }
+    })
+}
+
+/// Everything the adapter must know of the call, as one expression, and what it needs in scope.
+fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<(TokenStream, TokenStream)> {
+    let (site, name) = name(args, item, support);
+    let key = match args.key.as_ref()? {
+        KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
+        KeySource::Expr(key) => {
+            let key = key_of(key, support);
+            quote!(#support::KeySource::Value(#key))
+        }
+    };
+    let (policy, scope, engine) = (
+        policy(args, support),
+        scope(args, support),
+        engine(args, support),
+    );
+    let fingerprint = match &args.fingerprint {
+        None => quote!(::core::option::Option::None),
+        Some(exprs) => {
+            let parts = named_fingerprint(exprs, support);
+            quote!(::core::option::Option::Some(#parts))
+        }
+    };
+    let release = match &args.release {
+        None => quote!(#support::DEFAULT_RELEASE),
+        Some(statuses) => quote!(&[#(#statuses),*]),
+    };
+    let required = args.required.unwrap_or(true);
+    let plan = quote_spanned! {Span::mixed_site()=>
+        #support::Plan {
+            engine: #engine,
+            name: #name,
+            policy: #policy,
+            key: #key,
+            scope: #scope,
+            fingerprint: #fingerprint,
+            release: #release,
+            required: #required,
+        }
+    };
+    Some((site, plan))
+}
+
+/// Whether an expression names something that only the last argument binds. It then runs
+/// before the claim.
+fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
+    let names = last.map(|last| bound_names(&last.pat)).unwrap_or_default();
+    let key = match &args.key {
+        Some(KeySource::Expr(key)) => Some(key),
+        _ => None,
+    };
+    key.into_iter()
+        .chain(&args.scope)
+        .chain(&args.engine)
+        .chain(args.fingerprint.iter().flatten())
+        .any(|expr| mentions(&expr.to_token_stream(), &names))
+}
+
+/// `#[debug_handler]` checks a handler by its own signature, which this attribute changes. It
+/// is moved to a copy that nothing calls; its messages then speak of the user's types.
+fn debug_check<'a>(
+    attrs: &'a [Attribute],
+    item: &Item,
+) -> (Option<TokenStream>, Vec<&'a Attribute>) {
+    let (debug, others): (Vec<_>, Vec<_>) = attrs.iter().partition(|attr| {
+        attr.path()
+            .segments
+            .last()
+            .is_some_and(|segment| segment.ident == "debug_handler")
+    });
+    let Item { sig, body, .. } = item;
+    let check = (!debug.is_empty()).then(|| {
+        quote! {
+            #[allow(warnings, clippy::all)]
+            const _: () = {
+                #(#debug)*
+                #sig #body
+            };
+        }
+    });
+    (check, others)
+}

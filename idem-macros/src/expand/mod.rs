@@ -1,0 +1,194 @@
+//! From the parsed attribute to code: what both forms share. Every path is absolute, every
+//! local has a span of its own, and all behaviour is behind calls to `__private`.
+
+mod function;
+mod handler;
+
+use std::time::Duration;
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Expr, Type};
+
+use crate::args::{Args, Form, InFlight, KeySource, Mistakes, OnCrash, Time};
+use crate::item::{Item, mentions};
+
+/// The expansion; on a mistake, the function as it was beside one compile error.
+pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenStream {
+    let mut mistakes = Mistakes::default();
+    let args = Args::parse(form, args, &mut mistakes);
+    let parsed: Item = match syn::parse2(item.clone()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            mistakes.add(error);
+            return beside(mistakes, item);
+        }
+    };
+    let expanded = if form.is_handler() {
+        handler::expand(&args, &parsed, &mut mistakes)
+    } else {
+        function::expand(&args, &parsed, &mut mistakes)
+    };
+    match mistakes.into_compile_error() {
+        None => expanded.unwrap_or(item),
+        Some(error) => quote!(#error #item),
+    }
+}
+
+fn beside(mistakes: Mistakes, item: TokenStream) -> TokenStream {
+    let error = mistakes.into_compile_error();
+    quote!(#error #item)
+}
+
+/// A key that names no argument would be the same for every call.
+fn check_key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
+    let Some(KeySource::Expr(key)) = &args.key else {
+        return;
+    };
+    if mentions(&key.to_token_stream(), names) {
+        return;
+    }
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let arguments = if names.is_empty() {
+        "there is none".to_owned()
+    } else {
+        format!("there is {}", names.join(", "))
+    };
+    mistakes.at(
+        key,
+        format!(
+            "`key` names no argument of the function, so all calls would share one key; {arguments}"
+        ),
+    );
+}
+
+/// `::idem::__private`, or where `crate = …` says.
+fn private(args: &Args) -> TokenStream {
+    match &args.krate {
+        Some(path) => quote!(#path::__private),
+        None => quote!(::idem::__private),
+    }
+}
+
+/// The statement that brings the operation's place into scope, and the expression of its name.
+fn name(args: &Args, item: &Item, private: &TokenStream) -> (TokenStream, TokenStream) {
+    if let Some(name) = &args.name {
+        return (
+            TokenStream::new(),
+            quote!(::core::result::Result::Ok(#name)),
+        );
+    }
+    let function = item.sig.ident.to_string();
+    let function = function.strip_prefix("r#").unwrap_or(&function);
+    let site = quote! {
+        static __IDEM_SITE: #private::Site = #private::Site::new(
+            ::core::concat!(::core::module_path!(), "::", #function),
+            ::core::file!(),
+            ::core::line!(),
+            ::core::column!(),
+        );
+    };
+    (site, quote!(__IDEM_SITE.name()))
+}
+
+fn policy(args: &Args, private: &TokenStream) -> TokenStream {
+    let ttl = match &args.ttl {
+        Some(ttl) => time(ttl),
+        None => return TokenStream::new(),
+    };
+    let mut policy = quote!(#private::Policy::new(#ttl));
+    if let Some(lease) = &args.lease {
+        let lease = time(lease);
+        policy.extend(quote!(.lease(#lease)));
+    }
+    match args.in_flight {
+        None | Some(InFlight::Reject) => {}
+        Some(InFlight::Wait(limit)) => {
+            let limit = literal(limit);
+            policy.extend(quote!(.in_flight(#private::InFlight::Wait(#limit))));
+        }
+    }
+    match args.on_crash {
+        None | Some(OnCrash::Rerun) => {}
+        Some(OnCrash::Refuse) => policy.extend(quote!(.on_crash(#private::OnCrash::Refuse))),
+    }
+    policy
+}
+
+fn time(time: &Time) -> TokenStream {
+    match time {
+        Time::Literal(duration) => literal(*duration),
+        Time::Expr(expr) => expr.to_token_stream(),
+    }
+}
+
+fn literal(duration: Duration) -> TokenStream {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    quote!(::core::time::Duration::new(#seconds, #nanos))
+}
+
+/// A key or a scope, evaluated by reference.
+fn key_of(expr: &Expr, private: &TokenStream) -> TokenStream {
+    quote_spanned!(mixed(expr.span())=> #private::Key::of(&(#expr)))
+}
+
+fn scope(args: &Args, private: &TokenStream) -> TokenStream {
+    match &args.scope {
+        None => quote!(::core::option::Option::None),
+        Some(scope) => {
+            let scope = key_of(scope, private);
+            quote!(::core::option::Option::Some(#scope))
+        }
+    }
+}
+
+fn engine(args: &Args, private: &TokenStream) -> TokenStream {
+    match &args.engine {
+        None => quote!(::core::option::Option::None),
+        Some(engine) => {
+            let cloned = quote_spanned! {mixed(engine.span())=>
+                <#private::Engine as ::core::clone::Clone>::clone(&(#engine))
+            };
+            quote!(::core::option::Option::Some(#cloned))
+        }
+    }
+}
+
+/// Fingerprints named values, one call each, so that an error stands at its own value.
+fn fingerprinter(
+    parts: impl Iterator<Item = (String, Span, TokenStream)>,
+    private: &TokenStream,
+) -> TokenStream {
+    let parts = parts.map(|(name, span, value)| {
+        quote_spanned!(mixed(span)=> .and_then(|parts| #private::fingerprint(parts, #name, &(#value))))
+    });
+    quote!(::core::result::Result::Ok(#private::Fingerprinter::new()) #(#parts)*)
+}
+
+/// Names parts by their position: what counts is what the expressions give.
+fn named_fingerprint(exprs: &[Expr], private: &TokenStream) -> TokenStream {
+    let parts = exprs
+        .iter()
+        .enumerate()
+        .map(|(place, expr)| (place.to_string(), expr.span(), expr.to_token_stream()));
+    fingerprinter(parts, private)
+}
+
+/// Pins the body's type where the declaration names one: `?` and mismatches then speak of it.
+fn return_edge(declared: Option<&Type>) -> TokenStream {
+    declared.map_or_else(TokenStream::new, |declared| {
+        quote_spanned! {mixed(declared.span())=>
+            #[allow(unreachable_code, clippy::diverging_sub_expression, clippy::empty_loop, clippy::let_unit_value, clippy::needless_return)]
+            if false {
+                let __idem_returned: #declared = loop {};
+                return __idem_returned;
+            }
+        }
+    })
+}
+
+/// The place of `span` for errors, with names that the user's code cannot see.
+fn mixed(span: Span) -> Span {
+    Span::mixed_site().located_at(span)
+}

@@ -1,0 +1,570 @@
+//! The store of one process: nothing survives it, and nothing is dropped before its time.
+//!
+//! Running records live in a sharded map, finished ones in a moka cache that forgets them when
+//! their retention is over. A record's shard is locked during each of its transitions, over
+//! both places, so that every transition is one atomic step; moka's own entry methods, which
+//! exclude each other only within one kind, are not used for that.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, OccupiedEntry};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant as StdInstant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use idem_core::{
+    Change, Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, Store, StoreError,
+    Token, Watch,
+};
+use moka::Expiry;
+use moka::sync::Cache;
+use tokio::sync::watch;
+
+const NAME: &str = "memory";
+
+const SHARDS: usize = 64;
+
+/// What a record is taken to weigh beside its outcome: the maps' own memory, measured.
+const RECORD_BYTES: u64 = 640;
+
+/// Tells a [`MemoryStore`] the time.
+pub trait Clock: Send + Sync + 'static {
+    /// The time since some fixed instant. It must not go back.
+    fn now(&self) -> Duration;
+}
+
+/// A clock that stands until it is moved: for tests of what happens after hours.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_stores::memory::{ManualClock, MemoryStore};
+///
+/// let clock = ManualClock::new();
+/// let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+/// clock.advance(Duration::from_secs(24 * 60 * 60));
+/// # drop(store);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the clock forward, for all its clones.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        // Cannot fail: the closure always gives a value.
+        let _ = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                Some(now.saturating_add(nanos))
+            });
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// The monotonic clock that tokio's timers use, so that a test that pauses one pauses both.
+struct RuntimeClock(tokio::time::Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Settings of a [`MemoryStore`].
+#[must_use]
+pub struct MemoryStoreBuilder {
+    max_bytes: u64,
+    clock: Arc<dyn Clock>,
+    moka_expires: bool,
+}
+
+impl MemoryStoreBuilder {
+    /// The most that all records together may weigh; 256 MiB unless given.
+    ///
+    /// At the bound, claims of new records fail with [`StoreError::Full`]; nothing that is
+    /// stored is dropped to make room, because a retry of it would run again. Completions are
+    /// always taken, so the weight can pass the bound by the outcomes of what is running.
+    pub const fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Judges leases and retention by a clock that the caller moves. Memory of records whose
+    /// retention is over is then freed at the bound, and by [`MemoryStore::sweep`].
+    pub fn manual_clock(mut self, clock: ManualClock) -> Self {
+        self.clock = Arc::new(clock);
+        self.moka_expires = false;
+        self
+    }
+
+    /// The store.
+    pub fn build(self) -> MemoryStore {
+        let used = Arc::new(AtomicU64::new(0));
+        let freed = Arc::clone(&used);
+        let finished = Cache::builder()
+            .eviction_listener(move |_, record: Arc<Finished>, _| {
+                freed.fetch_sub(record.bytes(), Ordering::AcqRel);
+            })
+            .expire_after(Retention {
+                applies: self.moka_expires,
+            })
+            .build();
+        MemoryStore {
+            inner: Arc::new(Inner {
+                clock: self.clock,
+                clock_is_manual: !self.moka_expires,
+                max_bytes: self.max_bytes,
+                used,
+                running: (0..SHARDS).map(|_| Mutex::default()).collect(),
+                finished,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStoreBuilder")
+            .field("max_bytes", &self.max_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps records in this process. Clones share them.
+#[derive(Clone)]
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    clock_is_manual: bool,
+    max_bytes: u64,
+    used: Arc<AtomicU64>,
+    running: Box<[Mutex<Shard>]>,
+    finished: Cache<RecordId, Arc<Finished>>,
+}
+
+#[derive(Default)]
+struct Shard {
+    records: HashMap<RecordId, Running>,
+    /// No record of the shard is forgotten before this time.
+    next_gone: Duration,
+}
+
+struct Running {
+    fingerprint: Fingerprint,
+    /// `None` once the attempt was abandoned: nobody's record.
+    token: Option<Token>,
+    attempt: u32,
+    lease_until: Duration,
+    /// When the record is forgotten if nobody claims it.
+    gone_at: Duration,
+    /// Dropped at every change, which wakes all watches.
+    watched: Option<watch::Sender<()>>,
+}
+
+impl Running {
+    fn lease_left(&self, now: Duration) -> Option<Duration> {
+        self.token?;
+        self.lease_until
+            .checked_sub(now)
+            .filter(|left| !left.is_zero())
+    }
+
+    /// A claim that finds this record.
+    fn claim(&mut self, claim: &Claim, now: Duration) -> Claimed {
+        if self.fingerprint != claim.fingerprint {
+            return Claimed::Mismatch;
+        }
+        if self.token == Some(claim.token) {
+            return Claimed::Acquired {
+                attempt: self.attempt,
+            };
+        }
+        if let Some(lease_left) = self.lease_left(now) {
+            return Claimed::InFlight { lease_left };
+        }
+        if claim.on_crash == OnCrash::Refuse {
+            return Claimed::OutcomeUnknown {
+                attempt: self.attempt,
+            };
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        self.token = Some(claim.token);
+        self.hold(now, claim.lease, claim.retention);
+        Claimed::Acquired {
+            attempt: self.attempt,
+        }
+    }
+
+    fn hold(&mut self, now: Duration, lease: Duration, retention: Duration) {
+        self.lease_until = now.saturating_add(lease);
+        self.gone_at = self.lease_until.saturating_add(retention);
+    }
+}
+
+struct Finished {
+    fingerprint: Fingerprint,
+    token: Token,
+    attempt: u32,
+    outcome: Bytes,
+    until: Duration,
+    retention: Duration,
+}
+
+impl Finished {
+    fn bytes(&self) -> u64 {
+        RECORD_BYTES + self.outcome.len() as u64
+    }
+}
+
+/// Lets moka free what is over. What counts as over is decided by the store's clock, at every
+/// look; moka only gives the memory back.
+struct Retention {
+    applies: bool,
+}
+
+impl Retention {
+    fn of(&self, record: &Finished) -> Option<Duration> {
+        self.applies.then_some(record.retention)
+    }
+}
+
+impl Expiry<RecordId, Arc<Finished>> for Retention {
+    fn expire_after_create(
+        &self,
+        _: &RecordId,
+        record: &Arc<Finished>,
+        _: StdInstant,
+    ) -> Option<Duration> {
+        self.of(record)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &RecordId,
+        record: &Arc<Finished>,
+        _: StdInstant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.of(record)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// A store with every setting at its default.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Starts a store.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            max_bytes: 256 * 1024 * 1024,
+            clock: Arc::new(RuntimeClock(tokio::time::Instant::now())),
+            moka_expires: true,
+        }
+    }
+
+    /// What all records together weigh now, in bytes.
+    pub fn used_bytes(&self) -> u64 {
+        self.inner.used.load(Ordering::Acquire)
+    }
+
+    /// Frees the memory of every record whose time is over. Needed under a manual clock only.
+    pub fn sweep(&self) {
+        let now = self.inner.clock.now();
+        for shard in &self.inner.running {
+            let mut shard = lock(shard);
+            self.inner.forget_gone(&mut shard, now);
+        }
+        let over: Vec<RecordId> = self
+            .inner
+            .finished
+            .iter()
+            .filter(|(_, record)| record.until <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            // Under the lock: a new record of this id may have been finished since.
+            let _shard = self.inner.shard(&id);
+            if self
+                .inner
+                .finished
+                .get(&id)
+                .is_some_and(|record| record.until <= now)
+            {
+                self.inner.finished.invalidate(&id);
+            }
+        }
+        self.inner.finished.run_pending_tasks();
+    }
+
+    /// Frees what is over and not free yet.
+    fn make_room(&self) {
+        if self.inner.clock_is_manual {
+            self.sweep();
+        } else {
+            self.inner.finished.run_pending_tasks();
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
+        lock(&self.running[usize::from(id.as_bytes()[0]) % SHARDS])
+    }
+
+    fn finished(&self, id: &RecordId, now: Duration) -> Option<Arc<Finished>> {
+        self.finished.get(id).filter(|record| record.until > now)
+    }
+
+    fn free(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Drops the crashed records of a shard that nobody has claimed for their retention.
+    fn forget_gone(&self, shard: &mut Shard, now: Duration) {
+        if now < shard.next_gone {
+            return;
+        }
+        shard.next_gone = Duration::MAX;
+        let before = shard.records.len();
+        let next_gone = &mut shard.next_gone;
+        shard.records.retain(|_, record| {
+            let stays = now < record.gone_at;
+            if stays {
+                *next_gone = record.gone_at.min(*next_gone);
+            }
+            stays
+        });
+        self.free((before - shard.records.len()) as u64 * RECORD_BYTES);
+    }
+
+    /// Weighs in one more record, if it fits.
+    fn reserve(&self) -> bool {
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                used.checked_add(RECORD_BYTES)
+                    .filter(|used| *used <= self.max_bytes)
+            })
+            .is_ok()
+    }
+
+    /// One claim, or `None` when it would create a record and there is no room for it.
+    fn claim(&self, claim: &Claim) -> Option<Claimed> {
+        let now = self.clock.now();
+        let mut shard = self.shard(&claim.id);
+        self.forget_gone(&mut shard, now);
+        if let Some(record) = shard.records.get_mut(&claim.id)
+            && now < record.gone_at
+        {
+            return Some(record.claim(claim, now));
+        }
+        if let Some(record) = self.finished(&claim.id, now) {
+            return Some(if record.fingerprint == claim.fingerprint {
+                Claimed::Finished {
+                    outcome: record.outcome.clone(),
+                }
+            } else {
+                Claimed::Mismatch
+            });
+        }
+        if !self.reserve() {
+            return None;
+        }
+        let mut record = Running {
+            fingerprint: claim.fingerprint,
+            token: Some(claim.token),
+            attempt: 1,
+            lease_until: now,
+            gone_at: now,
+            watched: None,
+        };
+        record.hold(now, claim.lease, claim.retention);
+        shard.next_gone = shard.next_gone.min(record.gone_at);
+        if shard.records.insert(claim.id, record).is_some() {
+            // One whose time was over was still there, and weighed.
+            self.free(RECORD_BYTES);
+        }
+        Some(Claimed::Acquired { attempt: 1 })
+    }
+
+    /// Changes the record if `token` holds it.
+    fn change(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
+    ) -> Change {
+        let now = self.clock.now();
+        let mut shard = self.shard(id);
+        match shard.records.entry(*id) {
+            Entry::Occupied(record)
+                if record.get().token == Some(*token) && now < record.get().gone_at =>
+            {
+                change(record, now);
+                Change::Applied
+            }
+            _ => Change::LeaseLost,
+        }
+    }
+
+    fn complete(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        outcome: Bytes,
+        retention: Duration,
+    ) -> Change {
+        let change = self.change(id, token, |running, now| {
+            let running = running.remove();
+            let finished = Arc::new(Finished {
+                fingerprint: running.fingerprint,
+                token: *token,
+                attempt: running.attempt,
+                outcome,
+                until: now.saturating_add(retention),
+                retention,
+            });
+            self.used
+                .fetch_add(finished.bytes() - RECORD_BYTES, Ordering::AcqRel);
+            self.finished.insert(*id, finished);
+        });
+        if change == Change::LeaseLost && self.finished_by(id, token) {
+            // The same completion again: its answer was lost.
+            return Change::Applied;
+        }
+        change
+    }
+
+    fn finished_by(&self, id: &RecordId, token: &Token) -> bool {
+        self.finished(id, self.clock.now())
+            .is_some_and(|record| record.token == *token)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        if let Some(claimed) = self.inner.claim(claim) {
+            return Ok(claimed);
+        }
+        self.make_room();
+        self.inner.claim(claim).ok_or(StoreError::Full {
+            store: NAME,
+            max_bytes: self.inner.max_bytes,
+        })
+    }
+
+    async fn renew(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        lease: Duration,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        Ok(self.inner.change(id, token, |mut record, now| {
+            record.get_mut().hold(now, lease, retention);
+        }))
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        outcome: Bytes,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        Ok(self.inner.complete(id, token, outcome, retention))
+    }
+
+    async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        Ok(self.inner.change(id, token, |record, _| {
+            record.remove();
+            self.inner.free(RECORD_BYTES);
+        }))
+    }
+
+    async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        Ok(self.inner.change(id, token, |mut record, _| {
+            let record = record.get_mut();
+            record.token = None;
+            record.watched = None;
+        }))
+    }
+
+    async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        let now = self.inner.clock.now();
+        let shard = self.inner.shard(id);
+        if let Some(record) = shard.records.get(id)
+            && now < record.gone_at
+        {
+            return Ok(Some(Inspection {
+                fingerprint: record.fingerprint,
+                attempt: record.attempt,
+                phase: Phase::Running {
+                    lease_left: record.lease_left(now),
+                },
+            }));
+        }
+        Ok(self.inner.finished(id, now).map(|record| Inspection {
+            fingerprint: record.fingerprint,
+            attempt: record.attempt,
+            phase: Phase::Finished {
+                outcome: record.outcome.clone(),
+            },
+        }))
+    }
+
+    async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
+        let mut shard = self.inner.shard(id);
+        let Some(record) = shard.records.get_mut(id) else {
+            return Ok(Watch::new(std::future::ready(())));
+        };
+        let mut watching = record
+            .watched
+            .get_or_insert_with(|| watch::Sender::new(()))
+            .subscribe();
+        Ok(Watch::new(async move {
+            // An error says that the sender was dropped, which is the news.
+            let _ = watching.changed().await;
+        }))
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("max_bytes", &self.inner.max_bytes)
+            .field("used_bytes", &self.used_bytes())
+            .finish_non_exhaustive()
+    }
+}

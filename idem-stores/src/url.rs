@@ -1,0 +1,133 @@
+//! From a URL to a store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use idem_core::{Store, StoreError};
+
+/// Every scheme there is, with the feature that compiles it in.
+const SCHEMES: &[(&str, &str, bool)] = &[("memory", "memory", cfg!(feature = "memory"))];
+
+/// Opens the store that `url` names.
+///
+/// | URL | store |
+/// |---|---|
+/// | `memory://` | this process, 256 MiB |
+/// | `memory://?max_bytes=N` | this process, at most `N` bytes |
+///
+/// # Errors
+/// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or
+/// when the store cannot be reached. Messages never repeat the URL, which may hold a password.
+#[allow(
+    clippy::unused_async,
+    reason = "stores behind a network are opened here too"
+)]
+pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
+    let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
+    match scheme {
+        #[cfg(feature = "memory")]
+        "memory" => open_memory(rest),
+        _ => Err(no_store_for(scheme)),
+    }
+}
+
+#[cfg(feature = "memory")]
+fn open_memory(rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !place.is_empty() {
+        return Err(ConnectError::BadOption {
+            scheme: "memory",
+            expected: "memory:// has no host and no path",
+        });
+    }
+    let mut builder = crate::memory::MemoryStore::builder();
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        let bytes = option
+            .strip_prefix("max_bytes=")
+            .and_then(|bytes| bytes.parse().ok());
+        builder = builder.max_bytes(bytes.ok_or(ConnectError::BadOption {
+            scheme: "memory",
+            expected: "the one option is max_bytes=N, a whole number of bytes",
+        })?);
+    }
+    Ok(Arc::new(builder.build()))
+}
+
+fn no_store_for(scheme: &str) -> ConnectError {
+    match SCHEMES.iter().find(|(known, ..)| *known == scheme) {
+        Some((scheme, feature, _)) => ConnectError::NotCompiled { scheme, feature },
+        None => ConnectError::UnknownScheme,
+    }
+}
+
+/// Why a URL gave no store. Never holds the URL.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The text has no scheme.
+    NotAUrl,
+    /// No store has this scheme.
+    UnknownScheme,
+    /// The store of this scheme is not compiled in.
+    NotCompiled {
+        /// The URL's scheme.
+        scheme: &'static str,
+        /// The cargo feature of `idem-rs` to enable.
+        feature: &'static str,
+    },
+    /// The URL says something that the store does not know.
+    BadOption {
+        /// The URL's scheme.
+        scheme: &'static str,
+        /// What it can say.
+        expected: &'static str,
+    },
+    /// The store cannot be reached.
+    Store(StoreError),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let compiled = || {
+            let compiled: Vec<_> = SCHEMES
+                .iter()
+                .filter(|(.., compiled)| *compiled)
+                .map(|(scheme, ..)| format!("{scheme}://"))
+                .collect();
+            if compiled.is_empty() {
+                "none".to_owned()
+            } else {
+                compiled.join(", ")
+            }
+        };
+        match self {
+            Self::NotAUrl => write!(
+                f,
+                "the store URL has no scheme; compiled in: {}",
+                compiled()
+            ),
+            Self::UnknownScheme => write!(
+                f,
+                "no store has this URL's scheme; compiled in: {}",
+                compiled()
+            ),
+            Self::NotCompiled { scheme, feature } => write!(
+                f,
+                "the store for {scheme}:// is not compiled in; enable the feature `{feature}` of idem-rs"
+            ),
+            Self::BadOption { scheme, expected } => {
+                write!(f, "the {scheme}:// store URL is malformed: {expected}")
+            }
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}

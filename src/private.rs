@@ -1,0 +1,116 @@
+//! What the attributes write calls to. Not public: it changes with any release.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::Serialize;
+
+pub use idem_core::{
+    Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key, KeyError, OnCrash,
+    Operation, Policy, ReleaseErrors, Replayable, Site, StoreErrors,
+};
+
+#[cfg(feature = "axum")]
+pub use crate::axum::private as axum;
+#[cfg(feature = "axum")]
+pub use idem_core::http::DEFAULT_RELEASE;
+
+/// A value that can be part of a fingerprint.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of the fingerprint",
+    label = "this does not implement `serde::Serialize`",
+    note = "derive `serde::Serialize`, leave it out with `skip(…)`, or name what must be equal with `fingerprint(…)`"
+)]
+pub trait Fingerprintable: Serialize {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + ?Sized> Fingerprintable for T {}
+
+/// Adds one named value.
+pub fn fingerprint<T: Fingerprintable + ?Sized>(
+    mut parts: Fingerprinter,
+    name: &str,
+    value: &T,
+) -> Result<Fingerprinter, FingerprintError> {
+    parts.value(name, value)?;
+    Ok(parts)
+}
+
+/// One call of an annotated function, before its body.
+#[derive(Debug)]
+pub struct FunctionCall {
+    operation: Result<Operation, Error>,
+    key: Result<Key, KeyError>,
+    fingerprint: Result<Fingerprint, FingerprintError>,
+}
+
+impl FunctionCall {
+    pub fn new(
+        engine: Option<Engine>,
+        name: Result<&'static str, Error>,
+        policy: Policy,
+        key: Result<Key, KeyError>,
+        scope: Option<Result<Key, KeyError>>,
+        fingerprint: Result<Fingerprinter, FingerprintError>,
+    ) -> Self {
+        Self {
+            operation: operation(
+                engine.map_or_else(Engine::installed, Ok),
+                name,
+                policy,
+                scope,
+            ),
+            key,
+            fingerprint: fingerprint.map(Fingerprinter::finish),
+        }
+    }
+
+    pub async fn run<T, Errors, F>(self, body: Pin<Box<F>>) -> T
+    where
+        T: Replayable<Errors>,
+        F: Future<Output = T>,
+    {
+        let ready = self
+            .operation
+            .and_then(|operation| Ok((operation, self.fingerprint?)));
+        match ready {
+            Ok((operation, fingerprint)) => {
+                operation.replay_or_run(self.key, fingerprint, body).await
+            }
+            Err(error) => {
+                crate::report_misconfiguration(&error);
+                T::refused(error)
+            }
+        }
+    }
+}
+
+/// The operation of an annotated function.
+pub(crate) fn operation(
+    engine: Result<Engine, Error>,
+    name: Result<&'static str, Error>,
+    policy: Policy,
+    scope: Option<Result<Key, KeyError>>,
+) -> Result<Operation, Error> {
+    Ok(engine?.operation(name?).policy(policy).encoded_scope(scope))
+}
+
+/// Where a handler's key comes from.
+#[derive(Debug)]
+pub enum KeySource {
+    Header(&'static str),
+    Value(Result<Key, KeyError>),
+}
+
+/// What the attribute over a handler says.
+#[derive(Debug)]
+pub struct Plan {
+    pub engine: Option<Engine>,
+    pub name: Result<&'static str, Error>,
+    pub policy: Policy,
+    pub key: KeySource,
+    pub scope: Option<Result<Key, KeyError>>,
+    pub fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+    pub release: &'static [u16],
+    pub required: bool,
+}
