@@ -352,8 +352,9 @@ mod tests {
     use std::collections::{BTreeMap, HashMap};
 
     use proptest::prelude::*;
+    use serde::Serialize;
 
-    use super::*;
+    use super::{ser, write};
 
     fn form<T: Serialize>(value: T) -> Vec<u8> {
         let mut out = Vec::new();

@@ -160,7 +160,7 @@ mod tests {
             .collect();
         assert_eq!(
             hex,
-            "01PENDING"
+            "01ee1f04a5a0bb90a078f92cf2c4f3ec3a02a74101f398920cdc37a172704c7ea0"
         );
     }
 

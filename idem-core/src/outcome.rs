@@ -31,7 +31,7 @@ pub enum Outcome {
     Value(Bytes),
     /// A function's error under `errors = "store"`, as JSON.
     Failure(Bytes),
-    /// An HTTP response, as [`crate::http`] encodes it.
+    /// An HTTP response, as the module `http` encodes it.
     Response(Bytes),
     /// The body ran and what it answered was not kept: a tombstone.
     NotReplayable(NotReplayable),

@@ -9,12 +9,15 @@ use crate::error::Error;
 
 type Place = (&'static str, u32, u32);
 
-static NAMES: Mutex<Option<HashMap<&'static str, Place>>> = Mutex::new(None);
+static NAMES: Mutex<Option<HashMap<&'static str, &'static Site>>> = Mutex::new(None);
 
 /// An operation whose name was derived from its module and function.
 ///
 /// Two methods of one name on two types of one module would derive the same name, and
 /// replay each other's outcomes. The second one to be called is refused instead.
+///
+/// A site is known by its address: functions that one `macro_rules!` call declares have one
+/// place in the source as well.
 #[derive(Debug)]
 pub struct Site {
     name: &'static str,
@@ -36,14 +39,14 @@ impl Site {
     ///
     /// # Errors
     /// [`Error::NameTaken`] when another site uses it.
-    pub fn name(&self) -> Result<&'static str, Error> {
+    pub fn name(&'static self) -> Result<&'static str, Error> {
         if self.checked.load(Ordering::Acquire) {
             return Ok(self.name);
         }
         let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get_or_insert_default().entry(self.name) {
-            Entry::Occupied(other) if *other.get() != self.place => {
-                let (file, line, column) = other.get();
+            Entry::Occupied(other) if !std::ptr::eq(*other.get(), self) => {
+                let (file, line, column) = other.get().place;
                 return Err(Error::NameTaken {
                     name: self.name,
                     other: format!("{file}:{line}:{column}"),
@@ -51,7 +54,7 @@ impl Site {
             }
             Entry::Occupied(_) => {}
             Entry::Vacant(entry) => {
-                entry.insert(self.place);
+                entry.insert(self);
             }
         }
         self.checked.store(true, Ordering::Release);
@@ -64,14 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_derived_name_belongs_to_one_place() {
-        let first = Site::new("site::tests::create", "a.rs", 1, 1);
-        let again = Site::new("site::tests::create", "a.rs", 1, 1);
-        let other = Site::new("site::tests::create", "a.rs", 9, 1);
-        assert!(first.name().is_ok());
-        assert!(first.name().is_ok());
-        assert!(again.name().is_ok());
-        let error = other.name().unwrap_err().to_string();
-        assert!(error.contains("a.rs:1:1") && error.contains("name = "));
+    fn a_derived_name_belongs_to_one_function() {
+        static FIRST: Site = Site::new("site::tests::create", "a.rs", 1, 1);
+        static OTHER: Site = Site::new("site::tests::create", "a.rs", 9, 1);
+        static OF_THE_SAME_MACRO: Site = Site::new("site::tests::create", "a.rs", 1, 1);
+        assert!(FIRST.name().is_ok());
+        assert!(FIRST.name().is_ok());
+        for other in [&OTHER, &OF_THE_SAME_MACRO] {
+            let error = other.name().unwrap_err().to_string();
+            assert!(error.contains("a.rs:1:1") && error.contains("name = "));
+        }
     }
 }

@@ -14,14 +14,14 @@ use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
 
 /// Keeps records.
 ///
-/// Every transition is one atomic step, judged by the store's own clock. The rows of the
-/// table, as [`crate::conformance`] checks them:
+/// Every transition is one atomic step, judged by the store's own clock. The table, whose
+/// first row that fits counts, as the module `conformance` checks it:
 ///
 /// | state | event | next |
 /// |---|---|---|
 /// | absent | claim | running, attempt 1 |
-/// | running, own token | claim | unchanged, [`Claimed::Acquired`] with the same number |
 /// | running or finished, other fingerprint | claim | unchanged, [`Claimed::Mismatch`] |
+/// | running, own token, lease alive or over | claim | unchanged, [`Claimed::Acquired`] with the same number |
 /// | running, lease alive | claim | unchanged, [`Claimed::InFlight`] |
 /// | running, lease over | claim to rerun | running, next attempt, new token and lease |
 /// | running, lease over | claim to refuse | unchanged, [`Claimed::OutcomeUnknown`] |

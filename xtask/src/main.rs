@@ -1,1 +1,87 @@
-fn main() {}
+//! The project's own commands.
+//!
+//! `cargo xtask test` checks everything that must hold before a change lands.
+
+mod features;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use run::{Failure, cargo, step};
+
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
+    Test,
+}
+
+fn main() -> ExitCode {
+    let Options {
+        command: Command::Test,
+    } = Options::parse();
+    match test() {
+        Ok(()) => {
+            println!("\neverything holds");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("\n{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<(), Failure> {
+    step("format");
+    cargo(&["fmt", "--all", "--check"]).run()?;
+    cargo(&[
+        "fmt",
+        "--all",
+        "--check",
+        "--manifest-path",
+        "benches/Cargo.toml",
+    ])
+    .run()?;
+
+    step("lints");
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--",
+        "-D",
+        "warnings",
+    ])
+    .run()?;
+
+    step("all tests, with every feature");
+    cargo(&["test", "--workspace", "--all-features"]).run()?;
+
+    step("each feature alone");
+    features::check_each()?;
+
+    step("what each feature pulls in");
+    features::check_trees()?;
+
+    step("docs");
+    cargo(&["doc", "--workspace", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+
+    step("benchmarks compile");
+    cargo(&[
+        "check",
+        "--benches",
+        "--manifest-path",
+        "benches/Cargo.toml",
+    ])
+    .run()
+}

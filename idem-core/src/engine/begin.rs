@@ -38,6 +38,10 @@ pub(crate) struct Call {
 /// What a request may do.
 #[derive(Debug)]
 #[must_use]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved twice in its life; a box would cost every first call an allocation"
+)]
 pub enum Begun {
     /// Run the body, through [`Execution::drive`].
     Execute(Execution),
@@ -98,6 +102,7 @@ impl Patience {
 }
 
 /// A decision that needs no further look at the store.
+#[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
 enum Decided {
     Begun(Begun, Decision),
     Refused(Error),

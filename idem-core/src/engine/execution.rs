@@ -88,20 +88,19 @@ impl Held {
     }
 
     fn close(self, settlement: Settlement, change: Change) {
+        // A release or an abandonment that is sent again after its answer was lost finds nothing
+        // to change: only a completion says that the lease was lost.
+        let Settlement::Complete(outcome) = settlement else {
+            return;
+        };
         match change {
+            Change::Applied => self.flight.end(Ending::Outcome(outcome)),
             Change::LeaseLost => {
-                if !matches!(settlement, Settlement::Abandon) {
-                    self.attempt.lose();
-                    observe::lease_lost(&self.call.operation, &self.call.id, self.attempt.number());
-                }
-            }
-            Change::Applied => {
-                if let Settlement::Complete(outcome) = settlement {
-                    self.flight.end(Ending::Outcome(outcome));
-                }
+                self.attempt.lose();
+                observe::lease_lost(&self.call.operation, &self.call.id, self.attempt.number());
             }
         }
-        // Else the flight ends with the guard: nothing is known, ask the store.
+        // Where the flight was not ended it ends with its guard: ask the store.
     }
 
     /// Ends the attempt however long the store is away, as long as the lease may hold.

@@ -1,0 +1,455 @@
+//! What a case works with: two handles onto the store, a clock, and the questions that show
+//! how a record stands. Knows nothing of any particular case.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::brief::Brief;
+use crate::fingerprint::Fingerprint;
+use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+use crate::store::{Store, StoreError, Watch};
+
+/// How long one call may take. It bounds a store that hangs, and says nothing of speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is alive for as long as the suite runs, in leases.
+const LONG: u32 = 10_000;
+
+/// Why a case failed: what was expected, and what was seen.
+#[derive(Clone, Debug)]
+pub(super) struct Failure(String);
+
+impl Failure {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(super) type Checked<T = ()> = Result<T, Failure>;
+
+/// One case's view of the store.
+#[derive(Clone)]
+pub(super) struct Bench {
+    /// Two handles onto the same storage: two processes.
+    pub(super) a: Handle,
+    pub(super) b: Handle,
+    pub(super) notifies: bool,
+    lease: Duration,
+    clock: Arc<Clock>,
+}
+
+impl Bench {
+    pub(super) fn new(
+        [a, b]: [Arc<dyn Store>; 2],
+        lease: Duration,
+        notifies: bool,
+        clock: Arc<Clock>,
+    ) -> Self {
+        Self {
+            a: Handle(a),
+            b: Handle(b),
+            notifies,
+            lease,
+            clock,
+        }
+    }
+
+    /// A lifetime that the case outlives with [`pass`](Self::pass), and never needs.
+    pub(super) fn short(&self) -> Duration {
+        self.lease
+    }
+
+    /// A lifetime that holds for as long as the suite runs.
+    pub(super) fn long(&self) -> Duration {
+        self.lease.saturating_mul(LONG)
+    }
+
+    /// A claim of a fresh record that asks for a long lease and a long retention.
+    pub(super) fn claim(&self) -> Claim {
+        let mut fingerprint = [1; Fingerprint::LEN];
+        fingerprint[1..].copy_from_slice(&rand::random::<[u8; 32]>());
+        Claim {
+            id: RecordId::from_bytes(rand::random()),
+            token: Token::random(),
+            fingerprint: Fingerprint::from_bytes(fingerprint),
+            lease: self.long(),
+            retention: self.long(),
+            on_crash: OnCrash::Rerun,
+        }
+    }
+
+    /// Lets a short lifetime pass, or two of them one after the other, with a margin.
+    pub(super) async fn pass(&self) {
+        self.clock.wait(self.lease.saturating_mul(3)).await;
+    }
+
+    /// A record whose first attempt crashed: its lease is over, and nobody has claimed it.
+    pub(super) async fn crashed(&self) -> Checked<Claim> {
+        let claim = Claim {
+            lease: self.short(),
+            ..self.claim()
+        };
+        self.acquire("a claim of a fresh record", &claim, 1).await?;
+        self.pass().await;
+        Ok(claim)
+    }
+
+    /// A record whose first attempt finished.
+    pub(super) async fn finished(&self, outcome: &Bytes) -> Checked<Claim> {
+        let claim = self.claim();
+        self.acquire("a claim of a fresh record", &claim, 1).await?;
+        let change = self.a.complete(&claim, outcome, self.long()).await?;
+        applied("the completion", change)?;
+        Ok(claim)
+    }
+
+    /// Claims through the first handle, and expects to run.
+    pub(super) async fn acquire(&self, what: &str, claim: &Claim, attempt: u32) -> Checked {
+        acquired(what, &self.a.claim(claim).await?, attempt)
+    }
+
+    /// The record is running and its lease is alive, as far as every question can tell.
+    pub(super) async fn is_running(&self, when: &str, claim: &Claim, attempt: u32) -> Checked {
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            match &seen {
+                Some(Inspection {
+                    fingerprint,
+                    attempt: number,
+                    phase:
+                        Phase::Running {
+                            lease_left: Some(left),
+                        },
+                }) if *fingerprint == claim.fingerprint
+                    && *number == attempt
+                    && self.plausible().contains(left) => {}
+                _ => {
+                    return Err(Failure::new(format!(
+                        "{when}, {process} inspect: expected attempt {attempt} with about {:?} of its lease left, got {}",
+                        self.long(),
+                        Brief(&seen),
+                    )));
+                }
+            }
+        }
+        for on_crash in [OnCrash::Rerun, OnCrash::Refuse] {
+            let other = Claim {
+                token: Token::random(),
+                on_crash,
+                ..*claim
+            };
+            let answer = self.b.claim(&other).await?;
+            match &answer {
+                Claimed::InFlight { lease_left } if self.plausible().contains(lease_left) => {}
+                _ => {
+                    return Err(Failure::new(format!(
+                        "{when}, a claim to {on_crash:?}: expected InFlight with about {:?} left, got {}",
+                        self.long(),
+                        Brief(&answer),
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record is running, its lease is over and nobody has claimed it since.
+    pub(super) async fn is_crashed(&self, when: &str, claim: &Claim, attempt: u32) -> Checked {
+        let expected = Some(Inspection {
+            fingerprint: claim.fingerprint,
+            attempt,
+            phase: Phase::Running { lease_left: None },
+        });
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            same(&format!("{when}, {process} inspect"), &seen, &expected)?;
+        }
+        let refusing = Claim {
+            token: Token::random(),
+            on_crash: OnCrash::Refuse,
+            ..*claim
+        };
+        // Twice: being refused changes nothing either.
+        for handle in [&self.b, &self.a] {
+            same(
+                &format!("{when}, a claim to refuse"),
+                &handle.claim(&refusing).await?,
+                &Claimed::OutcomeUnknown { attempt },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The record is finished with exactly this outcome.
+    pub(super) async fn is_finished(
+        &self,
+        when: &str,
+        claim: &Claim,
+        attempt: u32,
+        outcome: &Bytes,
+    ) -> Checked {
+        let expected = Some(Inspection {
+            fingerprint: claim.fingerprint,
+            attempt,
+            phase: Phase::Finished {
+                outcome: outcome.clone(),
+            },
+        });
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            same(&format!("{when}, {process} inspect"), &seen, &expected)?;
+        }
+        for on_crash in [OnCrash::Rerun, OnCrash::Refuse] {
+            let other = Claim {
+                token: Token::random(),
+                on_crash,
+                ..*claim
+            };
+            same(
+                &format!("{when}, a claim to {on_crash:?}"),
+                &self.b.claim(&other).await?,
+                &Claimed::Finished {
+                    outcome: outcome.clone(),
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// There is no record.
+    pub(super) async fn is_absent(&self, when: &str, claim: &Claim) -> Checked {
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            same(&format!("{when}, {process} inspect"), &seen, &None)?;
+        }
+        Ok(())
+    }
+
+    /// There is no record, and whoever claims is the first. Leaves it running.
+    pub(super) async fn is_free(&self, when: &str, claim: &Claim) -> Checked {
+        self.is_absent(when, claim).await?;
+        // Another fingerprint: nothing of the record may be left.
+        let fresh = Claim {
+            id: claim.id,
+            ..self.claim()
+        };
+        self.acquire(&format!("{when}, a claim"), &fresh, 1).await
+    }
+
+    /// Each change, tried with `token` from both processes, is refused. The caller shows
+    /// that nothing changed.
+    pub(super) async fn refuses(&self, who: &str, id: &RecordId, token: Token) -> Checked {
+        let claim = Claim {
+            id: *id,
+            token,
+            ..self.claim()
+        };
+        let outcome = Bytes::from_static(b"an outcome that is nobody's");
+        for (handle, _) in self.handles() {
+            // Shorter and longer than what is there: either would show.
+            for time in [self.short(), self.long().saturating_mul(3)] {
+                lost(
+                    &format!("a renewal by {who}"),
+                    handle.renew(&claim, time, time).await?,
+                )?;
+                lost(
+                    &format!("a completion by {who}"),
+                    handle.complete(&claim, &outcome, time).await?,
+                )?;
+            }
+            lost(
+                &format!("an abandonment by {who}"),
+                handle.abandon(&claim).await?,
+            )?;
+            lost(
+                &format!("a release by {who}"),
+                handle.release(&claim).await?,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What may be left of a long lease while the suite runs. A store may round.
+    fn plausible(&self) -> RangeInclusive<Duration> {
+        self.long() / 2..=self.long().saturating_add(self.lease)
+    }
+
+    fn handles(&self) -> [(&Handle, &'static str); 2] {
+        [
+            (&self.a, "the first handle's"),
+            (&self.b, "the second handle's"),
+        ]
+    }
+}
+
+/// A store whose every call is bounded, and whose errors are failures.
+#[derive(Clone)]
+pub(super) struct Handle(Arc<dyn Store>);
+
+impl Handle {
+    pub(super) async fn claim(&self, claim: &Claim) -> Checked<Claimed> {
+        bounded("claim", self.0.claim(claim)).await
+    }
+
+    pub(super) async fn renew(
+        &self,
+        held: &Claim,
+        lease: Duration,
+        retention: Duration,
+    ) -> Checked<Change> {
+        let call = self.0.renew(&held.id, &held.token, lease, retention);
+        bounded("renew", call).await
+    }
+
+    pub(super) async fn complete(
+        &self,
+        held: &Claim,
+        outcome: &Bytes,
+        retention: Duration,
+    ) -> Checked<Change> {
+        let call = self
+            .0
+            .complete(&held.id, &held.token, outcome.clone(), retention);
+        bounded("complete", call).await
+    }
+
+    pub(super) async fn release(&self, held: &Claim) -> Checked<Change> {
+        bounded("release", self.0.release(&held.id, &held.token)).await
+    }
+
+    pub(super) async fn abandon(&self, held: &Claim) -> Checked<Change> {
+        bounded("abandon", self.0.abandon(&held.id, &held.token)).await
+    }
+
+    pub(super) async fn inspect(&self, id: &RecordId) -> Checked<Option<Inspection>> {
+        bounded("inspect", self.0.inspect(id)).await
+    }
+
+    pub(super) async fn watch(&self, id: &RecordId) -> Checked<Watch> {
+        bounded("watch", self.0.watch(id)).await
+    }
+}
+
+async fn bounded<T>(method: &str, call: impl Future<Output = Result<T, StoreError>>) -> Checked<T> {
+    match in_time(method, call).await? {
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            let mut message = format!("{method} failed: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(source) = cause {
+                message.push_str(&format!(": {source}"));
+                cause = source.source();
+            }
+            Err(Failure(message))
+        }
+    }
+}
+
+/// Waits for what has to come, and does not hang when it does not.
+pub(super) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> Checked<T> {
+    timeout(PATIENCE, future)
+        .await
+        .map_err(|_| Failure(format!("{what} gave no answer within {PATIENCE:?}")))
+}
+
+/// The answers of calls that ran as tasks of their own.
+pub(super) async fn gather<T: 'static>(mut calls: JoinSet<Checked<T>>) -> Checked<Vec<T>> {
+    let mut answers = Vec::with_capacity(calls.len());
+    while let Some(ended) = calls.join_next().await {
+        answers.push(match ended {
+            Ok(answer) => answer?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => return Err(panicked(&*panic)),
+                Err(error) => return Err(Failure(format!("a call did not end: {error}"))),
+            },
+        });
+    }
+    Ok(answers)
+}
+
+/// The failure that a panic is.
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message");
+    Failure(format!("panicked: {message}"))
+}
+
+pub(super) fn acquired(what: &str, answer: &Claimed, attempt: u32) -> Checked {
+    same(what, answer, &Claimed::Acquired { attempt })
+}
+
+pub(super) fn applied(what: &str, change: Change) -> Checked {
+    same(what, &change, &Change::Applied)
+}
+
+pub(super) fn lost(what: &str, change: Change) -> Checked {
+    same(what, &change, &Change::LeaseLost)
+}
+
+pub(super) fn same<T: PartialEq>(what: &str, seen: &T, expected: &T) -> Checked
+where
+    for<'a> Brief<'a, T>: fmt::Display,
+{
+    if seen == expected {
+        return Ok(());
+    }
+    let (expected, seen) = (Brief(expected), Brief(seen));
+    Err(Failure(format!("{what}: expected {expected}, got {seen}")))
+}
+
+/// Where cases wait for time to pass, until the runner has let it.
+#[derive(Debug, Default)]
+pub(super) struct Clock(Mutex<Wish>);
+
+#[derive(Debug, Default)]
+struct Wish {
+    wanted: Option<Duration>,
+    moved: u64,
+}
+
+impl Clock {
+    async fn wait(&self, by: Duration) {
+        let seen = {
+            let mut wish = self.lock();
+            wish.wanted = Some(by);
+            wish.moved
+        };
+        // The runner polls again after it has moved the clock: no waker is needed.
+        poll_fn(|_| match self.lock().moved > seen {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+
+    /// What the case that was just polled waits for, if it waits for time.
+    pub(super) fn take_wish(&self) -> Option<Duration> {
+        self.lock().wanted.take()
+    }
+
+    /// Time has passed: every waiting case may go on.
+    pub(super) fn has_moved(&self) {
+        self.lock().moved += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wish> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,387 @@
+//! A store that fails on demand, for tests of what stands above a store.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), idem_core::StoreError> {
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use idem_core::conformance::ReferenceStore;
+//! use idem_core::conformance::faults::{Fault, FaultyStore, Method};
+//! use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+//!
+//! let store = FaultyStore::new(Arc::new(ReferenceStore::default()));
+//! let claim = Claim {
+//!     id: RecordId::from_bytes([7; 32]),
+//!     token: Token::random(),
+//!     fingerprint: Fingerprint::from_bytes([1; Fingerprint::LEN]),
+//!     lease: Duration::from_secs(30),
+//!     retention: Duration::from_secs(3600),
+//!     on_crash: OnCrash::Rerun,
+//! };
+//!
+//! // The claim takes effect, and its caller never learns of it.
+//! store.fail(Method::Claim, 1, Fault::LoseAnswer);
+//! assert!(store.claim(&claim).await.is_err());
+//! // Sent again, it recognises itself.
+//! assert_eq!(store.claim(&claim).await?, Claimed::Acquired { attempt: 1 });
+//! assert_eq!(store.calls(Method::Claim), 2);
+//!
+//! // A completion is on its way when the owner releases: the order is the test's to choose.
+//! let gate = store.hold(Method::Complete);
+//! let completion = tokio::spawn({
+//!     let store = store.clone();
+//!     async move { store.complete(&claim.id, &claim.token, "done".into(), claim.retention).await }
+//! });
+//! gate.arrived(1).await;
+//! assert_eq!(store.release(&claim.id, &claim.token).await?, idem_core::Change::Applied);
+//! gate.open();
+//! assert_eq!(completion.await.unwrap()?, idem_core::Change::LeaseLost);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, pending};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
+use crate::store::{Store, StoreError, Watch};
+
+/// A method of [`Store`] that may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// [`Store::claim`].
+    Claim,
+    /// [`Store::renew`].
+    Renew,
+    /// [`Store::complete`].
+    Complete,
+    /// [`Store::release`].
+    Release,
+    /// [`Store::abandon`].
+    Abandon,
+    /// [`Store::inspect`].
+    Inspect,
+    /// [`Store::watch`].
+    Watch,
+}
+
+impl Method {
+    /// Every method, in the trait's order.
+    pub const ALL: [Self; 7] = [
+        Self::Claim,
+        Self::Renew,
+        Self::Complete,
+        Self::Release,
+        Self::Abandon,
+        Self::Inspect,
+        Self::Watch,
+    ];
+}
+
+/// What befalls a call.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// It does not reach the store, and answers [`StoreError::Unavailable`].
+    Unavailable,
+    /// It does not reach the store, and answers this error.
+    Error(StoreError),
+    /// It takes effect, and answers [`StoreError::Unavailable`].
+    LoseAnswer,
+    /// It does not reach the store, and never answers.
+    Hang,
+    /// It takes effect, and never answers.
+    HangAfterEffect,
+}
+
+/// A store that passes every call on to another one, unless the test says otherwise. Clones
+/// share their faults and counts, so that a test keeps one and gives one away.
+///
+/// A call is counted, waits at its method's gate if there is [one](Self::hold), takes its
+/// fault, and reaches the store, in this order: what befalls a call that is held may be said
+/// while it is. Calls that wait or hang may be dropped at any time; one dropped at a gate has
+/// had no effect.
+#[derive(Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    script: Arc<[Script; Method::ALL.len()]>,
+}
+
+/// What is to befall the calls of one method.
+#[derive(Debug, Default)]
+struct Script {
+    calls: watch::Sender<u64>,
+    plan: Mutex<Plan>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    next: VecDeque<Fault>,
+    always: Option<Fault>,
+    gate: Option<Arc<Barrier>>,
+}
+
+impl Script {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_fault(&self) -> Option<Fault> {
+        let mut plan = self.plan();
+        plan.next.pop_front().or_else(|| plan.always.clone())
+    }
+}
+
+impl FaultyStore {
+    /// A store that does not fail yet.
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            script: Arc::default(),
+        }
+    }
+
+    /// How many calls of `method` were made, whatever befell them. One trip to the store each.
+    pub fn calls(&self, method: Method) -> u64 {
+        *self.of(method).calls.borrow()
+    }
+
+    /// How many calls of all methods were made.
+    pub fn all_calls(&self) -> u64 {
+        Method::ALL.iter().map(|method| self.calls(*method)).sum()
+    }
+
+    /// Resolves when at least `calls` calls of `method` were made since the store was built.
+    pub async fn called(&self, method: Method, calls: u64) {
+        let mut made = self.of(method).calls.subscribe();
+        // The sender lives as long as `self`.
+        let _ = made.wait_for(|made| *made >= calls).await;
+    }
+
+    /// Lets `fault` befall the next `times` calls of `method`, after those that an earlier
+    /// `fail` has set aside.
+    pub fn fail(&self, method: Method, times: usize, fault: Fault) {
+        let faults = std::iter::repeat_n(fault, times);
+        self.of(method).plan().next.extend(faults);
+    }
+
+    /// Lets `fault` befall every call of `method`, until [`heal`](Self::heal). What
+    /// [`fail`](Self::fail) has set aside comes first.
+    pub fn fail_always(&self, method: Method, fault: Fault) {
+        self.of(method).plan().always = Some(fault);
+    }
+
+    /// Lets `fault` befall every call of every method: an outage.
+    pub fn fail_everything(&self, fault: &Fault) {
+        for method in Method::ALL {
+            self.fail_always(method, fault.clone());
+        }
+    }
+
+    /// Forgets the faults of `method`. Calls that hang already go on hanging, and a gate stays.
+    pub fn heal(&self, method: Method) {
+        let mut plan = self.of(method).plan();
+        plan.next.clear();
+        plan.always = None;
+    }
+
+    /// Forgets the faults of every method.
+    pub fn heal_everything(&self) {
+        for method in Method::ALL {
+            self.heal(method);
+        }
+    }
+
+    /// Puts a gate before `method`, shut: calls wait there, without effect, until it opens. A
+    /// gate put there before keeps the calls that wait at it.
+    pub fn hold(&self, method: Method) -> Gate {
+        let barrier = Arc::new(Barrier::default());
+        self.of(method).plan().gate = Some(Arc::clone(&barrier));
+        Gate(barrier)
+    }
+
+    fn of(&self, method: Method) -> &Script {
+        &self.script[method as usize]
+    }
+
+    async fn call<T>(
+        &self,
+        method: Method,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let script = self.of(method);
+        script.calls.send_modify(|calls| *calls += 1);
+        let gate = script.plan().gate.clone();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        match script.take_fault() {
+            None => call.await,
+            Some(Fault::Unavailable) => Err(self.unavailable()),
+            Some(Fault::Error(error)) => Err(error),
+            Some(Fault::Hang) => pending().await,
+            Some(Fault::LoseAnswer) => match call.await {
+                Ok(_) => Err(self.unavailable()),
+                Err(error) => Err(error),
+            },
+            Some(Fault::HangAfterEffect) => {
+                let _ = call.await;
+                pending().await
+            }
+        }
+    }
+
+    fn unavailable(&self) -> StoreError {
+        StoreError::unavailable(self.inner.name(), Injected)
+    }
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore")
+            .field("inner", &self.inner.name())
+            .field("script", &self.script)
+            .finish()
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    /// The name of the store inside.
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.call(Method::Claim, self.inner.claim(claim)).await
+    }
+
+    async fn renew(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        lease: Duration,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        let call = self.inner.renew(id, token, lease, retention);
+        self.call(Method::Renew, call).await
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        outcome: Bytes,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        let call = self.inner.complete(id, token, outcome, retention);
+        self.call(Method::Complete, call).await
+    }
+
+    async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.call(Method::Release, self.inner.release(id, token))
+            .await
+    }
+
+    async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.call(Method::Abandon, self.inner.abandon(id, token))
+            .await
+    }
+
+    async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        self.call(Method::Inspect, self.inner.inspect(id)).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
+        self.call(Method::Watch, self.inner.watch(id)).await
+    }
+}
+
+/// A shut gate before a method, made by [`FaultyStore::hold`]. Dropped, it opens.
+#[derive(Debug)]
+#[must_use = "a gate opens when it is dropped"]
+pub struct Gate(Arc<Barrier>);
+
+impl Gate {
+    /// Resolves when at least `calls` calls wait at the gate.
+    pub async fn arrived(&self, calls: usize) {
+        let mut waiting = self.0.waiting.subscribe();
+        // The sender lives as long as `self`.
+        let _ = waiting.wait_for(|waiting| *waiting >= calls).await;
+    }
+
+    /// Lets `calls` calls through, those that wait first, in the order in which they came.
+    pub fn admit(&self, calls: usize) {
+        self.0.permits.add_permits(calls);
+    }
+
+    /// Lets everybody through from now on.
+    pub fn open(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.0.permits.close();
+    }
+}
+
+#[derive(Debug)]
+struct Barrier {
+    /// Closed when the gate is open.
+    permits: Semaphore,
+    waiting: watch::Sender<usize>,
+}
+
+impl Default for Barrier {
+    fn default() -> Self {
+        Self {
+            permits: Semaphore::new(0),
+            waiting: watch::Sender::default(),
+        }
+    }
+}
+
+impl Barrier {
+    async fn pass(&self) {
+        let _waiting = Waiting::new(&self.waiting);
+        if let Ok(permit) = self.permits.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
+/// One caller at a gate, until it goes on or is dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+#[derive(Debug)]
+struct Injected;
+
+impl fmt::Display for Injected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the test asked for this fault")
+    }
+}
+
+impl std::error::Error for Injected {}

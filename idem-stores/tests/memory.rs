@@ -1,0 +1,185 @@
+//! The memory store: the conformance suite, its bound, and when it gives memory back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use idem_core::conformance::{self, Harness};
+use idem_core::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, StoreError, Token};
+use idem_stores::memory::{ManualClock, MemoryStore};
+
+struct OnManualClock {
+    store: MemoryStore,
+    clock: ManualClock,
+}
+
+#[async_trait]
+impl Harness for OnManualClock {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn notifies(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_on_a_manual_clock() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    conformance::assert_conforms(&OnManualClock { store, clock }).await;
+}
+
+struct OnRealTime(MemoryStore);
+
+#[async_trait]
+impl Harness for OnRealTime {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
+    fn notifies(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_in_real_time_where_moka_expires_records_too() {
+    conformance::assert_conforms(&OnRealTime(MemoryStore::new())).await;
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(3600);
+
+fn claim(number: u8) -> Claim {
+    Claim {
+        id: RecordId::from_bytes([number; 32]),
+        token: Token::random(),
+        fingerprint: Fingerprint::of("request").unwrap(),
+        lease: LEASE,
+        retention: TTL,
+        on_crash: OnCrash::Rerun,
+    }
+}
+
+async fn finish(store: &MemoryStore, claim: &Claim, outcome: Bytes) {
+    let acquired = store.claim(claim).await.unwrap();
+    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    let completed = store.complete(&claim.id, &claim.token, outcome, TTL).await;
+    assert_eq!(completed.unwrap(), Change::Applied);
+}
+
+fn is_full(answer: &Result<Claimed, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Full { .. }))
+}
+
+#[tokio::test]
+async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder()
+        .manual_clock(clock.clone())
+        .max_bytes(5000)
+        .build();
+    let (finished, running, crashed) = (claim(1), claim(2), claim(3));
+    finish(&store, &finished, Bytes::from(vec![7; 2500])).await;
+    store.claim(&running).await.unwrap();
+    store.claim(&crashed).await.unwrap();
+    let _ = store.abandon(&crashed.id, &crashed.token).await.unwrap();
+
+    let refused = store.claim(&claim(4)).await;
+    assert!(is_full(&refused), "{refused:?}");
+    assert!(store.used_bytes() <= 5000);
+    // What is there is all there, and a completion is taken past the bound.
+    let replay = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(replay, Claimed::Finished { .. }));
+    let duplicate = store.claim(&claim(2)).await.unwrap();
+    assert!(matches!(duplicate, Claimed::InFlight { .. }));
+    let takeover = store.claim(&claim(3)).await.unwrap();
+    assert_eq!(takeover, Claimed::Acquired { attempt: 2 });
+    let outcome = Bytes::from(vec![8; 2500]);
+    let completed = store
+        .complete(&running.id, &running.token, outcome, TTL)
+        .await;
+    assert_eq!(completed.unwrap(), Change::Applied);
+    assert!(is_full(&store.claim(&claim(4)).await));
+
+    // When their time is over, there is room again.
+    clock.advance(TTL + LEASE);
+    assert_eq!(
+        store.claim(&claim(4)).await.unwrap(),
+        Claimed::Acquired { attempt: 1 }
+    );
+}
+
+#[tokio::test]
+async fn every_way_out_gives_the_bytes_back() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    for number in 0..50 {
+        let claim = claim(number);
+        match number % 3 {
+            0 => finish(&store, &claim, Bytes::from_static(b"outcome")).await,
+            1 => {
+                store.claim(&claim).await.unwrap();
+                let _ = store.release(&claim.id, &claim.token).await.unwrap();
+            }
+            _ => {
+                store.claim(&claim).await.unwrap();
+                let _ = store.abandon(&claim.id, &claim.token).await.unwrap();
+            }
+        }
+    }
+    assert!(store.used_bytes() > 0);
+    clock.advance(TTL + LEASE);
+    // A record that begins again in the place of one whose time is over is weighed once.
+    finish(&store, &claim(0), Bytes::from_static(b"again")).await;
+    store.sweep();
+    let one = store.used_bytes();
+    clock.advance(TTL);
+    store.sweep();
+    assert_eq!(store.used_bytes(), 0);
+    finish(&store, &claim(0), Bytes::from_static(b"again")).await;
+    assert_eq!(store.used_bytes(), one);
+}
+
+#[tokio::test]
+async fn urls_say_what_the_store_is_or_what_is_wrong() {
+    for url in ["memory://", "memory://?", "memory://?max_bytes=100000"] {
+        assert_eq!(idem_stores::connect(url).await.unwrap().name(), "memory");
+    }
+    let small = idem_stores::connect("memory://?max_bytes=1").await.unwrap();
+    assert!(is_full(&small.claim(&claim(1)).await));
+    let wrong = [
+        ("memory", "no scheme"),
+        ("memory://host", "no host"),
+        ("memory://?max_bytes=much", "max_bytes=N"),
+        ("memory://?size=1", "max_bytes=N"),
+        ("memcached://user:secret@host", "memory://"),
+    ];
+    for (url, hint) in wrong {
+        let Err(error) = idem_stores::connect(url).await else {
+            panic!("{url} is no store");
+        };
+        let message = format!("{error} {error:?}");
+        assert!(message.contains(hint), "{message}");
+        assert!(!message.contains("secret"));
+    }
+}

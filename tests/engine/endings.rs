@@ -1,0 +1,219 @@
+//! How an attempt ends: a value, an error, a panic, a drop, and what is left behind.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use idem::conformance::faults::Method;
+use idem::{Begun, Engine, Error, Key, NotReplayable, OnCrash, Outcome, Phase, Verdict};
+
+use crate::bench::{attempt_number, faulty, must_not_run, operation, operation_of, request};
+use crate::support::Works;
+
+#[tokio::test(start_paused = true)]
+async fn an_error_frees_the_key_or_is_stored_as_the_operation_says() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    enum Declined {
+        Card(u32),
+        Refused,
+    }
+    impl From<Error> for Declined {
+        fn from(_: Error) -> Self {
+            Self::Refused
+        }
+    }
+    let operation = operation(&faulty());
+    let works = Works::default();
+    let body = || async { Err::<u32, _>(Declined::Card(works.execute())) };
+    for number in 1..=2 {
+        let error = operation.run("released", request(), body()).await;
+        assert_eq!(error, Err(Declined::Card(number)));
+    }
+    for _ in 0..2 {
+        let error = operation
+            .run_storing_errors("stored", request(), body())
+            .await;
+        assert_eq!(error, Err(Declined::Card(3)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_resumed_after_the_record_was_abandoned() {
+    let store = faulty();
+    let operation = operation(&store);
+    let body = async { panic!("half-way") };
+    let run = operation.run::<_, _, Result<u32, Error>>("k", request(), body);
+    let panic = std::panic::AssertUnwindSafe(run)
+        .catch_unwind()
+        .await
+        .unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"half-way"));
+    assert_eq!(store.calls(Method::Abandon), 1);
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_body_is_a_crash_at_once() {
+    let store = faulty();
+    let operation = operation(&store);
+    let works = Works::default();
+    let call = tokio::spawn({
+        let (operation, works) = (operation.clone(), works.clone());
+        let body = async move {
+            works.stop_here().await;
+            Ok::<_, Error>(0)
+        };
+        async move { operation.run("k", request(), body).await }
+    });
+    works.started().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    store.called(Method::Abandon, 1).await;
+    let refused = must_not_run(&operation.clone().on_crash(OnCrash::Refuse), "k", request()).await;
+    assert!(
+        matches!(refused, Err(Error::OutcomeUnknown { attempt: 1 })),
+        "{refused:?}"
+    );
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_not_driven_is_a_crash_too() {
+    let store = faulty();
+    let operation = operation(&store);
+    let keyed = operation.keyed(Key::of("k")).unwrap();
+    let Ok(Begun::Execute(execution)) = keyed.begin(request()).await else {
+        panic!("the first call executes");
+    };
+    drop(execution);
+    store.called(Method::Abandon, 1).await;
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_says_nothing_happened_frees_the_key_even_with_a_value() {
+    let operation = operation(&faulty());
+    let works = Works::default();
+    for number in 1..=2 {
+        let body = async {
+            idem::attempt().release();
+            Ok::<_, Error>(works.execute())
+        };
+        assert_eq!(operation.run("k", request(), body).await.unwrap(), number);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_too_large_to_keep_is_given_once_and_never_made_again() {
+    let engine = Engine::builder(faulty()).max_outcome_bytes(100).build();
+    let operation = operation_of(&engine);
+    let works = Works::default();
+    let body = async {
+        works.execute();
+        Ok::<_, Error>("x".repeat(200))
+    };
+    assert_eq!(
+        operation.run("k", request(), body).await.unwrap().len(),
+        200
+    );
+    for _ in 0..2 {
+        let retry = must_not_run(&operation, "k", request()).await;
+        let Err(Error::NotReplayable(reason)) = retry else {
+            panic!("a tombstone: {retry:?}");
+        };
+        assert_eq!(reason, NotReplayable::TooLarge);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_cannot_be_read_is_an_error_and_never_a_rerun() {
+    let operation = operation(&faulty());
+    let text = async { Ok::<_, Error>("text".to_owned()) };
+    operation.run("k", request(), text).await.unwrap();
+    // As after a deploy that changed the value's type.
+    for _ in 0..2 {
+        let retry = must_not_run(&operation, "k", request()).await;
+        assert!(matches!(retry, Err(Error::Undecodable(_))), "{retry:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_record_is_absent_after_its_retention_and_not_before() {
+    let ttl = Duration::from_secs(3600);
+    let operation = operation(&faulty()).ttl(ttl);
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+    tokio::time::sleep(ttl - Duration::from_millis(1)).await;
+    assert_eq!(must_not_run(&operation, "k", request()).await.unwrap(), 1);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let works = Works::default();
+    let again = async { Ok::<_, Error>(works.execute()) };
+    assert_eq!(operation.run("k", request(), again).await.unwrap(), 1);
+    assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_inspects_and_resolves_what_a_crash_left() {
+    let store = faulty();
+    let refusing = operation(&store).on_crash(OnCrash::Refuse);
+    let crash = async |key: &'static str| {
+        let body = async { panic!("half-way") };
+        let run = refusing.run::<_, _, Result<u32, Error>>(key, request(), body);
+        std::panic::AssertUnwindSafe(run)
+            .catch_unwind()
+            .await
+            .unwrap_err();
+    };
+    crash("charged").await;
+    crash("not charged").await;
+    let found = refusing.inspect("charged").await.unwrap().unwrap();
+    assert_eq!(
+        (found.attempt, found.phase),
+        (1, Phase::Running { lease_left: None })
+    );
+
+    let charged = Verdict::Final(Outcome::Value(Bytes::from_static(b"42")));
+    assert!(refusing.resolve("charged", charged.clone()).await.unwrap());
+    assert_eq!(
+        must_not_run(&refusing, "charged", request()).await.unwrap(),
+        42
+    );
+    assert!(
+        refusing
+            .resolve("not charged", Verdict::Released)
+            .await
+            .unwrap()
+    );
+    assert_eq!(attempt_number(&refusing, "not charged").await.unwrap(), 1);
+    // Nothing to resolve: finished, absent.
+    assert!(!refusing.resolve("charged", charged.clone()).await.unwrap());
+    assert!(!refusing.resolve("never seen", charged).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_cannot_resolve_what_is_alive() {
+    let store = faulty();
+    let operation = operation(&store);
+    let works = Works::default();
+    let running = tokio::spawn({
+        let (operation, works) = (operation.clone(), works.clone());
+        let body = async move {
+            works.stop_here().await;
+            Ok::<_, Error>(1)
+        };
+        async move { operation.run("k", request(), body).await }
+    });
+    works.started().await;
+    let refused = operation.resolve("k", Verdict::Released).await;
+    assert!(matches!(refused, Err(Error::InFlight { .. })));
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 1);
+}
+
+#[test]
+fn without_a_runtime_a_call_is_refused_and_does_not_panic() {
+    let operation = operation(&faulty());
+    let refused = must_not_run(&operation, "k", request())
+        .now_or_never()
+        .unwrap();
+    assert!(matches!(refused, Err(Error::NoRuntime)));
+}

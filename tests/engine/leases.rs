@@ -1,0 +1,186 @@
+//! Renewal, takeover, and the owner that comes back too late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idem::conformance::faults::{Fault, FaultyStore, Method};
+use idem::stores::memory::MemoryStore;
+use idem::{Attempt, Engine, EngineBuilder, Error, OnCrash, Operation};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::bench::{
+    Answer, LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request,
+};
+use crate::support::Works;
+
+/// A body that hands its attempt out, stops, and then answers 100 plus its attempt's number.
+async fn start(operation: &Operation, works: &Works) -> (JoinHandle<Answer>, Attempt) {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let (operation, inside) = (operation.clone(), works.clone());
+    let body = async move {
+        let attempt = idem::attempt();
+        let number = attempt.number();
+        send.send(attempt).unwrap();
+        inside.stop_here().await;
+        inside.execute();
+        Ok(100 + number)
+    };
+    let running = tokio::spawn(async move { operation.run("k", request(), body).await });
+    works.started().await;
+    (running, receive.await.unwrap())
+}
+
+fn elsewhere(store: &FaultyStore) -> Operation {
+    operation_of(&Engine::new(store.clone()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_outlives_its_lease_many_times_stays_the_only_one() {
+    let store = faulty();
+    let works = Works::default();
+    let (running, attempt) = start(&operation(&store), &works).await;
+    for _ in 0..20 {
+        sleep(LEASE / 2).await;
+        assert!(!attempt.lease_lost());
+        let duplicate = must_not_run(&elsewhere(&store), "k", request()).await;
+        assert!(matches!(duplicate, Err(Error::InFlight { .. })));
+    }
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 101);
+    assert_eq!(
+        must_not_run(&elsewhere(&store), "k", request())
+            .await
+            .unwrap(),
+        101
+    );
+    // A third of the lease each.
+    assert!((28..=31).contains(&store.calls(Method::Renew)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_that_fails_now_and_then_keeps_the_lease() {
+    let store = faulty();
+    let works = Works::default();
+    let (running, attempt) = start(&operation(&store), &works).await;
+    for _ in 0..5 {
+        store.fail(Method::Renew, 2, Fault::Unavailable);
+        sleep(LEASE).await;
+        assert!(!attempt.lease_lost());
+    }
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_overtaken_learns_it_and_changes_nothing() {
+    let store = faulty();
+    let works = Works::default();
+    // The owner's renewals do not arrive: a process that is paused, or cut off.
+    let gate = store.hold(Method::Renew);
+    let (running, attempt) = start(&operation(&store), &works).await;
+    sleep(LEASE - Duration::from_millis(1)).await;
+    assert!(!attempt.lease_lost());
+    let early = must_not_run(&elsewhere(&store), "k", request()).await;
+    assert!(matches!(early, Err(Error::InFlight { .. })));
+    sleep(Duration::from_millis(2)).await;
+    // It cannot be sure any more, before anybody tells it.
+    assert!(attempt.lease_lost());
+    assert_eq!(attempt_number(&elsewhere(&store), "k").await.unwrap(), 2);
+    gate.open();
+    sleep(LEASE).await;
+    assert!(attempt.lease_lost());
+    works.let_go();
+    // Its caller gets what this attempt made; everybody else gets the stored outcome.
+    assert_eq!(running.await.unwrap().unwrap(), 101);
+    assert_eq!(
+        must_not_run(&elsewhere(&store), "k", request())
+            .await
+            .unwrap(),
+        2
+    );
+    assert_eq!(store.calls(Method::Complete), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_outcome_is_stored_when_nobody_has_claimed_since() {
+    let store = faulty();
+    let works = Works::default();
+    store.fail_always(Method::Renew, Fault::Unavailable);
+    let refusing = operation(&store).on_crash(OnCrash::Refuse);
+    let (running, attempt) = start(&refusing, &works).await;
+    sleep(LEASE * 2).await;
+    assert!(attempt.lease_lost());
+    let unknown = must_not_run(&elsewhere(&store).on_crash(OnCrash::Refuse), "k", request()).await;
+    assert!(matches!(unknown, Err(Error::OutcomeUnknown { attempt: 1 })));
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 101);
+    assert_eq!(
+        must_not_run(&elsewhere(&store), "k", request())
+            .await
+            .unwrap(),
+        101
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_still_keeps_duplicates_of_this_process_out() {
+    let store = faulty();
+    let works = Works::default();
+    store.fail_always(Method::Renew, Fault::Unavailable);
+    let here = operation(&store);
+    let (running, attempt) = start(&here, &works).await;
+    sleep(LEASE * 2).await;
+    assert!(attempt.lease_lost());
+    // The store would give the record away; this process knows that the body still runs.
+    let duplicate = must_not_run(&here, "k", request()).await;
+    assert!(matches!(duplicate, Err(Error::InFlight { .. })));
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_acknowledged_after_its_lease_runs_only_if_the_record_is_still_its_own() {
+    for overtaken in [false, true] {
+        let records = Arc::new(MemoryStore::new());
+        let store = FaultyStore::new(records.clone());
+        // Longer than the lease, so that the lease can end while the claim is on its way.
+        let engine = Engine::builder(store.clone()).store_timeout(LEASE * 10);
+        let operation = operation_of(&engine.build());
+        store.fail(Method::Claim, 1, Fault::LoseAnswer);
+        let gate = store.hold(Method::Claim);
+        let call = tokio::spawn(async move { attempt_number(&operation, "k").await });
+        gate.arrived(1).await;
+        gate.admit(1);
+        // The claim has had its effect, its answer was lost, and its repetition is held.
+        store.called(Method::Claim, 2).await;
+        sleep(LEASE * 2).await;
+        if overtaken {
+            let elsewhere = operation_of(&EngineBuilder::over(records).build());
+            assert_eq!(attempt_number(&elsewhere, "k").await.unwrap(), 2);
+        }
+        gate.open();
+        let (answer, renewals) = if overtaken { (2, 0) } else { (1, 1) };
+        assert_eq!(call.await.unwrap().unwrap(), answer);
+        assert_eq!(store.calls(Method::Renew), renewals);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_take_over_when_the_lease_of_a_dead_process_ends() {
+    let store = faulty();
+    // A process that died with its claim: nobody renews it.
+    let dead = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    drop(dead);
+    store.fail_always(Method::Renew, Fault::Hang);
+    store.fail_always(Method::Abandon, Fault::Hang);
+    let works = Works::default();
+    let (running, _) = start(&operation(&store), &works).await;
+    running.abort();
+    let waiter = elsewhere(&store).in_flight(idem::InFlight::Wait(LEASE * 2));
+    let before = tokio::time::Instant::now();
+    assert_eq!(attempt_number(&waiter, "k").await.unwrap(), 2);
+    assert!(before.elapsed() <= LEASE + Duration::from_secs(1));
+}

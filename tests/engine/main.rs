@@ -1,0 +1,11 @@
+//! The engine against a store that fails, hangs, loses answers and is shared: every
+//! interleaving is forced by gates, faults or a paused clock.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod duplicates;
+mod endings;
+mod leases;
+mod outages;

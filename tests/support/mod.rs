@@ -1,0 +1,131 @@
+//! A real server on a free loopback port, a plain HTTP/1.1 client for it, and a workshop whose
+//! handlers stop where a test wants them to.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::Router;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// A server that lives as long as the test's runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct Server(pub SocketAddr);
+
+impl Server {
+    pub async fn start(router: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self(address)
+    }
+
+    /// Sends one request on a connection of its own, and reads the whole answer.
+    pub async fn send(self, request: Request<impl Into<Bytes>>) -> Response<Bytes> {
+        let (head, body) = self.exchange(request).await.into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// Sends one request, and reads the answer's head only.
+    pub async fn exchange(
+        self,
+        request: Request<impl Into<Bytes>>,
+    ) -> Response<hyper::body::Incoming> {
+        let stream = TcpStream::connect(self.0).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = request.map(|body| Full::new(body.into()));
+        let host = self.0.to_string().parse().unwrap();
+        request.headers_mut().insert(http::header::HOST, host);
+        sender.send_request(request).await.unwrap()
+    }
+}
+
+/// A POST with a key.
+pub fn post(path: &str, key: &str, body: impl Into<Bytes>) -> Request<Bytes> {
+    Request::post(path)
+        .header("idempotency-key", key)
+        .header("content-type", "application/json")
+        .body(body.into())
+        .unwrap()
+}
+
+/// The last part of a problem's type.
+pub fn problem(response: &Response<Bytes>) -> String {
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
+    let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(body["status"], response.status().as_u16());
+    assert!(body["title"].is_string() && body["detail"].is_string());
+    let kind = body["type"].as_str().unwrap();
+    kind.rsplit(':').next().unwrap().to_owned()
+}
+
+pub fn is_replay(response: &Response<Bytes>) -> bool {
+    response
+        .headers()
+        .get("idempotent-replayed")
+        .is_some_and(|value| value == "true")
+}
+
+/// Counts what was really executed, and holds bodies until they are let go.
+#[derive(Clone, Debug)]
+pub struct Works(Arc<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    executed: AtomicU32,
+    started: Semaphore,
+    gate: Semaphore,
+}
+
+impl Default for Works {
+    fn default() -> Self {
+        Self(Arc::new(Inside {
+            executed: AtomicU32::new(0),
+            started: Semaphore::new(0),
+            gate: Semaphore::new(0),
+        }))
+    }
+}
+
+impl Works {
+    /// Counts one execution and gives its number, from 1.
+    pub fn execute(&self) -> u32 {
+        self.0.executed.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    pub fn executed(&self) -> u32 {
+        self.0.executed.load(Ordering::SeqCst)
+    }
+
+    /// In a body: says that it has started, and waits to be let go.
+    pub async fn stop_here(&self) {
+        self.0.started.add_permits(1);
+        self.0.gate.acquire().await.unwrap().forget();
+    }
+
+    /// In a test: resolves when one more body has started.
+    pub async fn started(&self) {
+        self.0.started.acquire().await.unwrap().forget();
+    }
+
+    /// In a test: lets one body go.
+    pub fn let_go(&self) {
+        self.0.gate.add_permits(1);
+    }
+}

@@ -1,0 +1,119 @@
+//! Each feature compiles alone, and pulls in nothing that nobody asked for.
+
+use std::collections::BTreeSet;
+
+use crate::run::{Failure, cargo};
+
+/// A feature of `idem-rs`, and the foreign crates that it alone may pull in.
+struct Feature {
+    name: &'static str,
+    brings: &'static [&'static str],
+}
+
+const FEATURES: &[Feature] = &[
+    Feature {
+        name: "memory",
+        brings: &["moka"],
+    },
+    Feature {
+        name: "axum",
+        brings: &["axum", "axum-core", "tower", "http", "http-body"],
+    },
+    Feature {
+        name: "metrics",
+        brings: &["metrics"],
+    },
+    Feature {
+        name: "conformance",
+        brings: &[],
+    },
+];
+
+/// Crates that belong to one feature: stores, drivers and frameworks.
+const HEAVY: &[&str] = &[
+    "actix-web",
+    "axum",
+    "axum-core",
+    "deadpool",
+    "diesel",
+    "fred",
+    "http",
+    "http-body",
+    "hyper",
+    "libsqlite3-sys",
+    "metrics",
+    "moka",
+    "openssl",
+    "poem",
+    "redis",
+    "reqwest",
+    "rocket",
+    "rusqlite",
+    "rustls",
+    "salvo",
+    "sqlx",
+    "sqlx-core",
+    "tokio-postgres",
+    "tonic",
+    "tower",
+    "warp",
+];
+
+pub(crate) fn check_each() -> Result<(), Failure> {
+    let check = |features: &str| {
+        cargo(&[
+            "clippy",
+            "--quiet",
+            "--package",
+            "idem-rs",
+            "--lib",
+            "--no-default-features",
+        ])
+        .arg("--features")
+        .arg(features)
+        .arg("--")
+        .arg("-D")
+        .arg("warnings")
+        .run()
+    };
+    check("")?;
+    for feature in FEATURES {
+        println!("{}", feature.name);
+        check(feature.name)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn check_trees() -> Result<(), Failure> {
+    for feature in FEATURES {
+        let tree = cargo(&[
+            "tree",
+            "--package",
+            "idem-rs",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
+        .arg("--no-default-features")
+        .arg("--features")
+        .arg(feature.name)
+        .output()?;
+        let crates: BTreeSet<_> = tree
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let foreign: Vec<_> = HEAVY
+            .iter()
+            .filter(|heavy| crates.contains(**heavy) && !feature.brings.contains(heavy))
+            .collect();
+        println!("{}: {} crates", feature.name, crates.len());
+        if !foreign.is_empty() {
+            return Err(Failure(format!(
+                "the feature {} pulls in {foreign:?}",
+                feature.name
+            )));
+        }
+    }
+    Ok(())
+}

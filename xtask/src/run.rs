@@ -1,0 +1,70 @@
+//! Runs commands and says what failed.
+
+use std::fmt;
+use std::process::Command;
+
+/// A command that did not succeed, in words.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FAILED: {}", self.0)
+    }
+}
+
+/// One cargo call.
+pub(crate) struct Cargo {
+    words: Vec<String>,
+    command: Command,
+}
+
+pub(crate) fn cargo(words: &[&str]) -> Cargo {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(words);
+    Cargo {
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        command,
+    }
+}
+
+impl Cargo {
+    pub(crate) fn arg(mut self, word: &str) -> Self {
+        self.words.push(word.to_owned());
+        self.command.arg(word);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it, its output going where ours goes.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        match self.command.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(self.failure(&status.to_string())),
+            Err(error) => Err(self.failure(&error.to_string())),
+        }
+    }
+
+    /// Runs it and gives its output.
+    pub(crate) fn output(mut self) -> Result<String, Failure> {
+        match self.command.output() {
+            Ok(output) if output.status.success() => {
+                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+            Ok(output) => Err(self.failure(&String::from_utf8_lossy(&output.stderr))),
+            Err(error) => Err(self.failure(&error.to_string())),
+        }
+    }
+
+    fn failure(&self, why: &str) -> Failure {
+        Failure(format!("cargo {}: {why}", self.words.join(" ")))
+    }
+}
+
+pub(crate) fn step(name: &str) {
+    println!("\n=== {name}");
+}
