@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[cfg(feature = "axum")]
 pub mod axum;
 

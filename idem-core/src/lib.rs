@@ -3,6 +3,8 @@
 //! Applications depend on `idem-rs`, which re-exports what they need. This crate is for those
 //! who write a [`Store`] or an adapter.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod attempt;
 mod canonical;
 mod engine;

@@ -169,7 +169,7 @@ impl<B: Send + 'static, M> Captured<B, M> {
         let key = match plan.key {
             KeySource::Value(key) => key,
             KeySource::Header(name) => {
-                parse_key(&head.headers.get_all(name), settings.accepted_keys())
+                parse_key(head.headers.get_all(name), settings.accepted_keys())
                     .and_then(|key| Key::of(&key))
             }
         };

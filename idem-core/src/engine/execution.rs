@@ -257,12 +257,19 @@ impl Execution {
             .engine
             .settle_once(&held.call, &held.token, &self.settlement)
             .await;
-        if let Ok(change) = settled
-            && let Some(held) = self.held.take()
-        {
-            held.close(self.settlement.clone(), change);
+        match settled {
+            Ok(change) => {
+                if let Some(held) = self.held.take() {
+                    held.close(self.settlement.clone(), change);
+                }
+            }
+            // The drop goes on in the background.
+            Err(_) => observe::settling_again(
+                &held.call.operation,
+                &held.call.id,
+                self.settlement.as_str(),
+            ),
         }
-        // Else the drop goes on in the background.
     }
 }
 
