@@ -75,6 +75,11 @@ impl Decision {
     }
 }
 
+/// The span that a body runs in.
+pub(crate) fn attempt(operation: &str, attempt: u32) -> tracing::Span {
+    tracing::debug_span!(target: "idem", "attempt", operation, attempt)
+}
+
 pub(crate) fn failing_open(operation: &str, error: &StoreError) {
     warn!(
         target: "idem",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use idem::conformance::faults::Method;
+use idem::conformance::faults::{Fault, Method};
 use idem::{Begun, Engine, Error, Key, NotReplayable, OnCrash, Outcome, Phase, Verdict};
 
 use crate::bench::{attempt_number, faulty, must_not_run, operation, operation_of, request};
@@ -216,4 +216,39 @@ fn without_a_runtime_a_call_is_refused_and_does_not_panic() {
         .now_or_never()
         .unwrap();
     assert!(matches!(refused, Err(Error::NoRuntime)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_is_idle_when_the_last_end_is_stored() {
+    let store = faulty();
+    let engine = Engine::new(store.clone());
+    engine.idle().await;
+    let works = Works::default();
+    let running = tokio::spawn({
+        let (operation, works) = (operation_of(&engine), works.clone());
+        let body = async move {
+            works.stop_here().await;
+            Ok::<_, Error>(1)
+        };
+        async move { operation.run("k", request(), body).await }
+    });
+    works.started().await;
+    assert!(engine.idle().now_or_never().is_none());
+    // The caller has its answer before the store has taken the outcome.
+    store.fail(Method::Complete, 3, Fault::Unavailable);
+    works.let_go();
+    assert_eq!(running.await.unwrap().unwrap(), 1);
+    assert!(engine.idle().now_or_never().is_none());
+    engine.idle().await;
+    assert_eq!(store.calls(Method::Complete), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn durations_beyond_all_clocks_do_not_panic() {
+    let operation = operation(&faulty())
+        .ttl(Duration::MAX)
+        .lease(Duration::MAX)
+        .in_flight(idem::InFlight::Wait(Duration::MAX));
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+    assert_eq!(must_not_run(&operation, "k", request()).await.unwrap(), 1);
 }

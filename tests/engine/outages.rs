@@ -189,6 +189,19 @@ async fn failing_open_still_keeps_duplicates_of_this_process_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failing_open_is_no_reason_to_run_what_may_be_finished() {
+    let store = faulty();
+    let unreadable = StoreError::Unreadable { store: "memory" };
+    store.fail_always(Method::Claim, Fault::Error(unreadable));
+    let engine = Engine::builder(store.clone()).fail_open(true).build();
+    let refused = must_not_run(&operation_of(&engine), "k", request()).await;
+    assert!(matches!(
+        refused,
+        Err(Error::Store(StoreError::Unreadable { .. }))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hundred_callers_of_a_dead_store_all_get_an_answer_in_time() {
     let store = faulty();
     store.fail_everything(&Fault::Hang);

@@ -235,7 +235,11 @@ async fn lead(
                     () = sleep(pause.max(Duration::from_millis(1))) => {}
                 }
             }
-            Err(error) if engine.inner.settings.fail_open => {
+            // A record that is there and cannot be read may be finished: that is no outage.
+            Err(error)
+                if engine.inner.settings.fail_open
+                    && !matches!(error, StoreError::Unreadable { .. }) =>
+            {
                 flight.occupy();
                 observe::failing_open(&call.operation, &error);
                 let begun = Begun::Unprotected(Unprotected {

@@ -203,8 +203,10 @@ impl Execution {
         let max_bytes = held.engine.inner.settings.max_outcome_bytes;
         let renewal = Renewal::start(&self.runtime, held);
         let started = Instant::now();
+        let span = observe::attempt(&call.operation, attempt.number());
         let ended = CURRENT
             .scope(attempt.clone(), AssertUnwindSafe(body).catch_unwind())
+            .instrument(span)
             .await;
         observe::body_took(&call.operation, started.elapsed());
         drop(renewal);

@@ -23,12 +23,15 @@ type Shard = HashMap<RecordId, Arc<Flight>, BuildHasherDefault<IdHasher>>;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
+    /// Notified whenever a flight has ended.
+    ended: Notify,
 }
 
 impl Default for Flights {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            ended: Notify::new(),
         }
     }
 }
@@ -59,13 +62,27 @@ impl Flights {
         })
     }
 
+    /// Resolves when no flight is under way.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.shards.iter().all(|shard| lock(shard).is_empty()) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
         // A byte that the map's own hash does not use.
-        let shard = usize::from(id.as_bytes()[31]) % SHARDS;
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[usize::from(id.as_bytes()[31]) % SHARDS])
     }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One record's flight.
@@ -167,6 +184,7 @@ impl Drop for FlightGuard {
         // Out of the map before anybody wakes, so that who looks again finds a new flight.
         self.flights.shard(&self.id).remove(&self.id);
         self.flight.changed.notify_waiters();
+        self.flights.ended.notify_waiters();
     }
 }
 

@@ -98,6 +98,15 @@ impl Engine {
         INSTALLED.get().cloned().ok_or(Error::NoEngine)
     }
 
+    /// Resolves when no attempt is under way in this engine, its stored end included.
+    ///
+    /// Handlers finish on tasks of their own when their clients have gone. Await this after the
+    /// server has stopped taking requests and before the runtime ends; a body that is cut off
+    /// there counts as crashed.
+    pub async fn idle(&self) {
+        self.inner.flights.idle().await;
+    }
+
     /// The settings of the HTTP contract.
     #[cfg(feature = "http")]
     pub fn http(&self) -> &HttpSettings {
