@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "axum")]

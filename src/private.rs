@@ -36,6 +36,11 @@ pub fn fingerprint<T: Fingerprintable + ?Sized>(
     Ok(parts)
 }
 
+/// The engine that an attribute names.
+pub fn given_engine(engine: &Engine) -> Option<Engine> {
+    Some(engine.clone())
+}
+
 /// One call of an annotated function, before its body.
 #[derive(Debug)]
 pub struct FunctionCall {

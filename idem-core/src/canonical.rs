@@ -46,7 +46,6 @@ impl Writer<'_> {
     fn variant(&mut self, name: &str) {
         self.bytes(b'V', name.as_bytes());
     }
-
 }
 
 impl<'a> Writer<'a> {

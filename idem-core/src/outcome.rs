@@ -280,7 +280,15 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_an_error() {
-        for bytes in [&b""[..], b"\x01", b"\x02V{}", b"\x01?", b"\x01T", b"\x01TLL", b"\x01T?"] {
+        for bytes in [
+            &b""[..],
+            b"\x01",
+            b"\x02V{}",
+            b"\x01?",
+            b"\x01T",
+            b"\x01TLL",
+            b"\x01T?",
+        ] {
             assert_eq!(
                 Outcome::decode(&Bytes::copy_from_slice(bytes)),
                 Err(Undecodable)

@@ -1,14 +1,19 @@
 //! The attribute's arguments, parsed and checked. Every mistake is found in one pass and gets
 //! one message at its own place.
 
+mod values;
+
+use std::fmt::Display;
 use std::time::Duration;
 
 use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
-use syn::punctuated::Punctuated;
-use syn::spanned::Spanned;
-use syn::{Expr, ExprLit, Ident, Lit, LitBool, LitInt, LitStr, Path, Token, parenthesized};
+use syn::{Expr, Ident, LitStr, Path, Token};
+
+pub(crate) use values::bare;
+use values::{argument_name, key, list, operation_name, status, truth, value};
 
 /// What the attribute is used on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,8 +113,8 @@ impl Mistakes {
         }
     }
 
-    pub(crate) fn at(&mut self, place: &impl Spanned, message: impl std::fmt::Display) {
-        self.add(syn::Error::new(place.span(), message));
+    pub(crate) fn at(&mut self, place: &impl ToTokens, message: impl Display) {
+        self.add(syn::Error::new_spanned(place, message));
     }
 
     pub(crate) fn into_compile_error(self) -> Option<TokenStream> {
@@ -120,23 +125,26 @@ impl Mistakes {
 impl Args {
     /// Parses everything that can be, and notes every mistake.
     pub(crate) fn parse(form: Form, tokens: TokenStream, mistakes: &mut Mistakes) -> Self {
+        let mut args = Self::default();
+        // Well-formed or not: what was given badly is not missing as well.
+        let mut given = Vec::new();
         let parse = |input: ParseStream<'_>| {
-            let mut args = Self::default();
             while !input.is_empty() {
-                if let Err(error) = args.parse_one(form, input, mistakes) {
+                if let Err(error) = args.parse_one(form, input, &mut given, mistakes) {
                     mistakes.add(error);
                     skip_argument(input);
                 }
                 if !input.is_empty() && input.parse::<Token![,]>().is_err() {
                     mistakes.add(input.error("expected `,` between arguments"));
-                    skip_argument(input);
+                    given.extend(skip_argument(input));
                     let _ = input.parse::<Token![,]>();
                 }
             }
-            Ok(args)
+            Ok(())
         };
-        let args = Parser::parse2(parse, tokens).unwrap_or_default();
-        args.check(mistakes);
+        // An error here is of tokens that are left over in a list whose mistake is noted.
+        let _ = Parser::parse2(parse, tokens);
+        args.check(form, &given, mistakes);
         args
     }
 
@@ -144,123 +152,126 @@ impl Args {
         &mut self,
         form: Form,
         input: ParseStream<'_>,
+        given: &mut Vec<String>,
         mistakes: &mut Mistakes,
     ) -> syn::Result<()> {
-        let name = input.call(Ident::parse_any)?;
+        let name = input.call(Ident::parse_any).map_err(|error| {
+            syn::Error::new(
+                error.span(),
+                "expected an argument's name, such as `ttl = \"24h\"`",
+            )
+        })?;
         let word = name.to_string();
         let Some((_, forms)) = KNOWN.iter().find(|(known, _)| *known == word) else {
-            return Err(unknown(form, &name));
+            let likely = likely(form, &word);
+            given.extend(likely.map(str::to_owned));
+            return Err(unknown(form, &name, likely));
         };
         if !forms.contains(&form) {
             return Err(misplaced(form, &name));
         }
-        match &*word {
-            "key" => set(&mut self.key, &name, value(input)?, mistakes),
-            "ttl" => set(&mut self.ttl, &name, value(input)?, mistakes),
-            "scope" => set(&mut self.scope, &name, value(input)?, mistakes),
-            "name" => set(&mut self.name, &name, non_empty(value(input)?)?, mistakes),
-            "fingerprint" => set(&mut self.fingerprint, &name, list(input)?, mistakes),
-            "skip" => set(&mut self.skip, &name, list(input)?, mistakes),
-            "in_flight" => set(&mut self.in_flight, &name, value(input)?, mistakes),
-            "lease" => set(&mut self.lease, &name, value(input)?, mistakes),
-            "on_crash" => set(&mut self.on_crash, &name, value(input)?, mistakes),
-            "release" => set(&mut self.release, &name, statuses(input)?, mistakes),
-            "errors" => set(&mut self.errors, &name, value(input)?, mistakes),
-            "required" => set(
-                &mut self.required,
-                &name,
-                value::<LitBool>(input)?.value,
-                mistakes,
-            ),
-            "engine" => set(&mut self.engine, &name, value(input)?, mistakes),
-            _ => set(&mut self.krate, &name, value(input)?, mistakes),
+        if given.contains(&word) {
+            mistakes.at(&name, format!("`{name}` is given twice"));
         }
-        if let ("key", Form::Function, Some(KeySource::Header(header))) = (&*word, form, &self.key)
-        {
-            mistakes.at(
-                header,
-                format!(
-                    "`header(…)` belongs to the handler form: use `{}`, or name an argument",
-                    Form::HANDLER_IMPORT
-                ),
-            );
+        given.push(word.clone());
+        match &*word {
+            "key" => self.key = Some(key(form, &name, input)?),
+            "ttl" => self.ttl = Some(value(&name, input)?),
+            "scope" => self.scope = Some(value(&name, input)?),
+            "name" => self.name = Some(operation_name(&name, input)?),
+            "fingerprint" => self.fingerprint = Some(list(&name, input, Expr::parse)?),
+            "skip" => self.skip = Some(list(&name, input, argument_name)?),
+            "in_flight" => self.in_flight = Some(value(&name, input)?),
+            "lease" => self.lease = Some(value(&name, input)?),
+            "on_crash" => self.on_crash = Some(value(&name, input)?),
+            "release" => self.release = Some(list(&name, input, status)?),
+            "errors" => self.errors = Some(value(&name, input)?),
+            "required" => self.required = Some(truth(&name, input)?),
+            "engine" => self.engine = Some(value(&name, input)?),
+            _ => self.krate = Some(value(&name, input)?),
         }
         Ok(())
     }
 
     /// What no argument alone can know.
-    fn check(&self, mistakes: &mut Mistakes) {
-        let whole = Span::call_site();
-        if self.key.is_none() {
+    fn check(&self, form: Form, given: &[String], mistakes: &mut Mistakes) {
+        let missing = |name: &str| !given.iter().any(|given| given == name);
+        if missing("key") {
+            let example = if form.is_handler() {
+                "header(\"Idempotency-Key\")"
+            } else {
+                "order.id"
+            };
             mistakes.add(syn::Error::new(
-                whole,
-                "`key` is missing: what names one intended operation, such as `key = order.id` or, over a handler, `key = header(\"Idempotency-Key\")`",
+                Span::call_site(),
+                format!(
+                    "`key` is missing: what names one intended operation, such as `key = {example}`"
+                ),
             ));
         }
-        if self.ttl.is_none() {
+        if missing("ttl") {
             mistakes.add(syn::Error::new(
-                whole,
+                Span::call_site(),
                 "`ttl` is missing: how long a retry gets the stored outcome, such as `ttl = \"24h\"`",
             ));
         }
-        if let (Some(_), Some(skip)) = (&self.fingerprint, &self.skip) {
-            for skipped in skip {
-                mistakes.at(
-                    skipped,
-                    "`skip` and `fingerprint` contradict each other: `fingerprint` names all that counts",
-                );
-            }
+        if let (Some(_), Some([skipped, ..])) = (&self.fingerprint, self.skip.as_deref()) {
+            mistakes.at(
+                skipped,
+                "`skip` and `fingerprint` contradict each other: nothing counts but what `fingerprint` names",
+            );
         }
     }
 }
 
-/// The one place where an argument's second coming is noticed.
-fn set<T>(slot: &mut Option<T>, name: &Ident, value: T, mistakes: &mut Mistakes) {
-    if slot.replace(value).is_some() {
-        mistakes.at(name, format!("`{name}` is given twice"));
-    }
+/// The argument that was probably meant.
+fn likely(form: Form, word: &str) -> Option<&'static str> {
+    KNOWN
+        .iter()
+        .filter(|(_, forms)| forms.contains(&form))
+        .map(|(known, _)| *known)
+        .filter(|known| {
+            let typos = strsim::osa_distance(known, word);
+            typos <= (known.len() / 3).max(1) || known.len() > 3 && word.starts_with(known)
+        })
+        .min_by_key(|known| strsim::osa_distance(known, word))
 }
 
-fn unknown(form: Form, name: &Ident) -> syn::Error {
-    let known = || {
-        KNOWN
-            .iter()
-            .filter(|(_, forms)| forms.contains(&form))
-            .map(|(known, _)| *known)
-    };
-    let word = name.to_string();
-    let likely = known()
-        .map(|known| (strsim::jaro_winkler(known, &word), known))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| format!("did you mean `{known}`? "))
-        .unwrap_or_default();
-    let known: Vec<_> = known().map(|known| format!("`{known}`")).collect();
+fn unknown(form: Form, name: &Ident, likely: Option<&str>) -> syn::Error {
+    let meant = likely.map_or_else(
+        || "the".to_owned(),
+        |known| format!("did you mean `{known}`? The"),
+    );
+    let known: Vec<_> = KNOWN
+        .iter()
+        .filter(|(_, forms)| forms.contains(&form))
+        .map(|(known, _)| format!("`{known}`"))
+        .collect();
     syn::Error::new(
         name.span(),
         format!(
-            "unknown argument `{name}`; {likely}The arguments are {}",
+            "unknown argument `{name}`: {meant} arguments are {}",
             known.join(", ")
         ),
     )
 }
 
 fn misplaced(form: Form, name: &Ident) -> syn::Error {
-    let message = if form.is_handler() {
-        format!(
-            "`{name}` belongs to the function form, `idem::idempotent`: a handler's whole response is judged by its status, see `release(…)`, and its whole request counts unless `fingerprint(…)` says otherwise"
-        )
-    } else {
-        format!(
+    let message = match (form, &*name.to_string()) {
+        (Form::Function, _) => format!(
             "`{name}` belongs to the handler form: use `{}`",
             Form::HANDLER_IMPORT
-        )
+        ),
+        (_, "errors") => "`errors` belongs to the function form: of a handler, the response's status decides, see `release(…)`".to_owned(),
+        (_, "skip") => "`skip` belongs to the function form: of a handler, the whole request counts, or what `fingerprint(…)` names".to_owned(),
+        _ => format!("`{name}` belongs to the function form: use `idem::idempotent`"),
     };
     syn::Error::new(name.span(), message)
 }
 
-/// Moves on to the comma before the next argument.
-fn skip_argument(input: ParseStream<'_>) {
+/// Moves on to the comma before the next argument, and says which names it has passed.
+fn skip_argument(input: ParseStream<'_>) -> Vec<String> {
+    let mut passed = Vec::new();
     while !input.is_empty() {
         if input.peek(Token![,]) {
             let ahead = input.fork();
@@ -269,146 +280,14 @@ fn skip_argument(input: ParseStream<'_>) {
                     || (ahead.call(Ident::parse_any).is_ok()
                         && (ahead.peek(Token![=]) || ahead.peek(syn::token::Paren))));
             if starts_argument {
-                return;
+                break;
             }
         }
-        let _ = input.parse::<proc_macro2::TokenTree>();
-    }
-}
-
-fn value<T: Parse>(input: ParseStream<'_>) -> syn::Result<T> {
-    input.parse::<Token![=]>()?;
-    input.parse()
-}
-
-fn list<T: Parse>(input: ParseStream<'_>) -> syn::Result<Vec<T>> {
-    let content;
-    let parens = parenthesized!(content in input);
-    let items = Punctuated::<T, Token![,]>::parse_terminated(&content)?;
-    if items.is_empty() {
-        return Err(syn::Error::new(parens.span.join(), "name at least one"));
-    }
-    Ok(items.into_iter().collect())
-}
-
-fn non_empty(text: LitStr) -> syn::Result<LitStr> {
-    if text.value().is_empty() {
-        return Err(syn::Error::new(text.span(), "the name is empty"));
-    }
-    Ok(text)
-}
-
-fn statuses(input: ParseStream<'_>) -> syn::Result<Vec<u16>> {
-    let content;
-    parenthesized!(content in input);
-    let literals = Punctuated::<LitInt, Token![,]>::parse_terminated(&content)?;
-    literals
-        .iter()
-        .map(|literal| match literal.base10_parse() {
-            Ok(status @ 300..=599) => Ok(status),
-            Ok(200..=299) => Err(syn::Error::new(
-                literal.span(),
-                "a 2xx status says that the request was processed: its key cannot be freed",
-            )),
-            _ => Err(syn::Error::new(
-                literal.span(),
-                "this is no HTTP status of a final refusal; `release` takes 300 to 599",
-            )),
-        })
-        .collect()
-}
-
-impl Parse for KeySource {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        // `header` followed by one string; anything else is an expression of the user's.
-        let ahead = input.fork();
-        let is_header = ahead.parse::<Ident>().is_ok_and(|word| word == "header")
-            && ahead.peek(syn::token::Paren);
-        if !is_header {
-            return input.parse().map(Self::Expr);
-        }
-        input.parse::<Ident>()?;
-        let content;
-        parenthesized!(content in input);
-        let name: LitStr = content.parse().map_err(|error| {
-            syn::Error::new(
-                error.span(),
-                "`header` takes one header name, such as `header(\"Idempotency-Key\")`",
-            )
-        })?;
-        let is_token =
-            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.value().is_empty() || !name.value().bytes().all(is_token) {
-            return Err(syn::Error::new(name.span(), "this is no header name"));
-        }
-        if content.is_empty() {
-            Ok(Self::Header(name))
-        } else {
-            Err(content.error("`header` takes one header name"))
+        if let Ok(proc_macro2::TokenTree::Ident(word)) = input.parse()
+            && input.peek(Token![=])
+        {
+            passed.push(word.to_string());
         }
     }
+    passed
 }
-
-impl Parse for Time {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        match input.parse()? {
-            Expr::Lit(ExprLit {
-                lit: Lit::Str(text),
-                ..
-            }) => duration(&text, &text.value()).map(Self::Literal),
-            Expr::Lit(literal) => Err(syn::Error::new(
-                literal.span(),
-                "a duration is written in quotes, with its unit: \"90s\", \"24h\", \"7d\" or \"1h 30m\"",
-            )),
-            expr => Ok(Self::Expr(expr)),
-        }
-    }
-}
-
-/// A duration in a literal; the error stands at the literal.
-fn duration(literal: &LitStr, text: &str) -> syn::Result<Duration> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => {
-            Err(syn::Error::new(literal.span(), "the duration is zero"))
-        }
-        Ok(duration) => Ok(duration),
-        Err(_) => Err(syn::Error::new(
-            literal.span(),
-            format!("\"{text}\" is not a duration; write \"90s\", \"24h\", \"7d\" or \"1h 30m\""),
-        )),
-    }
-}
-
-impl Parse for InFlight {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        let literal: LitStr = input.parse()?;
-        let text = literal.value();
-        match text.split_once(' ') {
-            None if text == "reject" => Ok(Self::Reject),
-            None if text == "wait" => Ok(Self::Wait(Duration::MAX)),
-            Some(("wait", time)) => duration(&literal, time).map(Self::Wait),
-            _ => Err(syn::Error::new(
-                literal.span(),
-                "`in_flight` is \"reject\", \"wait\" or \"wait 5s\"",
-            )),
-        }
-    }
-}
-
-/// An argument whose value is one of two words.
-macro_rules! words {
-    ($type:ident, $message:literal, $($word:literal => $variant:ident),*) => {
-        impl Parse for $type {
-            fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-                let literal: LitStr = input.parse()?;
-                match &*literal.value() {
-                    $($word => Ok(Self::$variant),)*
-                    _ => Err(syn::Error::new(literal.span(), $message)),
-                }
-            }
-        }
-    };
-}
-
-words!(OnCrash, "`on_crash` is \"rerun\" or \"refuse\"", "rerun" => Rerun, "refuse" => Refuse);
-words!(Errors, "`errors` is \"release\" or \"store\"", "release" => Release, "store" => Store);

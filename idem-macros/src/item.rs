@@ -2,12 +2,14 @@
 //! completion.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
-use quote::{ToTokens, TokenStreamExt};
+use quote::{ToTokens, TokenStreamExt, quote_spanned};
+use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::visit::Visit;
+use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, Block, Expr, FnArg, Local, Pat, PatIdent, PatType, ReturnType, Signature, Stmt,
-    Token, Type, Visibility,
+    Attribute, Block, Expr, FnArg, Local, Pat, PatIdent, PatType, Path, ReturnType, Signature,
+    Stmt, Token, Type, TypeImplTrait, TypeParamBound, Visibility,
 };
 
 pub(crate) struct Item {
@@ -24,6 +26,16 @@ impl Parse for Item {
         let attrs = input.call(Attribute::parse_outer)?;
         let vis = input.parse()?;
         let defaultness = input.parse()?;
+        let is_another_item = input.peek(Token![struct])
+            || input.peek(Token![enum])
+            || input.peek(Token![impl])
+            || input.peek(Token![trait])
+            || input.peek(Token![mod]);
+        if is_another_item {
+            return Err(
+                input.error("only an `async fn` can be idempotent: put the attribute on it")
+            );
+        }
         let sig: Signature = input.parse()?;
         if input.peek(Token![;]) {
             return Err(syn::Error::new_spanned(
@@ -31,19 +43,27 @@ impl Parse for Item {
                 "an idempotent function needs a body: put the attribute on the implementation",
             ));
         }
-        match input.parse()? {
-            TokenTree::Group(body) if body.delimiter() == Delimiter::Brace => Ok(Self {
-                attrs,
-                vis,
-                defaultness,
-                sig,
-                body,
-            }),
-            other => Err(syn::Error::new_spanned(
-                other,
-                "expected the function's body",
-            )),
+        Ok(Self {
+            attrs,
+            vis,
+            defaultness,
+            sig,
+            body: block(input.parse()?)?,
+        })
+    }
+}
+
+/// A body in braces; one that a macro has captured (`$body:block`) is inside of a group.
+fn block(token: TokenTree) -> syn::Result<Group> {
+    match token {
+        TokenTree::Group(body) if body.delimiter() == Delimiter::Brace => Ok(body),
+        TokenTree::Group(captured) if captured.delimiter() == Delimiter::None => {
+            block(syn::parse2(captured.stream())?)
         }
+        other => Err(syn::Error::new_spanned(
+            other,
+            "expected the function's body",
+        )),
     }
 }
 
@@ -84,29 +104,99 @@ pub(crate) fn bound_names(pattern: &Pat) -> Vec<Ident> {
     names.0
 }
 
-/// Whether tokens name one of `names` anywhere.
+/// Whether tokens name one of `names` anywhere: as a value, and not as a field, a method or a
+/// part of a path; or in the text of a format string.
 pub(crate) fn mentions(tokens: &TokenStream, names: &[Ident]) -> bool {
-    tokens.clone().into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => names.contains(&ident),
-        TokenTree::Group(group) => mentions(&group.stream(), names),
-        _ => false,
+    let mut before = String::new();
+    tokens.clone().into_iter().any(|token| {
+        let found = match &token {
+            TokenTree::Ident(ident) => {
+                let is_part = before.ends_with("::") || before == ".";
+                !is_part && names.contains(ident)
+            }
+            TokenTree::Group(group) => mentions(&group.stream(), names),
+            TokenTree::Literal(literal) => formats(&literal.to_string(), names),
+            TokenTree::Punct(_) => false,
+        };
+        match &token {
+            TokenTree::Punct(punct) => before.push(punct.as_char()),
+            _ => before.clear(),
+        }
+        found
     })
 }
 
-/// The declared return type, unless it has a type that only the body knows.
-pub(crate) fn nameable_return(output: &ReturnType) -> Option<&Type> {
-    struct HasImpl(bool);
-    impl Visit<'_> for HasImpl {
-        fn visit_type_impl_trait(&mut self, _: &syn::TypeImplTrait) {
-            self.0 = true;
+/// Whether a literal, if it is a format string, formats one of `names`.
+fn formats(literal: &str, names: &[Ident]) -> bool {
+    names.iter().any(|name| {
+        let name = format!("{{{}", name.unraw());
+        literal
+            .match_indices(&name)
+            .any(|(at, _)| literal[at + name.len()..].starts_with(['}', ':']))
+    })
+}
+
+/// The declared return type, with `_` for what only the body knows.
+pub(crate) fn declared_return(output: &ReturnType) -> Option<Type> {
+    struct EraseImpl;
+    impl VisitMut for EraseImpl {
+        fn visit_type_mut(&mut self, ty: &mut Type) {
+            if let Type::ImplTrait(unnamed) = ty {
+                let span = unnamed.impl_token.span;
+                *ty = Type::Verbatim(quote_spanned!(span=> _));
+            }
+            syn::visit_mut::visit_type_mut(self, ty);
         }
     }
     let ReturnType::Type(_, ty) = output else {
         return None;
     };
-    let mut found = HasImpl(false);
-    found.visit_type(ty);
-    (!found.0).then_some(ty)
+    let mut ty = Type::clone(ty);
+    EraseImpl.visit_type_mut(&mut ty);
+    Some(ty)
+}
+
+/// The traits in the declared return type that stand for a type only the body knows, as far as
+/// they can be named anywhere: those without arguments.
+pub(crate) fn returned_traits(output: &ReturnType) -> Vec<&Path> {
+    struct Traits<'a>(Vec<&'a Path>);
+    impl<'a> Visit<'a> for Traits<'a> {
+        fn visit_type_impl_trait(&mut self, unnamed: &'a TypeImplTrait) {
+            for bound in &unnamed.bounds {
+                if let TypeParamBound::Trait(bound) = bound
+                    && bound.path.segments.iter().all(|it| it.arguments.is_none())
+                {
+                    self.0.push(&bound.path);
+                }
+            }
+            syn::visit::visit_type_impl_trait(self, unnamed);
+        }
+    }
+    let mut traits = Traits(Vec::new());
+    traits.visit_return_type(output);
+    traits.0
+}
+
+/// The same pattern for a reference to the value: it binds references and moves nothing.
+pub(crate) fn by_reference(pattern: &Pat) -> Pat {
+    struct Borrow;
+    impl VisitMut for Borrow {
+        fn visit_pat_mut(&mut self, pattern: &mut Pat) {
+            while let Pat::Reference(reference) = pattern {
+                *pattern = Pat::clone(&reference.pat);
+            }
+            syn::visit_mut::visit_pat_mut(self, pattern);
+        }
+
+        fn visit_pat_ident_mut(&mut self, pattern: &mut PatIdent) {
+            pattern.by_ref = None;
+            pattern.mutability = None;
+            syn::visit_mut::visit_pat_ident_mut(self, pattern);
+        }
+    }
+    let mut pattern = pattern.clone();
+    Borrow.visit_pat_mut(&mut pattern);
+    pattern
 }
 
 /// What `#[async_trait]` makes of an async method, before this attribute sees it: a plain
@@ -143,33 +233,96 @@ impl BoxedAsync {
         })
     }
 
-    /// The pattern that the inner block takes an argument apart with, when the argument was
-    /// given a name of its own for that.
+    /// The pattern as the user wrote it, when `async_trait` gave the argument a name of its
+    /// own (`__arg1`) and takes it apart in the inner block.
     pub(crate) fn pattern_of(&self, argument: &Ident) -> Option<&Pat> {
-        self.block.stmts.iter().find_map(|stmt| match stmt {
-            Stmt::Local(Local {
-                pat,
-                init: Some(init),
-                ..
-            }) => match &*init.expr {
-                Expr::Path(path) if path.path.is_ident(argument) => Some(pat),
-                _ => None,
-            },
-            _ => None,
+        argument
+            .to_string()
+            .strip_prefix("__arg")?
+            .parse::<usize>()
+            .ok()?;
+        self.find(&|local| {
+            let taken = local.init.as_ref().map(|init| &*init.expr);
+            let taken = match taken {
+                Some(Expr::Block(block)) => match block.block.stmts.last() {
+                    Some(Stmt::Expr(value, None)) => Some(value),
+                    _ => None,
+                },
+                other => other,
+            };
+            matches!(taken, Some(Expr::Path(path)) if path.path.is_ident(argument))
         })
+        .map(|local| &local.pat)
     }
 
     /// The type of the block's value, which `async_trait` writes down in it.
     pub(crate) fn value_type(&self) -> Option<&Type> {
-        self.block.stmts.iter().find_map(|stmt| match stmt {
-            Stmt::Local(Local {
-                pat: Pat::Type(typed),
-                ..
-            }) => match &*typed.pat {
-                Pat::Ident(ident) if ident.ident == "__ret" => Some(&*typed.ty),
-                _ => None,
-            },
+        let is_value = |pat: &Pat| matches!(pat, Pat::Ident(ident) if ident.ident == "__ret");
+        let found = self.find(&|local| match &local.pat {
+            Pat::Type(typed) => is_value(&typed.pat),
+            _ => false,
+        })?;
+        match &found.pat {
+            Pat::Type(typed) => Some(&typed.ty),
             _ => None,
-        })
+        }
+    }
+
+    /// The first `let` that fits, at any depth: other attributes wrap the block.
+    fn find(&self, fits: &dyn Fn(&Local) -> bool) -> Option<&Local> {
+        struct Find<'a, 'f> {
+            fits: &'f dyn Fn(&Local) -> bool,
+            found: Option<&'a Local>,
+        }
+        impl<'a> Visit<'a> for Find<'a, '_> {
+            fn visit_local(&mut self, local: &'a Local) {
+                if self.found.is_none() && (self.fits)(local) {
+                    self.found = Some(local);
+                }
+                syn::visit::visit_local(self, local);
+            }
+        }
+        let mut find = Find { fits, found: None };
+        find.visit_block(&self.block);
+        find.found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_is_mentioned_as_a_value_or_in_a_format_string() {
+        let names = [syn::parse_quote!(id), syn::parse_quote!(r#type)];
+        let mentions = |tokens: &str| mentions(&tokens.parse().unwrap(), &names);
+        for tokens in [
+            "id",
+            "r#type",
+            "id.text",
+            "(order, &id)",
+            "orders[id]",
+            "0..id",
+            "(a, ..id)",
+            "f(|x| x + id)",
+            r#"format!("{id}")"#,
+            r#"format!("{order}-{id:>8}")"#,
+            r##"format!(r#"{type}"#)"##,
+        ] {
+            assert!(mentions(tokens), "{tokens}");
+        }
+        for tokens in [
+            "order",
+            "order.id",
+            "order.id()",
+            "order . id . text",
+            "module::id",
+            "<Order as Keyed>::id",
+            r#""id""#,
+            r#"format!("{order}-{identity}")"#,
+            r#"format!("{} id", order)"#,
+        ] {
+            assert!(!mentions(tokens), "{tokens}");
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! The attributes of `idem-rs`: parse ([`args`], [`item`]), then [`expand`], one file per form.
+//! The attributes of `idem-rs`: parse (`args`, `item`), then `expand`, one file per form.
 //!
 //! Applications use them through `idem::idempotent` and `idem::<framework>::idempotent`.
+
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod args;
 mod expand;

@@ -3,7 +3,6 @@
 //! This file translates between axum's types and [`idem_core::http`]; it decides nothing.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 
 use axum::body::{Body, Bytes};
@@ -19,12 +18,9 @@ use idem_core::{Begun, Engine, Error, Execution, Key, KeyError, Unprotected, Ver
 use crate::__private::{KeySource, Plan, operation};
 
 /// A request on its way to an idempotent handler: its head has been read by the head
-/// extractors, its body waits.
-///
-/// `B` is the handler's last extractor; `M` is inferred and says what `B` reads.
-pub struct Captured<B, M> {
+/// extractors, its body waits. `B` is the handler's last extractor.
+pub struct Captured<B> {
     inner: Box<Inner<B>>,
-    marker: PhantomData<fn() -> M>,
 }
 
 pub struct Inner<B> {
@@ -54,85 +50,78 @@ pub struct Head;
 #[derive(Debug)]
 pub struct Whole;
 
-/// Any extractor in the last place.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no extractor, so it cannot be an argument of a handler",
-    note = "the last argument implements `FromRequest` or `FromRequestParts`"
-)]
-pub trait LastExtractor<S, M>: Sized {
-    fn start(
-        head: &mut Parts,
-        state: &S,
-    ) -> impl Future<Output = Result<Last<Self>, Response>> + Send;
-}
-
-impl<S, B> LastExtractor<S, Head> for B
+impl<S, B> FromRequest<S, Head> for Captured<B>
 where
     S: Send + Sync,
     B: FromRequestParts<S> + Send,
-{
-    async fn start(head: &mut Parts, state: &S) -> Result<Last<Self>, Response> {
-        match B::from_request_parts(head, state).await {
-            Ok(value) => Ok(Last::Ready(value)),
-            Err(rejection) => Err(rejection.into_response()),
-        }
-    }
-}
-
-impl<S, B> LastExtractor<S, Whole> for B
-where
-    S: Clone + Send + Sync + 'static,
-    B: FromRequest<S> + 'static,
-{
-    async fn start(_: &mut Parts, state: &S) -> Result<Last<Self>, Response> {
-        let state = state.clone();
-        Ok(Last::Deferred(Box::new(move |request| {
-            Box::pin(async move {
-                B::from_request(request, &state)
-                    .await
-                    .map_err(IntoResponse::into_response)
-            })
-        })))
-    }
-}
-
-/// The last extractor of a handler that has none.
-#[derive(Debug)]
-pub struct NoArgument;
-
-impl<S: Send + Sync> FromRequestParts<S> for NoArgument {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self)
-    }
-}
-
-impl<S, B, M> FromRequest<S> for Captured<B, M>
-where
-    S: Send + Sync,
-    B: LastExtractor<S, M> + Send,
 {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let (mut head, body) = request.into_parts();
-        let last = B::start(&mut head, state).await?;
-        Ok(Self {
+        match B::from_request_parts(&mut head, state).await {
+            Ok(value) => Ok(Self::new(head, body, Last::Ready(value))),
+            Err(rejection) => Err(rejection.into_response()),
+        }
+    }
+}
+
+impl<S, B> FromRequest<S, Whole> for Captured<B>
+where
+    S: Clone + Send + Sync + 'static,
+    B: FromRequest<S> + 'static,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (head, body) = request.into_parts();
+        let state = state.clone();
+        let last = Last::Deferred(Box::new(move |request| {
+            Box::pin(async move {
+                B::from_request(request, &state)
+                    .await
+                    .map_err(IntoResponse::into_response)
+            })
+        }));
+        Ok(Self::new(head, body, last))
+    }
+}
+
+impl<B> Captured<B> {
+    fn new(head: Parts, body: Body, last: Last<B>) -> Self {
+        Self {
             inner: Box::new(Inner {
                 head,
                 body: RequestBody::Unread(body),
                 last,
             }),
-            marker: PhantomData,
-        })
+        }
     }
 }
 
-impl<B: Send + 'static, M> Captured<B, M> {
+pub mod debug_handler_goes_below_idempotent {
+    //! The path is the message: it is all that `#[debug_handler]` above `#[idempotent]` shows of
+    //! a handler without arguments, which has one when it is expanded.
+
+    use super::{FromRequestParts, Parts};
+
+    /// The last extractor of a handler that has none.
+    #[derive(Debug)]
+    pub struct NoArgument;
+
+    impl<S: Send + Sync> FromRequestParts<S> for NoArgument {
+        type Rejection = std::convert::Infallible;
+
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+            Ok(Self)
+        }
+    }
+}
+
+impl<B: Send + 'static> Captured<B> {
     /// Runs the last extractor now, because the key, the scope, the fingerprint or the engine
     /// names what it binds. Nothing is claimed yet.
-    pub async fn extract(self) -> Result<(Captured<(), Head>, B), Response> {
+    pub async fn extract(self) -> Result<(Captured<()>, B), Response> {
         let Inner { head, body, last } = *self.inner;
         let body = match engine_of(&head) {
             Ok(engine) => read(body, engine.http()).await?,
@@ -151,7 +140,6 @@ impl<B: Send + 'static, M> Captured<B, M> {
         };
         let rest = Captured {
             inner: Box::new(inner),
-            marker: PhantomData,
         };
         Ok((rest, value))
     }

@@ -3,15 +3,14 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::spanned::Spanned;
-use syn::{Pat, ReturnType, Type};
+use syn::{GenericArgument, Pat, PathArguments, ReturnType, Type};
 
 use super::{
-    check_key, engine, fingerprinter, key_of, mixed, name, named_fingerprint, policy, private,
+    Place, check_key, engine, fingerprinter, key_of, name, named_fingerprint, policy, private,
     return_edge, scope,
 };
 use crate::args::{Args, Errors, KeySource, Mistakes};
-use crate::item::{BoxedAsync, Item, bound_names, nameable_return};
+use crate::item::{BoxedAsync, Item, bound_names, by_reference, declared_return};
 
 pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
     let boxed = match item.sig.asyncness {
@@ -21,7 +20,7 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
             if boxed.is_none() {
                 mistakes.at(
                     &item.sig.fn_token,
-                    "an idempotent function is `async`: its record is kept by calls that wait",
+                    "an idempotent function waits for its store: write `async fn`",
                 );
                 return None;
             }
@@ -32,6 +31,12 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
         mistakes.at(
             &item.sig.ident,
             "an idempotent function returns a `Result<T, E>` with `E: From<idem::Error>`: a call may be refused",
+        );
+    }
+    if let Some(reference) = borrowed_value(&item.sig.output) {
+        mistakes.at(
+            reference,
+            "a borrowed value cannot be given back from the store: return one that owns its data, such as `String`",
         );
     }
     let bindings = bindings(item, boxed.as_ref());
@@ -49,6 +54,27 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
     })
 }
 
+/// The `&T` of a `Result<&T, E>`. The trait solver knows it too, but speaks of lifetimes that
+/// the user never wrote.
+fn borrowed_value(output: &ReturnType) -> Option<&Type> {
+    let ReturnType::Type(_, ty) = output else {
+        return None;
+    };
+    let Type::Path(path) = &**ty else {
+        return None;
+    };
+    let result = path.path.segments.last()?;
+    let PathArguments::AngleBracketed(arguments) = &result.arguments else {
+        return None;
+    };
+    match arguments.args.first()? {
+        GenericArgument::Type(value @ Type::Reference(_)) if result.ident == "Result" => {
+            Some(value)
+        }
+        _ => None,
+    }
+}
+
 /// The names that the body sees, and what brings them into scope where they are not yet.
 struct Bindings {
     names: Vec<Ident>,
@@ -61,20 +87,23 @@ fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
         statements: TokenStream::new(),
     };
     for argument in item.arguments() {
-        let apart = match (&*argument.pat, boxed) {
-            (Pat::Ident(pattern), Some(boxed)) => boxed
-                .pattern_of(&pattern.ident)
-                .filter(|pattern| !matches!(pattern, Pat::Ident(_)))
-                .map(|inner| (&pattern.ident, inner)),
+        let written = match (&*argument.pat, boxed) {
+            (Pat::Ident(given), Some(boxed)) => boxed
+                .pattern_of(&given.ident)
+                .map(|written| (&given.ident, written)),
             _ => None,
         };
-        match apart {
+        match written {
             None => bindings.names.extend(bound_names(&argument.pat)),
-            Some((argument, pattern)) => {
+            // `_`: nobody can name it.
+            Some((_, Pat::Ident(_))) => {}
+            Some((given, pattern)) => {
                 bindings.names.extend(bound_names(pattern));
-                bindings
-                    .statements
-                    .extend(quote!(let #pattern = &#argument;));
+                let pattern = by_reference(pattern);
+                bindings.statements.extend(quote! {
+                    #[allow(unused_variables)]
+                    let #pattern = &#given;
+                });
             }
         }
     }
@@ -116,29 +145,44 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
             let skip = args.skip.as_deref().unwrap_or_default();
             let counted = bindings.names.iter().filter(|name| !skip.contains(name));
             fingerprinter(
-                counted.map(|name| (name.to_string(), name.span(), name.to_token_stream())),
+                counted.map(|name| {
+                    let place = Place::of(name);
+                    let reference = place.put(quote!(&));
+                    (name.to_string(), place, quote!(#reference #name))
+                }),
                 &private,
             )
         }
     };
     let statements = &bindings.statements;
+    // One statement each: what an expression locks or borrows is free before the next one.
     Some(quote_spanned! {Span::mixed_site()=> {
         #site
         #statements
-        #private::FunctionCall::new(#engine, #name, #policy, #key, #scope, #fingerprint)
+        let __idem_engine = #engine;
+        let __idem_policy = #policy;
+        let __idem_key = #key;
+        let __idem_scope = #scope;
+        let __idem_fingerprint = #fingerprint;
+        #private::FunctionCall::new(
+            __idem_engine, #name, __idem_policy, __idem_key, __idem_scope, __idem_fingerprint,
+        )
     }})
 }
 
 /// The call of the engine. The bounds on the declared type are asked for here, and nowhere else.
-fn run(args: &Args, place: Span, call: &TokenStream, body: &TokenStream) -> TokenStream {
+fn run(args: &Args, place: Place, call: &TokenStream, body: &TokenStream) -> TokenStream {
     let private = private(args);
     let errors = match args.errors {
         None | Some(Errors::Release) => quote!(#private::ReleaseErrors),
         Some(Errors::Store) => quote!(#private::StoreErrors),
     };
-    quote_spanned! {mixed(place)=>
-        #private::FunctionCall::run::<_, #errors, _>(#call, ::std::boxed::Box::pin(#body)).await
-    }
+    let path = place.put(quote!(#private::FunctionCall::run::<_, #errors, _>));
+    let boxed = place.put(quote!(::std::boxed::Box::pin));
+    let body = place.parenthesize(body);
+    let arguments = place.parenthesize(&quote!(#call, #boxed #body));
+    let wait = place.put(quote!(.await));
+    quote!(#path #arguments #wait)
 }
 
 fn plain(args: &Args, item: &Item, call: &TokenStream) -> TokenStream {
@@ -149,15 +193,12 @@ fn plain(args: &Args, item: &Item, call: &TokenStream) -> TokenStream {
         sig,
         body,
     } = item;
-    let edge = return_edge(nameable_return(&sig.output));
+    let edge = return_edge(declared_return(&sig.output).as_ref());
     let inner = body.stream();
     let block = quote_spanned!(body.span()=> { #edge #inner });
-    let run = run(
-        args,
-        return_span(&sig.output),
-        call,
-        &quote!(async move #block),
-    );
+    let place = returned(&sig.output);
+    let future = place.put(quote!(async move));
+    let run = run(args, place, call, &quote!(#future #block));
     quote! {
         #(#attrs)* #vis #defaultness #sig {
             #run
@@ -178,13 +219,14 @@ fn rewritten(args: &Args, item: &Item, boxed: &BoxedAsync, call: &TokenStream) -
     let BoxedAsync { before, pin, block } = boxed;
     let place = boxed
         .value_type()
-        .map_or_else(|| return_span(&sig.output), Type::span);
+        .map_or_else(|| returned(&sig.output), Place::start_of);
+    let future = place.put(quote!(async move));
     let prepared = Ident::new("__idem_call", Span::mixed_site());
     let run = run(
         args,
         place,
         &prepared.to_token_stream(),
-        &quote!(async move #block),
+        &quote!(#future #block),
     );
     quote! {
         #(#attrs)* #vis #defaultness #sig {
@@ -195,9 +237,9 @@ fn rewritten(args: &Args, item: &Item, boxed: &BoxedAsync, call: &TokenStream) -
     }
 }
 
-fn return_span(output: &ReturnType) -> Span {
+fn returned(output: &ReturnType) -> Place {
     match output {
-        ReturnType::Default => Span::mixed_site(),
-        ReturnType::Type(_, ty) => ty.span(),
+        ReturnType::Default => Place::start_of(&quote!()),
+        ReturnType::Type(_, ty) => Place::start_of(ty),
     }
 }

@@ -8,14 +8,18 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, PatType, ReturnType, Token};
 
 use super::{
-    check_key, engine, key_of, mixed, name, named_fingerprint, policy, private, return_edge, scope,
+    Place, check_key, engine, key_of, mixed, name, named_fingerprint, policy, private, return_edge,
+    scope,
 };
 use crate::args::{Args, KeySource, Mistakes};
-use crate::item::{Item, bound_names, mentions, nameable_return};
+use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
 
 pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
     if item.sig.asyncness.is_none() {
-        mistakes.at(&item.sig.fn_token, "an idempotent handler is `async`");
+        mistakes.at(
+            &item.sig.fn_token,
+            "an idempotent handler waits for its store: write `async fn`",
+        );
         return None;
     }
     if let Some(receiver) = item.sig.receiver() {
@@ -57,7 +61,11 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
                 ty.to_token_stream(),
             )
         }
-        None => (&[][..], quote!(_), quote!(#private::NoArgument)),
+        None => (
+            &[][..],
+            quote!(_),
+            quote!(#private::debug_handler_goes_below_idempotent::NoArgument),
+        ),
     };
     let captured = Ident::new("__idem_captured", Span::mixed_site());
     let mut signature = sig.clone();
@@ -67,20 +75,21 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         .map(|argument| FnArg::Typed(argument.clone()))
         .collect();
     let wrapped = quote_spanned! {mixed(place)=>
-        #(#last_attrs)* #captured: #private::Captured<#last_type, impl ::core::marker::Sized + 'static>
+        #(#last_attrs)* #captured: #private::Captured<#last_type>
     };
     inputs.push(syn::parse2(wrapped).ok()?);
     signature.inputs = inputs;
     signature.output = syn::parse2(quote!(-> #private::Response)).ok()?;
 
     let returned = match &sig.output {
-        ReturnType::Default => sig.ident.span(),
-        ReturnType::Type(_, ty) => ty.span(),
+        ReturnType::Default => Place::start_of(&sig.ident),
+        ReturnType::Type(_, ty) => Place::start_of(ty),
     };
-    let edge = return_edge(nameable_return(&sig.output));
+    let edge = return_edge(declared_return(&sig.output).as_ref());
     let inner = body.stream();
     let block = quote_spanned!(body.span()=> { #edge #inner });
-    let (site, plan) = plan;
+    let declared = traits_in_use(&sig.output);
+    let planned = Ident::new("__idem_plan", Span::mixed_site());
     let refused = Ident::new("__idem_refused", Span::mixed_site());
     let admitted = Ident::new("__idem_admitted", Span::mixed_site());
 
@@ -97,15 +106,18 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
     } else {
         (TokenStream::new(), quote!(#last_pattern: #last_type))
     };
-    let run = quote_spanned! {mixed(returned)=>
-        #private::Admitted::run(#admitted, move |#parameter| async move #block).await
-    };
+    let path = returned.put(quote!(#private::Admitted::run));
+    let future = returned.put(quote!(async move));
+    let handler = returned.put(quote!(move));
+    let arguments = returned.parenthesize(&quote!(#admitted, #handler |#parameter| #future #block));
+    let run = returned.put(quote!(#path #arguments.await));
     Some(quote! {
         #(#attrs)* #vis #defaultness #signature {
             #debug_check
-            #site
+            #declared
             #early
-            let #admitted = match #private::Captured::admit(#captured, #plan).await {
+            let #planned = #plan;
+            let #admitted = match #private::Captured::admit(#captured, #planned).await {
                 ::core::result::Result::Ok(admitted) => admitted,
                 ::core::result::Result::Err(#refused) => return #refused,
             };
@@ -114,8 +126,8 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
     })
 }
 
-/// Everything the adapter must know of the call, as one expression, and what it needs in scope.
-fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<(TokenStream, TokenStream)> {
+/// Everything the adapter must know of the call, as one expression.
+fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> {
     let (site, name) = name(args, item, support);
     let key = match args.key.as_ref()? {
         KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
@@ -141,19 +153,25 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<(TokenStream,
         Some(statuses) => quote!(&[#(#statuses),*]),
     };
     let required = args.required.unwrap_or(true);
-    let plan = quote_spanned! {Span::mixed_site()=>
+    // One statement each: what an expression locks or borrows is free before the next one.
+    Some(quote_spanned! {Span::mixed_site()=> {
+        #site
+        let __idem_engine = #engine;
+        let __idem_policy = #policy;
+        let __idem_key = #key;
+        let __idem_scope = #scope;
+        let __idem_fingerprint = #fingerprint;
         #support::Plan {
-            engine: #engine,
+            engine: __idem_engine,
             name: #name,
-            policy: #policy,
-            key: #key,
-            scope: #scope,
-            fingerprint: #fingerprint,
+            policy: __idem_policy,
+            key: __idem_key,
+            scope: __idem_scope,
+            fingerprint: __idem_fingerprint,
             release: #release,
             required: #required,
         }
-    };
-    Some((site, plan))
+    }})
 }
 
 /// Whether an expression names something that only the last argument binds. It then runs
@@ -169,6 +187,18 @@ fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
         .chain(&args.engine)
         .chain(args.fingerprint.iter().flatten())
         .any(|expr| mentions(&expr.to_token_stream(), &names))
+}
+
+/// The generated function returns another type. The traits of the user's own (`impl
+/// IntoResponse`) are named here, so that their imports stay in use.
+fn traits_in_use(output: &ReturnType) -> Option<TokenStream> {
+    let traits = returned_traits(output);
+    (!traits.is_empty()).then(|| {
+        quote! {
+            #[allow(dead_code, clippy::all, clippy::pedantic)]
+            fn __idem_declared(#(_: impl #traits),*) {}
+        }
+    })
 }
 
 /// `#[debug_handler]` checks a handler by its own signature, which this attribute changes. It

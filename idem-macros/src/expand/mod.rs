@@ -6,12 +6,12 @@ mod handler;
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Expr, Type};
 
-use crate::args::{Args, Form, InFlight, KeySource, Mistakes, OnCrash, Time};
+use crate::args::{Args, Form, InFlight, KeySource, Mistakes, OnCrash, Time, bare};
 use crate::item::{Item, mentions};
 
 /// The expansion; on a mistake, the function as it was beside one compile error.
@@ -51,9 +51,9 @@ fn check_key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     }
     let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     let arguments = if names.is_empty() {
-        "there is none".to_owned()
+        "it has none".to_owned()
     } else {
-        format!("there is {}", names.join(", "))
+        format!("its arguments are {}", names.join(", "))
     };
     mistakes.at(
         key,
@@ -68,6 +68,54 @@ fn private(args: &Args) -> TokenStream {
     match &args.krate {
         Some(path) => quote!(#path::__private),
         None => quote!(::idem::__private),
+    }
+}
+
+/// Where an error is to be shown, in what the user wrote.
+#[derive(Clone, Copy)]
+struct Place {
+    start: Span,
+    end: Span,
+}
+
+impl Place {
+    /// From the first to the last token.
+    fn of(written: &impl ToTokens) -> Self {
+        let mut tokens = written.to_token_stream().into_iter();
+        let first = tokens.next().map_or_else(Span::call_site, |it| it.span());
+        let last = tokens.last().map_or(first, |it| it.span());
+        Self {
+            start: first,
+            end: last,
+        }
+    }
+
+    /// The first token only. The bounds of a call that is awaited are checked at the call and
+    /// at the `await`: in one spot they are one message.
+    fn start_of(written: &impl ToTokens) -> Self {
+        let Self { start, .. } = Self::of(written);
+        Self { start, end: start }
+    }
+
+    /// Moves generated code to this place. Names keep the scope they were made in.
+    fn put(self, tokens: TokenStream) -> TokenStream {
+        let mut place = self.start;
+        tokens
+            .into_iter()
+            .map(|mut token| {
+                token.set_span(token.span().located_at(place));
+                place = self.end;
+                token
+            })
+            .collect()
+    }
+
+    /// What the user wrote, in parentheses of its own place.
+    fn parenthesize(self, written: &impl ToTokens) -> TokenStream {
+        let mut group = Group::new(Delimiter::Parenthesis, written.to_token_stream());
+        // One context with the generated tokens before it, so that rustc can join the spans.
+        group.set_span(Span::call_site().located_at(self.end));
+        group.to_token_stream()
     }
 }
 
@@ -130,7 +178,25 @@ fn literal(duration: Duration) -> TokenStream {
 
 /// A key or a scope, evaluated by reference.
 fn key_of(expr: &Expr, private: &TokenStream) -> TokenStream {
-    quote_spanned!(mixed(expr.span())=> #private::Key::of(&(#expr)))
+    let place = Place::of(expr);
+    let path = place.put(quote!(#private::Key::of));
+    let value = place.parenthesize(&borrowed(expr));
+    quote!(#path #value)
+}
+
+/// A reference to what an expression names. Of a tuple, which would move what it is made of,
+/// a tuple of references.
+fn borrowed(expr: &Expr) -> TokenStream {
+    let place = Place::of(expr);
+    let value = match bare(expr) {
+        Expr::Tuple(tuple) if !tuple.elems.is_empty() => {
+            let elements = tuple.elems.iter().map(borrowed);
+            place.parenthesize(&quote!(#(#elements,)*))
+        }
+        _ => place.parenthesize(expr),
+    };
+    let reference = place.put(quote!(&));
+    quote!(#reference #value)
 }
 
 fn scope(args: &Args, private: &TokenStream) -> TokenStream {
@@ -147,21 +213,24 @@ fn engine(args: &Args, private: &TokenStream) -> TokenStream {
     match &args.engine {
         None => quote!(::core::option::Option::None),
         Some(engine) => {
-            let cloned = quote_spanned! {mixed(engine.span())=>
-                <#private::Engine as ::core::clone::Clone>::clone(&(#engine))
-            };
-            quote!(::core::option::Option::Some(#cloned))
+            let place = Place::of(engine);
+            let path = place.put(quote!(#private::given_engine));
+            let engine = place.parenthesize(&borrowed(engine));
+            quote!(#path #engine)
         }
     }
 }
 
-/// Fingerprints named values, one call each, so that an error stands at its own value.
+/// Fingerprints named references, one call each, so that an error stands at its own value.
 fn fingerprinter(
-    parts: impl Iterator<Item = (String, Span, TokenStream)>,
+    parts: impl Iterator<Item = (String, Place, TokenStream)>,
     private: &TokenStream,
 ) -> TokenStream {
-    let parts = parts.map(|(name, span, value)| {
-        quote_spanned!(mixed(span)=> .and_then(|parts| #private::fingerprint(parts, #name, &(#value))))
+    let parts = parts.map(|(name, place, value)| {
+        let parts = Ident::new("__idem_parts", Span::mixed_site());
+        let path = place.put(quote!(#private::fingerprint));
+        let arguments = place.parenthesize(&quote!(#parts, #name, #value));
+        quote!(.and_then(|#parts| #path #arguments))
     });
     quote!(::core::result::Result::Ok(#private::Fingerprinter::new()) #(#parts)*)
 }
@@ -171,7 +240,7 @@ fn named_fingerprint(exprs: &[Expr], private: &TokenStream) -> TokenStream {
     let parts = exprs
         .iter()
         .enumerate()
-        .map(|(place, expr)| (place.to_string(), expr.span(), expr.to_token_stream()));
+        .map(|(position, expr)| (position.to_string(), Place::of(expr), borrowed(expr)));
     fingerprinter(parts, private)
 }
 

@@ -1,0 +1,247 @@
+//! The values of single arguments. Every error stands at the value, and says what it takes.
+
+use std::time::Duration;
+
+use proc_macro2::Ident;
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::{Expr, ExprLit, Lit, LitBool, LitInt, LitStr, Token, parenthesized};
+
+use super::{Errors, Form, InFlight, KeySource, OnCrash, Time};
+
+pub(super) fn value<T: Parse>(name: &Ident, input: ParseStream<'_>) -> syn::Result<T> {
+    equals(name, input)?;
+    input.parse()
+}
+
+/// A literal; the error says what is expected instead of naming a kind of token.
+fn literal<T: Parse>(input: ParseStream<'_>, expected: &str) -> syn::Result<T> {
+    input
+        .parse()
+        .map_err(|error| syn::Error::new(error.span(), expected))
+}
+
+/// The `=` before a value that is there.
+fn equals(name: &Ident, input: ParseStream<'_>) -> syn::Result<()> {
+    if input.parse::<Token![=]>().is_err() {
+        return Err(syn::Error::new(
+            name.span(),
+            format!("`{name}` takes a value: `{name} = …`"),
+        ));
+    }
+    if input.is_empty() || input.peek(Token![,]) {
+        return Err(syn::Error::new(
+            name.span(),
+            format!("the value of `{name}` is missing"),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn list<T>(
+    name: &Ident,
+    input: ParseStream<'_>,
+    mut item: impl FnMut(ParseStream<'_>) -> syn::Result<T>,
+) -> syn::Result<Vec<T>> {
+    if !input.peek(syn::token::Paren) {
+        return Err(syn::Error::new(
+            name.span(),
+            format!("`{name}` takes a list: `{name}(…)`"),
+        ));
+    }
+    let content;
+    parenthesized!(content in input);
+    if content.is_empty() {
+        return Err(syn::Error::new(
+            name.span(),
+            format!("the list of `{name}` is empty"),
+        ));
+    }
+    let mut items = Vec::new();
+    while !content.is_empty() {
+        items.push(item(&content)?);
+        if !content.is_empty() {
+            content.parse::<Token![,]>()?;
+        }
+    }
+    Ok(items)
+}
+
+pub(super) fn operation_name(name: &Ident, input: ParseStream<'_>) -> syn::Result<LitStr> {
+    equals(name, input)?;
+    let text: LitStr = literal(
+        input,
+        "the name is written out in quotes, such as \"charges.create\": stored records depend on it",
+    )?;
+    if text.value().is_empty() {
+        return Err(syn::Error::new(
+            text.span(),
+            "the name is empty; write one such as \"charges.create\"",
+        ));
+    }
+    Ok(text)
+}
+
+pub(super) fn truth(name: &Ident, input: ParseStream<'_>) -> syn::Result<bool> {
+    equals(name, input)?;
+    let value: LitBool = literal(input, &format!("`{name}` is `true` or `false`"))?;
+    Ok(value.value)
+}
+
+pub(super) fn argument_name(input: ParseStream<'_>) -> syn::Result<Ident> {
+    let name = input.call(Ident::parse_any);
+    match name {
+        Ok(name) if input.is_empty() || input.peek(Token![,]) => Ok(name),
+        _ => Err(input.error(
+            "`skip` takes names of arguments; to count parts of one, name them with `fingerprint(…)`",
+        )),
+    }
+}
+
+pub(super) fn status(input: ParseStream<'_>) -> syn::Result<u16> {
+    let literal: LitInt = literal(
+        input,
+        "`release` takes statuses as numbers, such as `release(409, 429)`",
+    )?;
+    match literal.base10_parse() {
+        Ok(status @ 300..=599) => Ok(status),
+        Ok(200..=299) => Err(syn::Error::new(
+            literal.span(),
+            "a 2xx status says that the request was processed: its key cannot be freed",
+        )),
+        _ => Err(syn::Error::new(
+            literal.span(),
+            "`release` takes the statuses of refusals, 300 to 599",
+        )),
+    }
+}
+
+pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Result<KeySource> {
+    let ahead = input.fork();
+    let is_header = ahead.parse::<Token![=]>().is_ok()
+        && ahead.parse::<Ident>().is_ok_and(|word| word == "header")
+        && ahead.peek(syn::token::Paren);
+    if !is_header {
+        return value(name, input).map(KeySource::Expr);
+    }
+    let header: Expr = value(name, input)?;
+    let name = match bare(&header) {
+        Expr::Call(call) => match call.args.first() {
+            Some(name) if call.args.len() == 1 => text(name),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (form, name) {
+        (Form::Function, Some(_)) => Err(syn::Error::new_spanned(
+            &header,
+            format!(
+                "`header(…)` belongs to the handler form: use `{}`, or make the key of the arguments",
+                Form::HANDLER_IMPORT
+            ),
+        )),
+        // A function of the user's own.
+        (Form::Function, None) => Ok(KeySource::Expr(header)),
+        (_, Some(name)) => header_name(name).map(KeySource::Header),
+        (_, None) => Err(syn::Error::new_spanned(
+            &header,
+            "`header` takes one name in quotes: `header(\"Idempotency-Key\")`",
+        )),
+    }
+}
+
+/// An expression without the parentheses around it, or the group that a macro captured it in.
+pub(crate) fn bare(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Group(group) => bare(&group.expr),
+        Expr::Paren(paren) => bare(&paren.expr),
+        _ => expr,
+    }
+}
+
+/// The text of a string literal.
+fn text(expr: &Expr) -> Option<&LitStr> {
+    match bare(expr) {
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(text),
+            ..
+        }) => Some(text),
+        _ => None,
+    }
+}
+
+fn header_name(text: &LitStr) -> syn::Result<LitStr> {
+    let name = text.value();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(syn::Error::new(
+            text.span(),
+            format!("\"{name}\" is no header name; one is \"Idempotency-Key\""),
+        ));
+    }
+    Ok(text.clone())
+}
+
+impl Parse for Time {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let expr: Expr = input.parse()?;
+        if let Some(text) = text(&expr) {
+            return duration(text, &text.value()).map(Self::Literal);
+        }
+        match bare(&expr) {
+            Expr::Lit(literal) => Err(syn::Error::new(
+                literal.span(),
+                "a duration is written in quotes, with its unit: \"90s\", \"24h\", \"7d\" or \"1h 30m\"",
+            )),
+            _ => Ok(Self::Expr(expr)),
+        }
+    }
+}
+
+/// A duration in a literal; the error stands at the literal.
+fn duration(literal: &LitStr, text: &str) -> syn::Result<Duration> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err(syn::Error::new(
+            literal.span(),
+            "the duration is zero; write one such as \"24h\"",
+        )),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(syn::Error::new(
+            literal.span(),
+            format!("\"{text}\" is not a duration; write \"90s\", \"24h\", \"7d\" or \"1h 30m\""),
+        )),
+    }
+}
+
+impl Parse for InFlight {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        const WORDS: &str = "`in_flight` is \"reject\", \"wait\" or \"wait 5s\"";
+        let literal: LitStr = literal(input, WORDS)?;
+        let text = literal.value();
+        match text.split_once(' ') {
+            None if text == "reject" => Ok(Self::Reject),
+            None if text == "wait" => Ok(Self::Wait(Duration::MAX)),
+            Some(("wait", time)) => duration(&literal, time).map(Self::Wait),
+            _ => Err(syn::Error::new(literal.span(), WORDS)),
+        }
+    }
+}
+
+/// An argument whose value is one of two words.
+macro_rules! words {
+    ($type:ident, $message:literal, $($word:literal => $variant:ident),*) => {
+        impl Parse for $type {
+            fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+                let literal: LitStr = literal(input, $message)?;
+                match &*literal.value() {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(syn::Error::new(literal.span(), $message)),
+                }
+            }
+        }
+    };
+}
+
+words!(OnCrash, "`on_crash` is \"rerun\" or \"refuse\"", "rerun" => Rerun, "refuse" => Refuse);
+words!(Errors, "`errors` is \"release\" or \"store\"", "release" => Release, "store" => Store);

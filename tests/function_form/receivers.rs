@@ -1,0 +1,275 @@
+//! Methods: every receiver, associated functions, and names that two types share.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use idem::{Error, idempotent};
+use serde::Serialize;
+
+use crate::{Desk, assert_runs_once};
+
+#[derive(Clone)]
+struct Shop {
+    desk: Desk,
+    region: String,
+    sold: u32,
+}
+
+impl Shop {
+    fn new() -> Self {
+        Self {
+            desk: Desk::new(),
+            region: "eu".to_owned(),
+            sold: 0,
+        }
+    }
+
+    #[idempotent(key = id, ttl = "1h", scope = self.region, engine = self.desk.engine)]
+    async fn by_reference(&self, id: &str, cents: u32) -> Result<(u32, u32), Error> {
+        assert!(!id.is_empty());
+        Ok((self.desk.run(), cents))
+    }
+
+    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    async fn by_mutable_reference(&mut self, id: &str) -> Result<u32, Error> {
+        assert!(!id.is_empty());
+        self.sold += 1;
+        self.desk.run();
+        Ok(self.sold)
+    }
+
+    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    async fn by_value(self, id: &str) -> Result<String, Error> {
+        assert!(!id.is_empty());
+        self.desk.run();
+        Ok(self.region)
+    }
+
+    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    async fn by_mutable_value(mut self, id: &str) -> Result<String, Error> {
+        assert!(!id.is_empty());
+        self.desk.run();
+        self.region.push('!');
+        Ok(self.region)
+    }
+
+    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    async fn behind_arc(self: Arc<Self>, id: &str) -> Result<u32, Error> {
+        assert!(!id.is_empty());
+        Ok(self.desk.run())
+    }
+
+    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    async fn behind_pin(self: Pin<&mut Self>, id: &str) -> Result<u32, Error> {
+        assert!(!id.is_empty());
+        Ok(self.desk.run())
+    }
+
+    #[idempotent(key = self.region, ttl = "1h", engine = self.desk.engine)]
+    async fn keyed_by_self(&self) -> Result<u32, Error> {
+        Ok(self.desk.run())
+    }
+
+    #[idempotent(key = id, ttl = "1h", skip(desk), engine = desk.engine)]
+    async fn without_receiver(desk: &Desk, id: &str) -> Result<u32, Error> {
+        assert!(!id.is_empty());
+        Ok(desk.run())
+    }
+
+    #[idempotent(key = id, ttl = "1h", fingerprint(self.region, cents), engine = self.desk.engine)]
+    async fn counting_self(&self, id: &str, cents: u32) -> Result<u32, Error> {
+        assert!(!id.is_empty() && cents > 0);
+        Ok(self.desk.run())
+    }
+}
+
+#[tokio::test]
+async fn a_method_by_reference_runs_once() {
+    let shop = Shop::new();
+    let once = assert_runs_once!(shop.desk, shop.by_reference("k", 5));
+    assert_eq!(once, (1, 5));
+}
+
+#[tokio::test]
+async fn a_method_by_mutable_reference_runs_once_and_changes_self_once() {
+    let mut shop = Shop::new();
+    let desk = shop.desk.clone();
+    assert_eq!(assert_runs_once!(desk, shop.by_mutable_reference("k")), 1);
+    assert_eq!(shop.sold, 1);
+}
+
+#[tokio::test]
+async fn a_method_by_value_runs_once() {
+    let shop = Shop::new();
+    assert_eq!(
+        assert_runs_once!(shop.desk, shop.clone().by_value("k")),
+        "eu"
+    );
+    assert_eq!(
+        assert_runs_once!(shop.desk, shop.clone().by_mutable_value("k")),
+        "eu!"
+    );
+}
+
+#[tokio::test]
+async fn a_method_behind_a_smart_pointer_runs_once() {
+    let mut shop = Shop::new();
+    let shared = Arc::new(shop.clone());
+    assert_runs_once!(shop.desk, Arc::clone(&shared).behind_arc("k"));
+    let desk = shop.desk.clone();
+    assert_runs_once!(desk, Pin::new(&mut shop).behind_pin("k"));
+}
+
+#[tokio::test]
+async fn a_key_of_self_makes_every_object_its_own_operation() {
+    let shop = Shop::new();
+    let elsewhere = Shop {
+        region: "us".to_owned(),
+        ..shop.clone()
+    };
+    assert_eq!(assert_runs_once!(shop.desk, shop.keyed_by_self()), 1);
+    assert_eq!(assert_runs_once!(shop.desk, elsewhere.keyed_by_self()), 2);
+}
+
+#[tokio::test]
+async fn an_associated_function_without_receiver_runs_once() {
+    let desk = Desk::new();
+    assert_runs_once!(desk, Shop::without_receiver(&desk, "k"));
+}
+
+#[tokio::test]
+async fn self_is_no_part_of_the_request_unless_it_is_named() {
+    let shop = Shop::new();
+    let busy = Shop {
+        sold: 9,
+        ..shop.clone()
+    };
+    assert_eq!(shop.by_reference("k", 5).await.unwrap(), (1, 5));
+    assert_eq!(busy.by_reference("k", 5).await.unwrap(), (1, 5));
+
+    let elsewhere = Shop {
+        region: "us".to_owned(),
+        ..shop.clone()
+    };
+    assert_eq!(shop.counting_self("k", 5).await.unwrap(), 2);
+    assert_eq!(busy.counting_self("k", 5).await.unwrap(), 2);
+    assert!(matches!(
+        elsewhere.counting_self("k", 5).await,
+        Err(Error::Mismatch)
+    ));
+}
+
+struct Orders(Desk);
+struct Refunds(Desk);
+
+impl Orders {
+    #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
+    async fn create(&self, id: u8) -> Result<u32, Error> {
+        assert_eq!(id, 1);
+        Ok(self.0.run())
+    }
+}
+
+impl Refunds {
+    #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
+    async fn create(&self, id: u8) -> Result<u32, Error> {
+        assert_eq!(id, 1);
+        Ok(self.0.run())
+    }
+}
+
+#[tokio::test]
+async fn two_methods_of_one_derived_name_are_refused_rather_than_confused() {
+    let desk = Desk::new();
+    let (orders, refunds) = (Orders(desk.clone()), Refunds(desk.clone()));
+    assert_eq!(orders.create(1).await.unwrap(), 1);
+    let error = refunds.create(1).await.unwrap_err();
+    assert!(matches!(error, Error::NameTaken { .. }), "{error}");
+    assert!(error.to_string().contains("receivers.rs:"), "{error}");
+    assert_eq!(
+        orders.create(1).await.unwrap(),
+        1,
+        "the first keeps its name"
+    );
+    assert_eq!(desk.runs(), 1);
+}
+
+macro_rules! services {
+    ($($service:ident)*) => {$(
+        struct $service(Desk);
+
+        impl $service {
+            #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
+            async fn pay(&self, id: u8) -> Result<u32, Error> {
+                assert_eq!(id, 1);
+                Ok(self.0.run())
+            }
+        }
+    )*};
+}
+
+services! { Cards Transfers }
+
+#[tokio::test]
+async fn methods_that_one_macro_call_declares_are_not_confused() {
+    let desk = Desk::new();
+    let (cards, transfers) = (Cards(desk.clone()), Transfers(desk.clone()));
+    assert_eq!(cards.pay(1).await.unwrap(), 1);
+    assert!(matches!(
+        transfers.pay(1).await,
+        Err(Error::NameTaken { .. })
+    ));
+}
+
+struct Mails(Desk);
+struct Letters(Desk);
+
+impl Mails {
+    #[idempotent(key = id, ttl = "1h", name = "mails.send", engine = self.0.engine)]
+    async fn send(&self, id: u8) -> Result<u32, Error> {
+        assert_eq!(id, 1);
+        Ok(self.0.run())
+    }
+}
+
+impl Letters {
+    #[idempotent(key = id, ttl = "1h", name = "letters.send", engine = self.0.engine)]
+    async fn send(&self, id: u8) -> Result<u32, Error> {
+        assert_eq!(id, 1);
+        Ok(self.0.run())
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_its_own_keeps_each_of_two_methods_apart() {
+    let desk = Desk::new();
+    assert_runs_once!(desk, Mails(desk.clone()).send(1));
+    assert_runs_once!(desk, Letters(desk.clone()).send(1));
+    assert_eq!(desk.runs(), 2);
+}
+
+struct Old(Desk);
+struct New(Desk);
+
+impl Old {
+    #[idempotent(key = id, ttl = "1h", name = "charges.create", engine = self.0.engine)]
+    async fn charge(&self, id: u8, cents: impl Serialize) -> Result<u32, Error> {
+        let _ = (id, cents);
+        Ok(self.0.run())
+    }
+}
+
+impl New {
+    #[idempotent(key = id, ttl = "1h", name = "charges.create", engine = self.0.engine)]
+    async fn create_charge(&self, id: u8, cents: u64) -> Result<u32, Error> {
+        let _ = (id, cents);
+        Ok(self.0.run())
+    }
+}
+
+#[tokio::test]
+async fn a_name_survives_a_refactoring() {
+    let desk = Desk::new();
+    assert_eq!(Old(desk.clone()).charge(1, 5_u8).await.unwrap(), 1);
+    assert_eq!(New(desk.clone()).create_charge(1, 5).await.unwrap(), 1);
+}

@@ -1,0 +1,13 @@
+use axum::Router;
+use axum::routing::post;
+use idem::axum::idempotent;
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn create(text: String, bytes: axum::body::Bytes) -> String {
+    drop(bytes);
+    text
+}
+
+fn main() {
+    let _: Router = Router::new().route("/", post(create));
+}

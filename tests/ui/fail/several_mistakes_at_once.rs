@@ -1,0 +1,11 @@
+use idem::{Error, idempotent};
+
+#[idempotent(key = order, ttl = "24x", lease = "", skp(cents), in_flight = "sometimes", name = "", ttl = "24h")]
+async fn settle(id: u64, cents: u32) -> Result<u32, Error> {
+    Ok(cents + id as u32)
+}
+
+fn main() {
+    // The function is still there: no second error.
+    drop(settle(1, 2));
+}
