@@ -36,6 +36,8 @@ struct Shared {
     id: RecordId,
     released: AtomicBool,
     lost: AtomicBool,
+    /// The body has ended: what its renewal learns from here on says nothing any more.
+    ending: AtomicBool,
     /// Until when the store has promised the lease, by this process's monotonic clock,
     /// counted from before the request was sent. `None`: there is no lease to lose.
     held_until: Option<Mutex<Instant>>,
@@ -60,6 +62,7 @@ impl Attempt {
                 id,
                 released: AtomicBool::new(false),
                 lost: AtomicBool::new(false),
+                ending: AtomicBool::new(false),
                 held_until,
             }),
         }
@@ -122,6 +125,18 @@ impl Attempt {
 
     pub(crate) fn lose(&self) {
         self.shared.lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_of(&self, id: &RecordId) -> bool {
+        self.shared.id == *id
+    }
+
+    pub(crate) fn end(&self) {
+        self.shared.ending.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.ending.load(Ordering::Acquire)
     }
 
     pub(crate) fn hold_until(&self, until: Instant) {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// A key or a scope, encoded as length-delimited parts.
 ///
 /// Its `Debug` form shows no content: keys often are personal data.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     encoded: Vec<u8>,
     parts: u32,
@@ -24,10 +24,14 @@ impl Key {
     /// Encodes a value by reference.
     ///
     /// # Errors
-    /// [`KeyError::Missing`] for a `None`, [`KeyError::Rejected`] for an `Err`, and
-    /// [`KeyError::Empty`] when there is no byte in any part.
+    /// [`KeyError::Missing`] for a `None`, [`KeyError::Incomplete`] for a `None` inside of a
+    /// tuple, [`KeyError::Rejected`] for an `Err`, and [`KeyError::Empty`] when there is no byte
+    /// in any part.
     pub fn of<K: KeyPart + ?Sized>(value: &K) -> Result<Self, KeyError> {
-        let mut key = Self::default();
+        let mut key = Self {
+            encoded: Vec::new(),
+            parts: 0,
+        };
         value.append_to(&mut key)?;
         if key.encoded.len() == key.parts as usize * LENGTH_BYTES {
             return Err(KeyError::Empty);
@@ -37,6 +41,7 @@ impl Key {
 
     /// Adds one part. Implementations of [`KeyPart`] call it once for every leaf.
     pub fn push(&mut self, part: &[u8]) {
+        self.encoded.reserve_exact(LENGTH_BYTES + part.len());
         self.encoded
             .extend_from_slice(&(part.len() as u64).to_le_bytes());
         self.encoded.extend_from_slice(part);
@@ -64,6 +69,8 @@ impl fmt::Debug for Key {
 pub enum KeyError {
     /// There is no key: the header is absent or the expression is `None`.
     Missing,
+    /// A part of a composite key is absent, and the rest alone would name something else.
+    Incomplete,
     /// The key has no content.
     Empty,
     /// The key is longer than `max` bytes.
@@ -85,6 +92,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("there is no key; send one, the same on every retry"),
+            Self::Incomplete => f.write_str("a part of the key is missing"),
             Self::Empty => f.write_str("the key is empty; send at least one character"),
             Self::TooLong { max } => write!(f, "the key is longer than {max} bytes"),
             Self::Repeated => f.write_str("the key header came more than once; send it once"),
@@ -192,7 +200,12 @@ macro_rules! key_part_for_tuples {
             fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
                 #[allow(non_snake_case)]
                 let ($($name,)+) = self;
-                $($name.append_to(key)?;)+
+                $(
+                    $name.append_to(key).map_err(|error| match error {
+                        KeyError::Missing => KeyError::Incomplete,
+                        error => error,
+                    })?;
+                )+
                 Ok(())
             }
         }
@@ -230,7 +243,7 @@ mod tests {
     #[test]
     fn nothing_is_not_a_key() {
         assert_eq!(Key::of(&None::<&str>), Err(KeyError::Missing));
-        assert_eq!(Key::of(&("a", None::<&str>)), Err(KeyError::Missing));
+        assert_eq!(Key::of(&("a", None::<&str>)), Err(KeyError::Incomplete));
         assert_eq!(Key::of(&Err::<&str, _>("why")), Err(KeyError::Rejected));
         assert_eq!(Key::of(""), Err(KeyError::Empty));
         assert_eq!(Key::of(&("", "")), Err(KeyError::Empty));

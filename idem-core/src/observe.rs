@@ -3,8 +3,6 @@
 //! Operation names and decisions are labels; keys, scopes, record contents and errors of the
 //! user's code are not.
 
-use std::time::Duration;
-
 use tracing::{debug, error, warn};
 
 use crate::error::Error;
@@ -14,6 +12,7 @@ use crate::store::StoreError;
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Decision {
     /// The body ran.
     Executed,
@@ -75,9 +74,9 @@ impl Decision {
     }
 }
 
-/// The span that a body runs in.
-pub(crate) fn attempt(operation: &str, attempt: u32) -> tracing::Span {
-    tracing::debug_span!(target: "idem", "attempt", operation, attempt)
+/// The span of a store call. Bodies get none: it would hide the user's own from them.
+pub(crate) fn store_call(operation: &str, call: &'static str) -> tracing::Span {
+    tracing::debug_span!(target: "idem", "store call", operation, call)
 }
 
 pub(crate) fn failing_open(operation: &str, error: &StoreError) {
@@ -106,7 +105,14 @@ pub(crate) fn store_failed(operation: &str, call: &'static str, error: &StoreErr
     );
 }
 
-pub(crate) fn taken_over(operation: &str, id: &RecordId, attempt: u32) {
+pub(crate) fn started(operation: &str, id: &RecordId, attempt: u32) {
+    debug!(target: "idem", operation, record = %id, attempt, "attempt started");
+    if attempt > 1 {
+        taken_over(operation, id, attempt);
+    }
+}
+
+fn taken_over(operation: &str, id: &RecordId, attempt: u32) {
     warn!(target: "idem", operation, record = %id, attempt, "an earlier attempt crashed; running again");
     #[cfg(feature = "metrics")]
     metrics::counter!("idem_takeovers_total", "operation" => operation.to_owned()).increment(1);
@@ -145,18 +151,31 @@ pub(crate) fn crashed(operation: &str, id: &RecordId, attempt: u32, how: &'stati
     warn!(target: "idem", operation, record = %id, attempt, how, "attempt abandoned; the next claim follows on_crash");
 }
 
-pub(crate) fn body_took(operation: &str, took: Duration) {
+/// When something began; read only where somebody measures.
+pub(crate) struct Clock {
     #[cfg(feature = "metrics")]
-    metrics::histogram!("idem_body_seconds", "operation" => operation.to_owned())
-        .record(took.as_secs_f64());
-    let _ = (operation, took);
+    started: std::time::Instant,
 }
 
-pub(crate) fn store_call_took(store: &'static str, call: &'static str, took: Duration) {
+pub(crate) fn clock() -> Clock {
+    Clock {
+        #[cfg(feature = "metrics")]
+        started: std::time::Instant::now(),
+    }
+}
+
+pub(crate) fn body_took(operation: &str, clock: &Clock) {
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("idem_body_seconds", "operation" => operation.to_owned())
+        .record(clock.started.elapsed().as_secs_f64());
+    let _ = (operation, clock);
+}
+
+pub(crate) fn store_call_took(store: &'static str, call: &'static str, clock: &Clock) {
     #[cfg(feature = "metrics")]
     metrics::histogram!("idem_store_call_seconds", "store" => store, "call" => call)
-        .record(took.as_secs_f64());
-    let _ = (store, call, took);
+        .record(clock.started.elapsed().as_secs_f64());
+    let _ = (store, call, clock);
 }
 
 pub(crate) fn outcome_size(operation: &str, bytes: usize) {

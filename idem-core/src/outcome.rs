@@ -23,8 +23,8 @@ pub enum Verdict {
     Released,
 }
 
-/// A final outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A final outcome. Its `Debug` form shows no content.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// A function's value, as JSON.
@@ -35,6 +35,20 @@ pub enum Outcome {
     Response(Bytes),
     /// The body ran and what it answered was not kept: a tombstone.
     NotReplayable(NotReplayable),
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, content) = match self {
+            Self::Value(content) => ("Value", content),
+            Self::Failure(content) => ("Failure", content),
+            Self::Response(content) => ("Response", content),
+            Self::NotReplayable(reason) => {
+                return f.debug_tuple("NotReplayable").field(reason).finish();
+            }
+        };
+        write!(f, "{kind}({} bytes)", content.len())
+    }
 }
 
 const VALUE: u8 = b'V';

@@ -111,8 +111,8 @@ pub struct Claim {
     pub on_crash: OnCrash,
 }
 
-/// The store's answer to a [`Claim`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The store's answer to a [`Claim`]. Its `Debug` form shows no outcome.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Claimed {
     /// The caller holds the lease and runs the body.
     Acquired {
@@ -159,8 +159,8 @@ pub struct Inspection {
     pub phase: Phase,
 }
 
-/// Where a present record is in its life.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a present record is in its life. Its `Debug` form shows no outcome.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Phase {
     /// An attempt is running, or has crashed.
     Running {
@@ -172,4 +172,25 @@ pub enum Phase {
         /// The stored outcome.
         outcome: bytes::Bytes,
     },
+}
+
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Acquired { attempt } => write!(f, "Acquired(attempt {attempt})"),
+            Self::InFlight { lease_left } => write!(f, "InFlight({lease_left:?} left)"),
+            Self::Mismatch => f.write_str("Mismatch"),
+            Self::OutcomeUnknown { attempt } => write!(f, "OutcomeUnknown(attempt {attempt})"),
+            Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running { lease_left } => write!(f, "Running({lease_left:?} left)"),
+            Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
+        }
+    }
 }

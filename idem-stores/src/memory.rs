@@ -30,7 +30,7 @@ const SHARDS: usize = 64;
 const RECORD_BYTES: u64 = 640;
 
 /// Tells a [`MemoryStore`] the time.
-pub trait Clock: Send + Sync + 'static {
+trait Clock: Send + Sync + 'static {
     /// The time since some fixed instant. It must not go back.
     fn now(&self) -> Duration;
 }
@@ -290,13 +290,17 @@ impl MemoryStore {
         self.inner.used.load(Ordering::Acquire)
     }
 
-    /// Frees the memory of every record whose time is over. Needed under a manual clock only.
-    pub fn sweep(&self) {
+    fn forget_gone(&self) {
         let now = self.inner.clock.now();
         for shard in &self.inner.running {
-            let mut shard = lock(shard);
-            self.inner.forget_gone(&mut shard, now);
+            self.inner.forget_gone(&mut lock(shard), now);
         }
+    }
+
+    /// Frees the memory of every record whose time is over. Needed under a manual clock only.
+    pub fn sweep(&self) {
+        self.forget_gone();
+        let now = self.inner.clock.now();
         let over: Vec<RecordId> = self
             .inner
             .finished
@@ -324,6 +328,7 @@ impl MemoryStore {
         if self.inner.clock_is_manual {
             self.sweep();
         } else {
+            self.forget_gone();
             self.inner.finished.run_pending_tasks();
         }
     }

@@ -121,33 +121,33 @@ pub mod debug_handler_goes_below_idempotent {
 impl<B: Send + 'static> Captured<B> {
     /// Runs the last extractor now, because the key, the scope, the fingerprint or the engine
     /// names what it binds. Nothing is claimed yet.
-    pub async fn extract(self) -> Result<(Captured<()>, B), Response> {
-        let Inner { head, body, last } = *self.inner;
-        let body = match engine_of(&head) {
-            Ok(engine) => read(body, engine.http()).await?,
-            Err(_) => read(body, &HttpSettings::default()).await?,
+    pub async fn extract(self, engine: Option<Engine>) -> Result<(Captured<()>, B), Response> {
+        let mut request = self.inner;
+        let body = match engine.map_or_else(|| engine_of(&request.head), Ok) {
+            Ok(engine) => request.read(engine.http()).await?,
+            Err(error) => return Err(refuse(&error, &HttpSettings::default())),
         };
+        let Inner { head, last, .. } = *request;
         let value = match last {
             Last::Ready(value) => value,
             Last::Deferred(extract) => {
                 extract(Request::from_parts(head.clone(), Body::from(body.clone()))).await?
             }
         };
-        let inner = Inner {
-            head,
-            body: RequestBody::Read(body),
-            last: Last::Ready(()),
-        };
         let rest = Captured {
-            inner: Box::new(inner),
+            inner: Box::new(Inner {
+                head,
+                body: RequestBody::Read(body),
+                last: Last::Ready(()),
+            }),
         };
         Ok((rest, value))
     }
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
-        let Inner { head, body, last } = *self.inner;
-        let engine = match plan.engine.map_or_else(|| engine_of(&head), Ok) {
+        let mut request = self.inner;
+        let engine = match plan.engine.map_or_else(|| engine_of(&request.head), Ok) {
             Ok(engine) => engine,
             Err(error) => return Err(refuse(&error, &HttpSettings::default())),
         };
@@ -157,133 +157,138 @@ impl<B: Send + 'static> Captured<B> {
         let key = match plan.key {
             KeySource::Value(key) => key,
             KeySource::Header(name) => {
-                parse_key(head.headers.get_all(name), settings.accepted_keys())
+                parse_key(request.head.headers.get_all(name), settings.accepted_keys())
                     .and_then(|key| Key::of(&key))
             }
         };
-        if !plan.required && key == Err(KeyError::Missing) {
-            return Ok(Admitted::Unprotected(
-                Unprotected::without_key(),
-                Box::new(Inner { head, body, last }),
-            ));
-        }
         let operation =
             operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope).map_err(refuse)?;
+        if !plan.required && key == Err(KeyError::Missing) {
+            let permit = Permit::Unprotected(operation.unprotected());
+            return Ok(Admitted {
+                permit,
+                engine,
+                request,
+            });
+        }
         let keyed = operation.keyed(key).map_err(refuse)?;
+        let body = request.read(settings).await?;
         let identity = RequestIdentity {
-            method: &head.method,
-            uri: original_uri(&head),
-            headers: &head.headers,
+            method: &request.head.method,
+            uri: original_uri(&request.head),
+            headers: &request.head.headers,
         };
-        let (fingerprint, body) = match plan.fingerprint {
+        let fingerprint = match plan.fingerprint {
             Some(parts) => {
                 let parts = parts.map_err(|error| refuse(error.into()))?;
-                (identity.fingerprint_of(operation.has_scope(), parts), body)
+                identity.fingerprint_of(operation.has_scope(), parts)
             }
-            None => {
-                let body = read(body, settings).await?;
-                let fingerprint = identity.fingerprint(operation.has_scope(), &body);
-                (fingerprint, RequestBody::Read(body))
+            None => identity.fingerprint(operation.has_scope(), &body),
+        };
+        let permit = match keyed.begin(fingerprint).await.map_err(refuse)? {
+            Begun::Execute(execution) => Permit::Execute(execution, plan.release),
+            Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
+            Begun::Replay(outcome) => {
+                return Err(match replay(&outcome) {
+                    Ok(response) => response.map(Body::from),
+                    Err(error) => refuse(error.into()),
+                });
             }
         };
-        match keyed.begin(fingerprint).await.map_err(refuse)? {
-            Begun::Replay(outcome) => match replay(&outcome) {
-                Ok(response) => Err(response.map(Body::from)),
-                Err(error) => Err(refuse(error.into())),
-            },
-            Begun::Unprotected(unprotected) => Ok(Admitted::Unprotected(
-                unprotected,
-                Box::new(Inner { head, body, last }),
-            )),
-            Begun::Execute(execution) => Ok(Admitted::Execute(Box::new(Executable {
-                execution,
-                engine,
-                release: plan.release,
-                request: Inner { head, body, last },
-            }))),
-        }
+        Ok(Admitted {
+            permit,
+            engine,
+            request,
+        })
     }
 }
 
 /// The right to run the handler.
-pub enum Admitted<B> {
-    /// Once, on a task of its own, and store its response.
-    Execute(Box<Executable<B>>),
-    /// As if the attribute were not there.
-    Unprotected(Unprotected, Box<Inner<B>>),
+pub struct Admitted<B> {
+    permit: Permit,
+    engine: Engine,
+    request: Box<Inner<B>>,
 }
 
-pub struct Executable<B> {
-    execution: Execution,
-    engine: Engine,
-    release: &'static [u16],
-    request: Inner<B>,
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the rare variant is the small one"
+)]
+enum Permit {
+    /// Once, and store the response unless its status is listed.
+    Execute(Execution, &'static [u16]),
+    /// As if the attribute were not there.
+    Unprotected(Unprotected),
 }
 
 impl<B: Send + 'static> Admitted<B> {
-    /// Runs the last extractor, then the handler, and answers. The handler's future is boxed
-    /// where it is made, and never moved again.
-    pub fn run<F, Fut>(self, handler: F) -> impl Future<Output = Response> + Send
-    where
-        F: FnOnce(B) -> Fut + Send + 'static,
-        Fut: Future<Output: IntoResponse> + Send + 'static,
-    {
-        let answer: Pin<Box<dyn Future<Output = Response> + Send>> = match self {
-            Self::Execute(executable) => Box::pin(executable.run(handler)),
-            Self::Unprotected(unprotected, request) => Box::pin(unprotected.drive(async move {
-                match request.extract().await {
-                    Ok(last) => Box::pin(handler(last)).await.into_response(),
-                    Err(rejection) => rejection,
-                }
-            })),
-        };
-        answer
-    }
-}
-
-impl<B: Send + 'static> Executable<B> {
-    fn run<F, Fut>(self, handler: F) -> impl Future<Output = Response> + Send
+    /// Runs the last extractor, then the handler, on a task of their own, and answers. The
+    /// handler's future is boxed where it is made, and never moved again.
+    pub async fn run<F, Fut>(self, handler: F) -> Response
     where
         F: FnOnce(B) -> Fut + Send + 'static,
         Fut: Future<Output: IntoResponse> + Send + 'static,
     {
         let Self {
-            execution,
+            permit,
             engine,
-            release,
             request,
         } = self;
         let settings = engine.clone();
-        let running = execution.drive_detached(async move {
-            let last = match request.extract().await {
-                Ok(last) => last,
-                Err(rejection) => return (Verdict::Released, rejection),
-            };
-            let response = Box::pin(handler(last)).await.into_response();
-            let limit = engine.max_outcome_bytes();
-            let (verdict, response) = capture(response, release, limit, engine.http()).await;
-            (verdict, response.map(Body::new))
-        });
-        async move {
-            match running.await {
-                Ok(response) => response,
-                // The panic's message has gone to the panic hook, and is not for clients.
-                Err(_) => answer(Problem::crashed(), settings.http()),
+        let respond = async move {
+            let last = request.extract().await?;
+            Ok::<_, Response>(Box::pin(handler(last)).await.into_response())
+        };
+        let ended = match permit {
+            Permit::Unprotected(unprotected) => {
+                let body = async move { respond.await.unwrap_or_else(|rejection| rejection) };
+                unprotected.drive_detached(Box::pin(body)).await
             }
-        }
+            Permit::Execute(execution, release) => {
+                let body = async move {
+                    let response = match respond.await {
+                        Ok(response) => response,
+                        Err(rejection) => return (Verdict::Released, rejection),
+                    };
+                    let limit = engine.max_outcome_bytes();
+                    let (verdict, response) =
+                        capture(response, release, limit, engine.http()).await;
+                    (verdict, response.map(Body::new))
+                };
+                execution.drive_detached(Box::pin(body)).await
+            }
+        };
+        // The panic's message has gone to the panic hook, and is not for clients.
+        ended.unwrap_or_else(|_| answer(Problem::crashed(), settings.http()))
     }
 }
 
 impl<B> Inner<B> {
-    async fn extract(self) -> Result<B, Response> {
-        match self.last {
+    /// The request's body, read up to the limit.
+    async fn read(&mut self, settings: &HttpSettings) -> Result<Bytes, Response> {
+        let body = match &mut self.body {
+            RequestBody::Read(bytes) => return Ok(bytes.clone()),
+            RequestBody::Unread(body) => std::mem::take(body),
+        };
+        match collect_body(body, settings.request_limit()).await {
+            Ok(bytes) => {
+                self.body = RequestBody::Read(bytes.clone());
+                Ok(bytes)
+            }
+            Err(error) => Err(answer(error.into(), settings)),
+        }
+    }
+
+    async fn extract(self: Box<Self>) -> Result<B, Response> {
+        let Self { head, body, last } = *self;
+        match last {
             Last::Ready(value) => Ok(value),
             Last::Deferred(extract) => {
-                let body = match self.body {
+                let body = match body {
                     RequestBody::Unread(body) => body,
                     RequestBody::Read(bytes) => Body::from(bytes),
                 };
-                extract(Request::from_parts(self.head, body)).await
+                extract(Request::from_parts(head, body)).await
             }
         }
     }
@@ -302,15 +307,6 @@ fn original_uri(head: &Parts) -> &Uri {
     head.extensions
         .get::<OriginalUri>()
         .map_or(&head.uri, |OriginalUri(uri)| uri)
-}
-
-async fn read(body: RequestBody, settings: &HttpSettings) -> Result<Bytes, Response> {
-    match body {
-        RequestBody::Read(bytes) => Ok(bytes),
-        RequestBody::Unread(body) => collect_body(body, settings.request_limit())
-            .await
-            .map_err(|error| answer(error.into(), settings)),
-    }
 }
 
 fn refuse(error: &Error, settings: &HttpSettings) -> Response {

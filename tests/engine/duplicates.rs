@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
-use idem::{Engine, Error, InFlight, Operation};
+use idem::{
+    Change, Claim, Claimed, Engine, Error, InFlight, Inspection, Operation, RecordId, Store,
+    StoreError, Token, Watch,
+};
 use tokio::task::JoinHandle;
 
 use crate::bench::{
@@ -287,4 +291,100 @@ async fn a_change_between_the_claim_and_the_watch_is_not_missed() {
     gate.open();
     assert_eq!(waiting.await.unwrap().unwrap(), 1);
     assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_does_not_hang_behind_a_leader_that_nobody_polls() {
+    let store = faulty();
+    let operation = operation(&store);
+    store.fail(Method::Claim, 1, Fault::Hang);
+    let mut leader = Box::pin(must_not_run(&operation, "k", request()));
+    assert!(leader.as_mut().now_or_never().is_none());
+    let before = tokio::time::Instant::now();
+    let refused = must_not_run(&operation, "k", request()).await;
+    assert!(matches!(refused, Err(Error::InFlight { .. })));
+    assert!(before.elapsed() <= crate::bench::STORE_TIMEOUT);
+    let hurried = operation
+        .clone()
+        .in_flight(InFlight::Wait(Duration::from_millis(100)));
+    let before = tokio::time::Instant::now();
+    assert!(must_not_run(&hurried, "k", request()).await.is_err());
+    assert!(before.elapsed() <= Duration::from_millis(101));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_calls_itself_under_its_own_key_is_refused() {
+    let operation = operation(&faulty()).in_flight(InFlight::Wait(Duration::MAX));
+    let inner = operation.clone();
+    let body = async move {
+        let own = must_not_run(&inner, "k", request()).await;
+        assert!(matches!(own, Err(Error::InFlight { .. })));
+        attempt_number(&inner, "another key").await
+    };
+    assert_eq!(operation.run("k", request(), body).await.unwrap(), 1);
+}
+
+/// A store whose watches are always ready, which is allowed.
+#[derive(Clone)]
+struct Nervous(FaultyStore);
+
+#[async_trait::async_trait]
+impl Store for Nervous {
+    fn name(&self) -> &'static str {
+        "nervous"
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        self.0.claim(claim).await
+    }
+    async fn renew(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        lease: Duration,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        self.0.renew(id, token, lease, retention).await
+    }
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        outcome: bytes::Bytes,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        self.0.complete(id, token, outcome, retention).await
+    }
+    async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.release(id, token).await
+    }
+    async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.abandon(id, token).await
+    }
+    async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        self.0.inspect(id).await
+    }
+    async fn watch(&self, _: &RecordId) -> Result<Watch, StoreError> {
+        Ok(Watch::new(std::future::ready(())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_wakes_without_news_is_not_stormed_and_patience_ends_in_time() {
+    let store = faulty();
+    let works = Works::default();
+    let first = start(&operation(&store), &works).await;
+    let patience = Duration::from_secs(5);
+    let waiter =
+        operation_of(&Engine::new(Nervous(store.clone()))).in_flight(InFlight::Wait(patience));
+    let before = tokio::time::Instant::now();
+    let refused = must_not_run(&waiter, "k", request()).await;
+    assert!(matches!(refused, Err(Error::InFlight { .. })));
+    assert!(before.elapsed() <= patience + Duration::from_millis(1));
+    assert!(
+        store.calls(Method::Claim) < 50,
+        "{}",
+        store.calls(Method::Claim)
+    );
+    works.let_go();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
 }

@@ -78,16 +78,16 @@ async fn a_dropped_body_is_a_crash_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_is_not_driven_is_a_crash_too() {
+async fn a_claim_that_is_not_driven_frees_its_key() {
     let store = faulty();
-    let operation = operation(&store);
+    let operation = operation(&store).on_crash(OnCrash::Refuse);
     let keyed = operation.keyed(Key::of("k")).unwrap();
     let Ok(Begun::Execute(execution)) = keyed.begin(request()).await else {
         panic!("the first call executes");
     };
     drop(execution);
-    store.called(Method::Abandon, 1).await;
-    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+    store.called(Method::Release, 1).await;
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,4 +251,58 @@ async fn durations_beyond_all_clocks_do_not_panic() {
         .in_flight(idem::InFlight::Wait(Duration::MAX));
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
     assert_eq!(must_not_run(&operation, "k", request()).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_does_not_finish_what_was_freed_while_he_looked() {
+    let store = faulty();
+    let operation = operation(&store);
+    let keyed = operation.keyed(Key::of("k")).unwrap();
+    let Ok(Begun::Execute(execution)) = keyed.begin(request()).await else {
+        panic!("the first call executes");
+    };
+    let gate = store.hold(Method::Claim);
+    let resolving = tokio::spawn({
+        let operation = operation.clone();
+        let verdict = Verdict::Final(Outcome::Value(Bytes::from_static(b"42")));
+        async move { operation.resolve("k", verdict).await }
+    });
+    // It was inspected, running; it is freed before it is claimed.
+    gate.arrived(1).await;
+    drop(execution);
+    store.called(Method::Release, 1).await;
+    gate.open();
+    assert!(!resolving.await.unwrap().unwrap());
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn floats_come_back_as_they_were() {
+    let operation = operation(&faulty());
+    let values: Vec<f64> = (0..1000)
+        .map(|n| f64::from_bits(0x3fb9_9999_9999_0000 + n * 0x1_0001))
+        .chain([0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX, -0.0])
+        .collect();
+    for _ in 0..2 {
+        let body = async { Ok::<_, Error>(values.clone()) };
+        let answer = operation.run("k", request(), body).await.unwrap();
+        assert!(
+            answer
+                .iter()
+                .map(|f| f.to_bits())
+                .eq(values.iter().map(|f| f.to_bits()))
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_with_a_missing_part_is_refused_and_an_absent_one_is_none() {
+    let operation = operation(&faulty());
+    let none: Option<&str> = None;
+    for scope in [("tenant a", none), ("tenant b", none)] {
+        let scoped = operation.clone().scope(&scope);
+        let refused = must_not_run(&scoped, "k", request()).await;
+        assert!(matches!(refused, Err(Error::Scope(_))), "{refused:?}");
+    }
+    assert!(!operation.clone().scope(&none).has_scope());
 }

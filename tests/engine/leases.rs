@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
-use idem::{Attempt, Engine, EngineBuilder, Error, OnCrash, Operation};
+use idem::{Attempt, Begun, Engine, EngineBuilder, Error, Key, OnCrash, Operation, Verdict};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -179,4 +179,65 @@ async fn waiters_take_over_when_the_lease_of_a_dead_process_ends() {
     let before = tokio::time::Instant::now();
     assert_eq!(attempt_number(&waiter, "k").await.unwrap(), 2);
     assert!(before.elapsed() <= LEASE + Duration::from_secs(1));
+}
+
+/// Blocks its thread for many leases, as a body that calls a blocking client does.
+fn block(store: &FaultyStore) {
+    let renewals = store.calls(Method::Renew);
+    while store.calls(Method::Renew) < renewals + 6 {
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_keeps_its_lease_on_a_runtime_with_others() {
+    let store = faulty();
+    let brief = operation(&store).lease(Duration::from_millis(300));
+    let blocking = store.clone();
+    // Not on a worker of its own: the task runs wherever the runtime puts it.
+    let body = async move {
+        block(&blocking);
+        Ok::<_, Error>(idem::attempt().number())
+    };
+    let running = tokio::spawn(async move { brief.run("k", request(), body).await });
+    store.called(Method::Renew, 3).await;
+    let duplicate = must_not_run(&elsewhere(&store), "k", request()).await;
+    assert!(matches!(duplicate, Err(Error::InFlight { .. })));
+    assert_eq!(running.await.unwrap().unwrap(), 1);
+
+    // Detached, as handlers run.
+    let brief = operation(&store).lease(Duration::from_millis(300));
+    let Ok(Begun::Execute(execution)) = brief.keyed(Key::of("l")).unwrap().begin(request()).await
+    else {
+        panic!("the first call executes");
+    };
+    let blocking = store.clone();
+    let ended = execution.drive_detached(async move {
+        block(&blocking);
+        (Verdict::Released, ())
+    });
+    assert!(ended.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_cannot_be_regained_after_its_lease_frees_the_key() {
+    let store = faulty();
+    let engine = Engine::builder(store.clone()).store_timeout(LEASE * 10);
+    let operation = operation_of(&engine.build()).on_crash(OnCrash::Refuse);
+    store.fail(Method::Claim, 1, Fault::LoseAnswer);
+    store.fail(Method::Renew, 1, Fault::Unavailable);
+    let gate = store.hold(Method::Claim);
+    let call = tokio::spawn({
+        let operation = operation.clone();
+        async move { must_not_run(&operation, "k", request()).await }
+    });
+    gate.arrived(1).await;
+    gate.admit(1);
+    store.called(Method::Claim, 2).await;
+    sleep(LEASE * 2).await;
+    gate.open();
+    assert!(matches!(call.await.unwrap(), Err(Error::Store(_))));
+    store.called(Method::Release, 1).await;
+    // No body ran, so nothing is unknown.
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
 }

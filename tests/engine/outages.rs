@@ -1,9 +1,11 @@
 //! A store that cannot answer: before the body nothing runs, after it nothing is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use idem::conformance::faults::{Fault, Method};
-use idem::{Engine, Error, StoreError};
+use idem::conformance::faults::{Fault, FaultyStore, Method};
+use idem::stores::memory::MemoryStore;
+use idem::{Engine, Error, InFlight, Store, StoreError};
 use tokio::time::Instant;
 
 use crate::bench::{
@@ -103,18 +105,88 @@ async fn a_store_that_fails_after_the_body_costs_the_caller_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_never_takes_the_outcome_is_given_up_when_the_lease_is_over() {
+async fn an_outage_longer_than_the_lease_costs_no_second_execution() {
     let store = faulty();
     let operation = operation(&store);
+    let works = Works::default();
+    let body = async {
+        // The store goes away while the body runs, and stays away.
+        store.fail_everything(&Fault::Unavailable);
+        Ok::<_, Error>(works.execute())
+    };
+    assert_eq!(operation.run("k", request(), body).await.unwrap(), 1);
+    tokio::time::sleep(LEASE * 10).await;
+    // This process still holds the outcome, and keeps its duplicates out.
+    let duplicate = must_not_run(&operation, "k", request()).await;
+    assert!(
+        matches!(duplicate, Err(Error::InFlight { .. })),
+        "{duplicate:?}"
+    );
+    store.heal_everything();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(must_not_run(&operation, "k", request()).await.unwrap(), 1);
+    assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_that_nobody_would_keep_any_more_is_given_up() {
+    let store = faulty();
+    let ttl = Duration::from_secs(60);
+    let operation = operation(&store).ttl(ttl);
     store.fail_always(Method::Complete, Fault::Unavailable);
+    store.fail_always(Method::Renew, Fault::Unavailable);
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
-    tokio::time::sleep(LEASE * 2).await;
+    tokio::time::sleep(ttl + Duration::from_secs(5)).await;
     let given_up = store.calls(Method::Complete);
-    tokio::time::sleep(LEASE * 2).await;
+    tokio::time::sleep(ttl * 2).await;
     assert_eq!(store.calls(Method::Complete), given_up);
     store.heal_everything();
-    // The crash rule: a second attempt, said to be one.
-    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+    let again = attempt_number(&operation, "k").await.unwrap();
+    assert_eq!(
+        again, 1,
+        "lease and retention are over: the record is absent"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_slower_than_the_lease_keeps_the_lease() {
+    let store = faulty();
+    let engine = Engine::builder(store.clone())
+        .store_timeout(LEASE * 10)
+        .build();
+    let gate = store.hold(Method::Complete);
+    let call = tokio::spawn({
+        let operation = operation_of(&engine);
+        async move { attempt_number(&operation, "k").await }
+    });
+    gate.arrived(1).await;
+    tokio::time::sleep(LEASE * 3).await;
+    let elsewhere = operation(&store);
+    let duplicate = must_not_run(&elsewhere, "k", request()).await;
+    assert!(
+        matches!(duplicate, Err(Error::InFlight { .. })),
+        "{duplicate:?}"
+    );
+    gate.open();
+    assert_eq!(call.await.unwrap().unwrap(), 1);
+    assert_eq!(must_not_run(&elsewhere, "k", request()).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_arrives_after_its_release_is_freed_too() {
+    let records: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let store = FaultyStore::new(Arc::clone(&records));
+    let operation = operation(&store);
+    store.fail(Method::Claim, 1, Fault::Hang);
+    let refused = must_not_run(&operation, "k", request()).await;
+    assert!(matches!(refused, Err(Error::Store(_))));
+    store.called(Method::Release, 3).await;
+    // Until the lease that the claim may still begin is over.
+    tokio::time::sleep(LEASE * 2).await;
+    let released = store.calls(Method::Release);
+    assert!(released > 10);
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(store.calls(Method::Release), released);
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,6 +256,30 @@ async fn failing_open_still_keeps_duplicates_of_this_process_out() {
     works.started().await;
     let duplicate = must_not_run(&operation, "k", request()).await;
     assert!(matches!(duplicate, Err(Error::InFlight { .. })));
+    works.let_go();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_open_does_not_run_what_was_seen_to_run() {
+    let store = faulty();
+    let works = Works::default();
+    let first = tokio::spawn({
+        let (operation, works) = (operation(&store), works.clone());
+        let body = async move {
+            works.stop_here().await;
+            Ok::<_, Error>(works.execute())
+        };
+        async move { operation.run("k", request(), body).await }
+    });
+    works.started().await;
+    let engine = Engine::builder(store.clone()).fail_open(true).build();
+    let patient = operation_of(&engine).in_flight(InFlight::Wait(LEASE));
+    let waiter = tokio::spawn(async move { must_not_run(&patient, "k", request()).await });
+    store.called(Method::Watch, 1).await;
+    store.fail_always(Method::Claim, Fault::Unavailable);
+    let refused = waiter.await.unwrap();
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
     works.let_go();
     assert_eq!(first.await.unwrap().unwrap(), 1);
 }

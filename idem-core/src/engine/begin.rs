@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Instrument;
 
 use super::Engine;
-use super::execution::{Execution, Held, Settlement};
+use super::execution::{Execution, Held, Panic, Settlement, panic_of};
 use super::flight::{Ending, Entry, Flight, FlightGuard, Progress};
 use super::policy::{InFlight, Policy};
 use crate::attempt::{Attempt, CURRENT};
@@ -25,6 +26,9 @@ use crate::store::{StoreError, Watch};
 /// How often a waiter asks the store by itself, in case a notification was lost. The pause is
 /// drawn between half of this and all of it.
 const POLL: Duration = Duration::from_secs(1);
+
+/// The first pause after a notification that brought no news; doubled up to [`POLL`].
+const FIRST_CALM: Duration = Duration::from_millis(10);
 
 /// One request, reduced to what the engine needs.
 #[derive(Clone, Debug)]
@@ -51,23 +55,39 @@ pub enum Begun {
     Unprotected(Unprotected),
 }
 
-/// A run without a record. Duplicates in this process are still kept out while it lives.
+/// A run without a record. Duplicates in this process are still kept out while it lives, where
+/// there is a key.
 #[derive(Debug)]
 pub struct Unprotected {
-    /// `None` where no key names a record at all.
-    _flight: Option<FlightGuard>,
+    flight: Option<FlightGuard>,
 }
 
 impl Unprotected {
-    /// A run for a request that has no key, where none is required.
-    pub const fn without_key() -> Self {
-        Self { _flight: None }
+    pub(super) const fn without_key() -> Self {
+        Self { flight: None }
     }
 
     /// Runs the body on the caller's task. [`crate::attempt()`] inside of it says that it is
     /// not protected.
     pub async fn drive<F: Future>(self, body: F) -> F::Output {
-        CURRENT.scope(Attempt::unprotected(), body).await
+        let output = CURRENT.scope(Attempt::unprotected(), body).await;
+        drop(self.flight);
+        output
+    }
+
+    /// Runs the body on a task of its own, which a caller that goes away does not stop.
+    ///
+    /// # Errors
+    /// The body's panic.
+    pub async fn drive_detached<F>(self, body: F) -> Result<F::Output, Panic>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let body = self.drive(body).in_current_span();
+        match Handle::try_current() {
+            Ok(runtime) => runtime.spawn(body).await.map_err(panic_of),
+            Err(_) => Ok(body.await),
+        }
     }
 }
 
@@ -124,6 +144,11 @@ pub(super) async fn begin(engine: &Engine, call: Call) -> Result<Begun, Error> {
 
 async fn decide(engine: &Engine, call: Call) -> Result<(Begun, Decision), Error> {
     let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let own = CURRENT.try_with(|attempt| attempt.is_of(&call.id));
+    if own.unwrap_or(false) {
+        // A body that calls its own operation under its own key would wait for itself.
+        return Err(in_flight(engine));
+    }
     let patience = Patience::of(&call.policy);
     loop {
         let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
@@ -140,8 +165,13 @@ async fn decide(engine: &Engine, call: Call) -> Result<(Begun, Decision), Error>
 
 /// Joins a flight: no store traffic.
 async fn join(engine: &Engine, call: &Call, patience: Patience, flight: &Arc<Flight>) -> Decided {
-    // Bounded by the store timeout that the leader's claim has.
-    flight.answered().await;
+    // The leader's claim is bounded by the store timeout, if somebody polls the leader.
+    tokio::select! {
+        biased;
+        () = flight.answered() => {}
+        () = sleep(engine.inner.settings.store_timeout) => return Decided::Refused(in_flight(engine)),
+        () = patience.over(), if !patience.is_none() => return Decided::Refused(in_flight(engine)),
+    }
     let same = flight.fingerprint == call.fingerprint;
     let mut waited = false;
     if let Progress::Occupied = flight.progress() {
@@ -189,15 +219,21 @@ async fn lead(
         retention: call.policy.ttl,
         on_crash: call.policy.on_crash,
     };
-    let mut watch = None;
+    let mut news = None;
     loop {
         let sent = Instant::now();
         let answer = claim_once(engine, call, runtime, &claim).await;
-        let waited = watch.is_some();
+        let waited = news.is_some();
         match answer {
             Ok(Claimed::Acquired { attempt }) => {
                 let held = Held::new(engine, call, claim.token, attempt, sent, flight);
-                return take_off(held, runtime).await;
+                let execution = Execution::new(held, runtime.clone());
+                // Dropped where it is not begun, it frees the key.
+                return match execution.take_off().await {
+                    Ok(true) => Decided::Begun(Begun::Execute(execution), Decision::Executed),
+                    Ok(false) => Decided::AskAgain,
+                    Err(error) => Decided::Refused(error.into()),
+                };
             }
             Ok(Claimed::Finished { outcome }) => {
                 let decided = replay(&outcome, waited);
@@ -218,32 +254,28 @@ async fn lead(
             }
             Ok(Claimed::InFlight { lease_left }) => {
                 flight.occupy();
-                let Some(watching) = &mut watch else {
-                    // What changed before the watch began is seen by the next claim.
-                    watch = Some(start_watch(engine, call).await);
-                    continue;
-                };
-                // A crash is announced by nobody: look again when the lease would be over.
-                let pause = POLL.mul_f64(rand::random_range(0.5..1.0)).min(lease_left);
+                let news = news.get_or_insert_with(News::default);
                 tokio::select! {
                     biased;
-                    () = watching => watch = Some(start_watch(engine, call).await),
                     () = patience.over() => {
                         flight.end(Ending::InFlightElsewhere);
                         return Decided::Refused(in_flight(engine));
                     }
-                    () = sleep(pause.max(Duration::from_millis(1))) => {}
+                    // Boxed: a waiting call is rare, and its future is large.
+                    () = Box::pin(news.of(engine, call, lease_left)) => {}
                 }
             }
-            // A record that is there and cannot be read may be finished: that is no outage.
+            // No outage: a record that cannot be read may be finished, and one that was seen to
+            // run may still be.
             Err(error)
                 if engine.inner.settings.fail_open
+                    && !waited
                     && !matches!(error, StoreError::Unreadable { .. }) =>
             {
                 flight.occupy();
                 observe::failing_open(&call.operation, &error);
                 let begun = Begun::Unprotected(Unprotected {
-                    _flight: Some(flight),
+                    flight: Some(flight),
                 });
                 return Decided::Begun(begun, Decision::Unprotected);
             }
@@ -253,21 +285,6 @@ async fn lead(
             }
         }
     }
-}
-
-/// The store has acknowledged the claim: the body may run, if the lease still holds.
-async fn take_off(held: Held, runtime: &Handle) -> Decided {
-    // A process that slept between the claim and here may have been overtaken.
-    if held.attempt.lease_lost() {
-        match held.renew().await {
-            Ok(Change::Applied) => {}
-            Ok(Change::LeaseLost) => return Decided::AskAgain,
-            Err(error) => return Decided::Refused(error.into()),
-        }
-    }
-    held.take_off();
-    let begun = Begun::Execute(Execution::new(held, runtime.clone()));
-    Decided::Begun(begun, Decision::Executed)
 }
 
 /// Sends a claim; a transient failure is followed by one more try with the same token, which
@@ -324,19 +341,46 @@ impl Drop for Ghost<'_> {
         let (engine, call, token) = (self.engine.clone(), self.call.clone(), self.token);
         let until = Instant::now() + call.policy.lease;
         self.runtime.spawn(async move {
+            // Until it was there to be released: the claim may arrive after its release.
             let _ = engine
-                .settle_until(&call, &token, &Settlement::Release, until)
+                .settle_until(&call, &token, &Settlement::Release, until, |change| {
+                    change == Change::Applied
+                })
                 .await;
             drop(permit);
         });
     }
 }
 
-async fn start_watch(engine: &Engine, call: &Call) -> Watch {
-    engine
-        .store_call(&call.operation, "watch", engine.store().watch(&call.id))
-        .await
-        .unwrap_or_else(|_| Watch::never())
+/// What a waiting leader knows of the record's changes in the store.
+#[derive(Default)]
+struct News {
+    watch: Option<Watch>,
+    /// How long to wait before the next watch begins.
+    calm: Duration,
+}
+
+impl News {
+    /// Resolves when it is time to claim again.
+    async fn of(&mut self, engine: &Engine, call: &Call, lease_left: Duration) {
+        let Some(watch) = &mut self.watch else {
+            // A store may wake without a change: pauses keep that from becoming a storm.
+            sleep(self.calm).await;
+            self.calm = (self.calm * 2).clamp(FIRST_CALM, POLL);
+            let watch = engine.store().watch(&call.id);
+            let watch = engine.store_call(&call.operation, "watch", watch).await;
+            // What changed before the watch began is seen by the next claim.
+            self.watch = Some(watch.unwrap_or_else(|_| Watch::never()));
+            return;
+        };
+        // A crash is announced by nobody: look again when the lease would be over.
+        let pause = POLL.mul_f64(rand::random_range(0.5..1.0)).min(lease_left);
+        tokio::select! {
+            biased;
+            () = watch => self.watch = None,
+            () = sleep(pause.max(Duration::from_millis(1))) => {}
+        }
+    }
 }
 
 fn replay(outcome: &Bytes, waited: bool) -> Decided {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
@@ -53,8 +53,10 @@ pub(crate) struct Held {
     engine: Engine,
     call: Call,
     token: Token,
-    pub(crate) attempt: Attempt,
+    attempt: Attempt,
     flight: FlightGuard,
+    /// Goes on until the end is stored.
+    renewal: Option<Renewal>,
 }
 
 impl Held {
@@ -72,19 +74,21 @@ impl Held {
             token,
             attempt: Attempt::protected(attempt, call.id, claimed + call.policy.lease),
             flight,
+            renewal: None,
         }
     }
 
-    /// Tells duplicates and observers that the body runs from here.
-    pub(super) fn take_off(&self) {
-        self.flight.occupy();
-        if self.attempt.number() > 1 {
-            observe::taken_over(&self.call.operation, &self.call.id, self.attempt.number());
+    /// Renews a lease that may be over. `Ok(false)` says that another attempt holds it.
+    async fn regain(&self) -> Result<bool, StoreError> {
+        let Self { engine, call, .. } = self;
+        match renew(engine, call, &self.token, &self.attempt).await? {
+            Change::LeaseLost => Ok(false),
+            Change::Applied if self.attempt.lease_lost() => Err(StoreError::TimedOut {
+                store: engine.store().name(),
+                after: call.policy.lease,
+            }),
+            Change::Applied => Ok(true),
         }
-    }
-
-    pub(super) async fn renew(&self) -> Result<Change, StoreError> {
-        renew(&self.engine, &self.call, &self.token, &self.attempt).await
     }
 
     fn close(self, settlement: Settlement, change: Change) {
@@ -103,12 +107,19 @@ impl Held {
         // Where the flight was not ended it ends with its guard: ask the store.
     }
 
-    /// Ends the attempt however long the store is away, as long as the lease may hold.
+    /// Ends the attempt, however long the store is away. An outcome is offered for as long as
+    /// it would be kept, also when the lease is over: the token still changes the record if
+    /// nobody has claimed it since. Meanwhile the flight keeps duplicates of this process out.
+    /// While a store is away nothing is claimed, so what is held here is bounded by what ran
+    /// when it went.
     async fn settle_persistently(self, settlement: Settlement) {
-        let until = self.attempt.held_until().unwrap_or_else(Instant::now);
+        let until = match settlement {
+            Settlement::Abandon => self.attempt.held_until().unwrap_or_else(Instant::now),
+            _ => Instant::now() + self.call.policy.ttl,
+        };
         let change = self
             .engine
-            .settle_until(&self.call, &self.token, &settlement, until)
+            .settle_until(&self.call, &self.token, &settlement, until, |_| true)
             .await;
         match change {
             Some(change) => self.close(settlement, change),
@@ -138,20 +149,22 @@ impl Engine {
             .await
     }
 
-    /// Tries to end an attempt until the store answers, or until the given time and one last
-    /// try. Repeating is safe: only the token's holder changes the record.
+    /// Tries to end an attempt until the store's answer will do, or until the given time and one
+    /// last try. Repeating is safe: only the token's holder changes the record.
     pub(super) async fn settle_until(
         &self,
         call: &Call,
         token: &Token,
         settlement: &Settlement,
         until: Instant,
+        will_do: impl Fn(Change) -> bool,
     ) -> Option<Change> {
         let mut pause = FIRST_RETRY;
         loop {
             let last = Instant::now() >= until;
             match self.settle_once(call, token, settlement).await {
-                Ok(change) => return Some(change),
+                Ok(change) if last || will_do(change) => return Some(change),
+                Ok(_) => {}
                 Err(_) if last => return None,
                 Err(_) => observe::settling_again(&call.operation, &call.id, settlement.as_str()),
             }
@@ -164,10 +177,11 @@ impl Engine {
 
 /// The right to run the body once.
 ///
-/// [`drive`](Self::drive) does it. Dropped before or while it is driven, the attempt is
-/// abandoned in the background: its lease is over, and the next claim follows `on_crash`.
-/// Dropped after the body has returned, its outcome is stored in the background.
-#[must_use = "a claimed attempt that is not driven counts as crashed"]
+/// [`drive`](Self::drive) does it. What happens when it is dropped, in the background: before
+/// the body has begun, the key is freed; while the body runs, the attempt is abandoned (its
+/// lease is over, and the next claim follows `on_crash`); after the body has returned, its
+/// outcome is stored.
+#[must_use = "a claimed attempt that is not driven frees its key"]
 pub struct Execution {
     held: Option<Held>,
     runtime: Handle,
@@ -180,19 +194,51 @@ impl Execution {
         Self {
             held: Some(held),
             runtime,
-            settlement: Settlement::Abandon,
+            settlement: Settlement::Release,
         }
+    }
+
+    /// Makes sure that the lease holds when the body begins: a process that slept between the
+    /// claim and here may have been overtaken. `Ok(false)` says that it was.
+    pub(super) async fn take_off(&self) -> Result<bool, StoreError> {
+        let Some(held) = &self.held else {
+            return Ok(false);
+        };
+        if held.attempt.lease_lost() && !Box::pin(held.regain()).await? {
+            return Ok(false);
+        }
+        held.flight.occupy();
+        observe::started(&held.call.operation, &held.call.id, held.attempt.number());
+        Ok(true)
     }
 
     /// Runs the body, renews the lease meanwhile, and stores the verdict before it returns the
     /// body's value. A store that does not take the verdict is asked again in the background
     /// while the lease holds, and the value is returned at once.
     ///
-    /// The body is driven on the caller's task. Pass it boxed when it is large.
+    /// The body is driven on the caller's task. Pass it boxed when it is large. On a runtime
+    /// with one thread, a body that blocks it keeps its lease from being renewed.
     ///
     /// # Errors
     /// The body's panic, after the attempt has been abandoned.
     pub async fn drive<F, T>(mut self, body: F) -> Result<T, Panic>
+    where
+        F: Future<Output = (Verdict, T)>,
+    {
+        self.start_renewal();
+        // What a task spawns waits for that very worker, at first: a body that blocked it would
+        // keep its own lease from being renewed.
+        tokio::task::yield_now().await;
+        self.run(body).await
+    }
+
+    fn start_renewal(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.renewal = Some(Renewal::start(&self.runtime, held));
+        }
+    }
+
+    async fn run<F, T>(mut self, body: F) -> Result<T, Panic>
     where
         F: Future<Output = (Verdict, T)>,
     {
@@ -201,15 +247,14 @@ impl Execution {
         };
         let (attempt, call) = (held.attempt.clone(), held.call.clone());
         let max_bytes = held.engine.inner.settings.max_outcome_bytes;
-        let renewal = Renewal::start(&self.runtime, held);
-        let started = Instant::now();
-        let span = observe::attempt(&call.operation, attempt.number());
+        // From here on there may be an effect.
+        self.settlement = Settlement::Abandon;
+        let clock = observe::clock();
         let ended = CURRENT
             .scope(attempt.clone(), AssertUnwindSafe(body).catch_unwind())
-            .instrument(span)
             .await;
-        observe::body_took(&call.operation, started.elapsed());
-        drop(renewal);
+        observe::body_took(&call.operation, &clock);
+        attempt.end();
         match ended {
             Ok((verdict, value)) => {
                 self.settlement = if attempt.is_released() {
@@ -235,20 +280,20 @@ impl Execution {
     ///
     /// # Errors
     /// The body's panic, after the attempt has been abandoned.
-    pub fn drive_detached<F, T>(self, body: F) -> impl Future<Output = Result<T, Panic>> + Send
+    pub fn drive_detached<F, T>(mut self, body: F) -> impl Future<Output = Result<T, Panic>> + Send
     where
         F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
     {
         let runtime = self.runtime.clone();
-        let running = runtime.spawn(self.drive(body).in_current_span());
+        // Spawned before the body, which takes its place as the worker's next task, so that
+        // another worker finds it if the body blocks this one.
+        self.start_renewal();
+        let running = runtime.spawn(self.run(body).in_current_span());
         async move {
             match running.await {
                 Ok(ended) => ended,
-                Err(error) => Err(match error.try_into_panic() {
-                    Ok(panic) => panic,
-                    Err(_) => Box::new("the runtime is shutting down"),
-                }),
+                Err(error) => Err(panic_of(error)),
             }
         }
     }
@@ -295,6 +340,14 @@ impl fmt::Debug for Execution {
     }
 }
 
+/// The panic of a task, or what stands for it when the runtime has ended the task.
+pub(super) fn panic_of(error: JoinError) -> Panic {
+    match error.try_into_panic() {
+        Ok(panic) => panic,
+        Err(_) => Box::new("the runtime is shutting down"),
+    }
+}
+
 fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
     let Verdict::Final(outcome) = verdict else {
         return Settlement::Release;
@@ -307,7 +360,8 @@ fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
     Settlement::Complete(encoded)
 }
 
-/// The task that renews a lease while the body runs, wherever the body may block.
+/// The task that renews a lease until the attempt's end is stored.
+#[derive(Debug)]
 struct Renewal(JoinHandle<()>);
 
 impl Renewal {
@@ -331,6 +385,8 @@ async fn keep(engine: &Engine, call: &Call, token: &Token, attempt: &Attempt) {
         sleep(pause).await;
         pause = match renew(engine, call, token, attempt).await {
             Ok(Change::Applied) => lease / 3,
+            // A renewal that meets the attempt's own end is no loss.
+            Ok(Change::LeaseLost) if attempt.is_ending() => return,
             Ok(Change::LeaseLost) => {
                 attempt.lose();
                 observe::lease_lost(&call.operation, &call.id, attempt.number());
@@ -353,7 +409,11 @@ async fn renew(
     let answer = engine
         .store()
         .renew(&call.id, token, policy.lease, policy.ttl);
-    let change = engine.store_call(&call.operation, "renew", answer).await?;
+    // One that hangs must leave time for another.
+    let after = engine.inner.settings.store_timeout.min(policy.lease / 3);
+    let change = engine
+        .store_call_within(after, &call.operation, "renew", answer)
+        .await?;
     if change == Change::Applied {
         attempt.hold_until(sent + policy.lease);
     }

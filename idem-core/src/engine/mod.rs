@@ -15,11 +15,15 @@ mod policy;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+use tracing::Instrument;
 
 pub use begin::{Begun, Unprotected};
 pub(crate) use execution::Settlement;
@@ -100,7 +104,7 @@ impl Engine {
 
     /// Resolves when no attempt is under way in this engine, its stored end included.
     ///
-    /// Handlers finish on tasks of their own when their clients have gone. Await this after the
+    /// Handlers finish on tasks of their own, also when their clients have gone. Await this after the
     /// server has stopped taking requests and before the runtime ends; a body that is cut off
     /// there counts as crashed.
     pub async fn idle(&self) {
@@ -135,16 +139,32 @@ impl Engine {
         call: &'static str,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let store = self.store();
         let after = self.inner.settings.store_timeout;
-        let started = Instant::now();
-        let result = timeout(after, answer)
-            .await
-            .unwrap_or(Err(StoreError::TimedOut {
-                store: store.name(),
-                after,
-            }));
-        observe::store_call_took(store.name(), call, started.elapsed());
+        self.store_call_within(after, operation, call, answer).await
+    }
+
+    async fn store_call_within<T>(
+        &self,
+        after: Duration,
+        operation: &str,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let store = self.store();
+        let clock = observe::clock();
+        let mut answer = pin!(answer.instrument(observe::store_call(operation, call)));
+        // A store in memory answers at once, and needs no timer.
+        let first_look = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+        let result = match first_look {
+            Poll::Ready(result) => result,
+            Poll::Pending => timeout(after, answer).await.unwrap_or_else(|_| {
+                Err(StoreError::TimedOut {
+                    store: store.name(),
+                    after,
+                })
+            }),
+        };
+        observe::store_call_took(store.name(), call, &clock);
         if let Err(error) = &result {
             observe::store_failed(operation, call, error);
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
-use super::begin::{Begun, Call, begin};
+use super::begin::{Begun, Call, Unprotected, begin};
 use super::policy::{InFlight, Policy};
 use super::{Engine, Settlement};
 use crate::error::Error;
@@ -182,13 +182,20 @@ impl Operation {
                     let value = body.await;
                     (value.verdict(), value)
                 };
-                match execution.drive(judged).await {
+                // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
+                match Box::pin(execution.drive(judged)).await {
                     Ok(value) => return value,
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
         };
         replayed.unwrap_or_else(T::refused)
+    }
+
+    /// A run without a record, for a request that has no key where none is required.
+    pub fn unprotected(&self) -> Unprotected {
+        observe::decided(&self.name, Decision::Unprotected);
+        Unprotected::without_key()
     }
 
     /// This operation under a key, for adapters; [`run`](Self::run) does everything at once.
@@ -245,8 +252,11 @@ impl Operation {
     ) -> Result<bool, Error> {
         let id = self.record_id(Key::of(key))?;
         let found = self.engine.inspect(&self.name, &id).await?;
-        let Some((fingerprint, Phase::Running { .. })) =
-            found.map(|found| (found.fingerprint, found.phase))
+        let Some(Inspection {
+            fingerprint,
+            attempt: crashed,
+            phase: Phase::Running { .. },
+        }) = found
         else {
             return Ok(false);
         };
@@ -262,29 +272,31 @@ impl Operation {
             .engine
             .store_call(&self.name, "claim", self.engine.store().claim(&claim))
             .await?;
-        match claimed {
-            Claimed::Acquired { .. } => {}
+        let attempt = match claimed {
+            Claimed::Acquired { attempt } => attempt,
             Claimed::InFlight { lease_left } => {
                 return Err(Error::InFlight {
                     retry_after: lease_left,
                 });
             }
             _ => return Ok(false),
-        }
+        };
         let call = Call {
             operation: self.name.clone(),
             policy: self.policy,
             id,
             fingerprint,
         };
+        // Freed or begun anew since it was inspected: what crashed is not there any more.
+        let is_the_crashed_one = attempt == crashed.saturating_add(1);
         let settlement = match verdict {
-            Verdict::Final(outcome) => Settlement::Complete(outcome.encode()),
-            Verdict::Released => Settlement::Release,
+            Verdict::Final(outcome) if is_the_crashed_one => Settlement::Complete(outcome.encode()),
+            _ => Settlement::Release,
         };
         let change = self
             .engine
             .settle_once(&call, &claim.token, &settlement)
             .await?;
-        Ok(change == Change::Applied)
+        Ok(is_the_crashed_one && change == Change::Applied)
     }
 }

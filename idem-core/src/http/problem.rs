@@ -145,7 +145,7 @@ impl Problem {
     pub fn crashed() -> Self {
         Self::new(
             ProblemKind::Crashed,
-            "the request failed while it was executed; a retry with the same key is safe",
+            "the request failed while it was executed, and may have had an effect; a retry with the same key runs it again or is refused, as the operation says",
         )
     }
 

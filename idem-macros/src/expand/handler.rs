@@ -5,7 +5,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, PatType, ReturnType, Token};
+use syn::{Attribute, Expr, FnArg, PatType, ReturnType, Token};
 
 use super::{
     Place, check_key, engine, key_of, mixed, name, named_fingerprint, policy, private, return_edge,
@@ -95,8 +95,13 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
 
     let (early, parameter) = if needs_last_early(args, last) {
         let value = Ident::new("__idem_last", Span::mixed_site());
+        // Its settings apply to the body as well, where it can be known before the body is read.
+        let engine = match &args.engine {
+            Some(engine) if !names_last(engine, last) => super::engine(args, &support),
+            _ => quote!(::core::option::Option::None),
+        };
         let early = quote! {
-            let (#captured, #value) = match #private::Captured::extract(#captured).await {
+            let (#captured, #value) = match #private::Captured::extract(#captured, #engine).await {
                 ::core::result::Result::Ok(extracted) => extracted,
                 ::core::result::Result::Err(#refused) => return #refused,
             };
@@ -177,7 +182,6 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> 
 /// Whether an expression names something that only the last argument binds. It then runs
 /// before the claim.
 fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
-    let names = last.map(|last| bound_names(&last.pat)).unwrap_or_default();
     let key = match &args.key {
         Some(KeySource::Expr(key)) => Some(key),
         _ => None,
@@ -186,7 +190,12 @@ fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
         .chain(&args.scope)
         .chain(&args.engine)
         .chain(args.fingerprint.iter().flatten())
-        .any(|expr| mentions(&expr.to_token_stream(), &names))
+        .any(|expr| names_last(expr, last))
+}
+
+fn names_last(expr: &Expr, last: Option<&PatType>) -> bool {
+    let names = last.map(|last| bound_names(&last.pat)).unwrap_or_default();
+    mentions(&expr.to_token_stream(), &names)
 }
 
 /// The generated function returns another type. The traits of the user's own (`impl
