@@ -2,8 +2,8 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,8 @@ struct Example {
     server: Server,
     /// What it printed after its address.
     lines: Vec<String>,
+    /// Kept open: a program whose output nobody takes fails when it prints.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Drop for Example {
@@ -43,14 +45,19 @@ fn start() -> Example {
     let first = lines.next().unwrap().unwrap();
     let address = first.strip_prefix("listening on http://").unwrap();
     let server = Server(address.parse().unwrap());
-    let lines = lines
-        .map(Result::unwrap)
-        .take_while(|line| !line.starts_with("What was really executed"))
-        .collect();
+    let mut printed = Vec::new();
+    for line in lines.by_ref() {
+        let line = line.unwrap();
+        if line.starts_with("What was really executed") {
+            break;
+        }
+        printed.push(line);
+    }
     Example {
         process,
         server,
-        lines,
+        lines: printed,
+        _output: lines,
     }
 }
 

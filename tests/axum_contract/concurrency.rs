@@ -1,5 +1,6 @@
 //! Duplicates at once, clients that hang up, handlers that panic.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use idem::axum::idempotent;
+use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::{Engine, Operation, Verdict};
 use tokio::io::AsyncWriteExt;
@@ -45,6 +47,14 @@ async fn panics_once(State(works): State<Works>) -> String {
 async fn panics_and_refuses(State(works): State<Works>) -> String {
     works.execute();
     panic!("half-way");
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", required = false)]
+async fn optional(State(works): State<Works>) -> String {
+    works.stop_here().await;
+    // The connection's end is noticed while the body waits here.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    works.execute().to_string()
 }
 
 struct Setup {
@@ -149,6 +159,29 @@ async fn a_client_that_hangs_up_gets_its_answer_on_the_retry() {
     assert!(is_replay(&retry));
     assert_eq!(retry.body(), "1: {}");
     assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_stop_an_unprotected_body_either() {
+    // Without a key where none is required, and when the engine fails open.
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    store.fail_always(Method::Claim, Fault::Unavailable);
+    let engine = Engine::builder(store).fail_open(true).build();
+    let works = Works::default();
+    let router = Router::new()
+        .route("/", route(optional))
+        .layer(Extension(engine))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    for (number, key) in [(1, ""), (2, "idempotency-key: a\r\n")] {
+        let mut stream = TcpStream::connect(server.0).await.unwrap();
+        let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{key}content-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        works.started().await;
+        drop(stream);
+        works.let_go();
+        works.reached(number).await;
+    }
 }
 
 #[tokio::test]

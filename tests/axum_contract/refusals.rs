@@ -54,6 +54,17 @@ async fn nothing_happened(State(works): State<Works>) -> &'static str {
     "nothing to do yet"
 }
 
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(works.executed()))]
+async fn named_parts(State(works): State<Works>, body: String) -> String {
+    format!("{}: {}", works.execute(), body.len())
+}
+
+/// Its key is in the body, and its engine in the state.
+#[idempotent(key = body, ttl = "24h", engine = state.1)]
+async fn own_engine(State(state): State<(Works, Engine)>, body: String) -> String {
+    format!("{}: {}", state.0.execute(), body.len())
+}
+
 struct Authenticated;
 
 impl<S: Sync> FromRequestParts<S> for Authenticated {
@@ -89,6 +100,7 @@ async fn serve(configure: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Setup 
         .route("/releases-500", route(releases_500))
         .route("/nothing-happened", route(nothing_happened))
         .route("/guarded", route(guarded))
+        .route("/named-parts", route(named_parts))
         .layer(Extension(engine))
         .with_state(works.clone());
     Setup {
@@ -217,6 +229,43 @@ async fn a_body_over_the_limit_is_413_and_claims_nothing() {
     assert_eq!(refused.status(), 413);
     assert_eq!(other.calls(Method::Claim), 0);
     assert_eq!(works.executed() + others.executed(), 0);
+}
+
+#[tokio::test]
+async fn the_limit_holds_whatever_counts_for_the_fingerprint() {
+    let small = HttpSettings::new().max_request_bytes(20);
+    let Setup {
+        server,
+        works,
+        store,
+    } = serve(|engine| engine.http(small)).await;
+    let refused = server.send(post("/named-parts", "a", "x".repeat(21))).await;
+    assert_eq!(refused.status(), 413);
+    assert_eq!((works.executed(), store.calls(Method::Claim)), (0, 0));
+    let accepted = server.send(post("/named-parts", "a", "x".repeat(20))).await;
+    assert_eq!(accepted.body(), "1: 20");
+}
+
+#[tokio::test]
+async fn an_operations_own_engine_sets_the_limit_for_a_key_in_the_body_too() {
+    let works = Works::default();
+    let http = HttpSettings::new().max_request_bytes(20);
+    let engine = Engine::builder(MemoryStore::new()).http(http).build();
+    let router = Router::new()
+        .route("/", route(own_engine))
+        .with_state((works.clone(), engine));
+    let server = Server::start(router).await;
+    assert_eq!(
+        server.send(post("/", "", "x".repeat(21))).await.status(),
+        413
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            server.send(post("/", "", "x".repeat(20))).await.body(),
+            "1: 20"
+        );
+    }
+    assert_eq!(works.executed(), 1);
 }
 
 #[tokio::test]

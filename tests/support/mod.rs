@@ -113,6 +113,13 @@ impl Works {
         self.0.executed.load(Ordering::SeqCst)
     }
 
+    /// In a test: resolves when so many have been executed.
+    pub async fn reached(&self, executions: u32) {
+        while self.executed() < executions {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     /// In a body: says that it has started, and waits to be let go.
     pub async fn stop_here(&self) {
         self.0.started.add_permits(1);
