@@ -35,6 +35,8 @@ pub use outcome::{
     CarriesRefusal, NotReplayable, Outcome, ReleaseErrors, Replayable, StorableValue, StoreErrors,
     Undecodable, Verdict,
 };
-pub use record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+pub use record::{
+    Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordHasher, RecordId, Token,
+};
 pub use site::Site;
 pub use store::{Store, StoreError, Watch};

@@ -1,6 +1,7 @@
 //! The words a record is made of: its id, the lease's token, and what a claim asks for.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -10,8 +11,62 @@ use crate::key::Key;
 
 /// The identity of a record: SHA-256 over length-delimited namespace, operation name, scope
 /// and key. Bounded in size, injection-free, and no personal data at rest.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
+
+impl Hash for RecordId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A part of a SHA-256 is a hash already.
+        state.write(&self.0[..RecordHasher::BYTES]);
+    }
+}
+
+/// Hashes record ids for maps in memory: one multiplication, seeded, because clients choose the
+/// keys that ids are made of and could look for ids that collide.
+#[derive(Clone, Debug)]
+pub struct RecordHasher {
+    seeds: [u64; 2],
+    hash: u64,
+}
+
+impl RecordHasher {
+    const BYTES: usize = 16;
+}
+
+impl Default for RecordHasher {
+    fn default() -> Self {
+        Self {
+            seeds: rand::random(),
+            hash: 0,
+        }
+    }
+}
+
+impl BuildHasher for RecordHasher {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Hasher for RecordHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(Self::BYTES) {
+            let mut halves = [0; Self::BYTES];
+            halves[..chunk.len()].copy_from_slice(chunk);
+            let whole = u128::from_le_bytes(halves);
+            let (low, high) = (whole as u64, (whole >> 64) as u64);
+            let product =
+                u128::from(low ^ self.seeds[0] ^ self.hash) * u128::from(high ^ self.seeds[1]);
+            self.hash = (product as u64) ^ ((product >> 64) as u64);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
 
 impl RecordId {
     /// Derives the id. An absent scope and an empty one are different.
@@ -192,5 +247,29 @@ impl fmt::Debug for Phase {
             Self::Running { lease_left } => write!(f, "Running({lease_left:?} left)"),
             Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_spread_over_a_map_and_differently_in_every_map() {
+        let (one, other) = (RecordHasher::default(), RecordHasher::default());
+        let ids: Vec<_> = (0..4096_u16)
+            .map(|n| {
+                let mut bytes = [0; 32];
+                bytes[..2].copy_from_slice(&n.to_le_bytes());
+                RecordId::from_bytes(bytes)
+            })
+            .collect();
+        let hashes: HashSet<_> = ids.iter().map(|id| one.hash_one(id)).collect();
+        assert_eq!(hashes.len(), ids.len());
+        let buckets: HashSet<_> = hashes.iter().map(|hash| hash % 64).collect();
+        assert_eq!(buckets.len(), 64);
+        assert!(ids.iter().any(|id| one.hash_one(id) != other.hash_one(id)));
     }
 }

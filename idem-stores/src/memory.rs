@@ -15,8 +15,8 @@ use std::time::{Duration, Instant as StdInstant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, Store, StoreError,
-    Token, Watch,
+    Change, Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordHasher, RecordId, Store,
+    StoreError, Token, Watch,
 };
 use moka::Expiry;
 use moka::sync::Cache;
@@ -120,7 +120,7 @@ impl MemoryStoreBuilder {
             .expire_after(Retention {
                 applies: self.moka_expires,
             })
-            .build();
+            .build_with_hasher(RecordHasher::default());
         MemoryStore {
             inner: Arc::new(Inner {
                 clock: self.clock,
@@ -154,12 +154,12 @@ struct Inner {
     max_bytes: u64,
     used: Arc<AtomicU64>,
     running: Box<[Mutex<Shard>]>,
-    finished: Cache<RecordId, Arc<Finished>>,
+    finished: Cache<RecordId, Arc<Finished>, RecordHasher>,
 }
 
 #[derive(Default)]
 struct Shard {
-    records: HashMap<RecordId, Running>,
+    records: HashMap<RecordId, Running, RecordHasher>,
     /// No record of the shard is forgotten before this time.
     next_gone: Duration,
 }

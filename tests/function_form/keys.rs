@@ -67,7 +67,7 @@ async fn no_key_is_an_error_and_nothing_runs() {
     assert_eq!(error(keyed(&desk, None::<u8>).await), KeyError::Missing);
     assert_eq!(
         error(keyed(&desk, ("a", None::<u8>)).await),
-        KeyError::Missing
+        KeyError::Incomplete
     );
     assert_eq!(
         error(keyed(&desk, Err::<u8, _>("why")).await),

@@ -5,19 +5,18 @@
 //! decides nothing: it tells what its leader knows, and [`super::begin`] judges.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::fingerprint::Fingerprint;
-use crate::record::RecordId;
+use crate::record::{RecordHasher, RecordId};
 use crate::store::StoreError;
 
 const SHARDS: usize = 64;
 
-type Shard = HashMap<RecordId, Arc<Flight>, BuildHasherDefault<IdHasher>>;
+type Shard = HashMap<RecordId, Arc<Flight>, RecordHasher>;
 
 /// All flights of an engine.
 #[derive(Debug)]
@@ -185,21 +184,5 @@ impl Drop for FlightGuard {
         self.flights.shard(&self.id).remove(&self.id);
         self.flight.changed.notify_waiters();
         self.flights.ended.notify_waiters();
-    }
-}
-
-/// A record id is a hash already.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
