@@ -5,82 +5,32 @@
 //! both places, so that every transition is one atomic step; moka's own entry methods, which
 //! exclude each other only within one kind, are not used for that.
 
+mod clock;
+mod records;
+
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, OccupiedEntry};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordHasher, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Inspection, Phase, RecordHasher, RecordId, Store, StoreError, Token,
+    Watch,
 };
-use moka::Expiry;
 use moka::sync::Cache;
 use tokio::sync::watch;
+
+pub use clock::ManualClock;
+use clock::{Clock, RuntimeClock};
+use records::{Finished, RECORD_BYTES, Retention, Running};
 
 const NAME: &str = "memory";
 
 const SHARDS: usize = 64;
-
-/// What a record is taken to weigh beside its outcome: the maps' own memory, measured.
-const RECORD_BYTES: u64 = 640;
-
-/// Tells a [`MemoryStore`] the time.
-trait Clock: Send + Sync + 'static {
-    /// The time since some fixed instant. It must not go back.
-    fn now(&self) -> Duration;
-}
-
-/// A clock that stands until it is moved: for tests of what happens after hours.
-///
-/// ```
-/// use std::time::Duration;
-/// use idem_stores::memory::{ManualClock, MemoryStore};
-///
-/// let clock = ManualClock::new();
-/// let store = MemoryStore::builder().manual_clock(clock.clone()).build();
-/// clock.advance(Duration::from_secs(24 * 60 * 60));
-/// # drop(store);
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct ManualClock(Arc<AtomicU64>);
-
-impl ManualClock {
-    /// A clock at zero.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Moves the clock forward, for all its clones.
-    pub fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        // Cannot fail: the closure always gives a value.
-        let _ = self
-            .0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-                Some(now.saturating_add(nanos))
-            });
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Acquire))
-    }
-}
-
-/// The monotonic clock that tokio's timers use, so that a test that pauses one pauses both.
-struct RuntimeClock(tokio::time::Instant);
-
-impl Clock for RuntimeClock {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
 
 /// Settings of a [`MemoryStore`].
 #[must_use]
@@ -164,106 +114,6 @@ struct Shard {
     next_gone: Duration,
 }
 
-struct Running {
-    fingerprint: Fingerprint,
-    /// `None` once the attempt was abandoned: nobody's record.
-    token: Option<Token>,
-    attempt: u32,
-    lease_until: Duration,
-    /// When the record is forgotten if nobody claims it.
-    gone_at: Duration,
-    /// Dropped at every change, which wakes all watches.
-    watched: Option<watch::Sender<()>>,
-}
-
-impl Running {
-    fn lease_left(&self, now: Duration) -> Option<Duration> {
-        self.token?;
-        self.lease_until
-            .checked_sub(now)
-            .filter(|left| !left.is_zero())
-    }
-
-    /// A claim that finds this record.
-    fn claim(&mut self, claim: &Claim, now: Duration) -> Claimed {
-        if self.fingerprint != claim.fingerprint {
-            return Claimed::Mismatch;
-        }
-        if self.token == Some(claim.token) {
-            return Claimed::Acquired {
-                attempt: self.attempt,
-            };
-        }
-        if let Some(lease_left) = self.lease_left(now) {
-            return Claimed::InFlight { lease_left };
-        }
-        if claim.on_crash == OnCrash::Refuse {
-            return Claimed::OutcomeUnknown {
-                attempt: self.attempt,
-            };
-        }
-        self.attempt = self.attempt.saturating_add(1);
-        self.token = Some(claim.token);
-        self.hold(now, claim.lease, claim.retention);
-        Claimed::Acquired {
-            attempt: self.attempt,
-        }
-    }
-
-    fn hold(&mut self, now: Duration, lease: Duration, retention: Duration) {
-        self.lease_until = now.saturating_add(lease);
-        self.gone_at = self.lease_until.saturating_add(retention);
-    }
-}
-
-struct Finished {
-    fingerprint: Fingerprint,
-    token: Token,
-    attempt: u32,
-    outcome: Bytes,
-    until: Duration,
-    retention: Duration,
-}
-
-impl Finished {
-    fn bytes(&self) -> u64 {
-        RECORD_BYTES + self.outcome.len() as u64
-    }
-}
-
-/// Lets moka free what is over. What counts as over is decided by the store's clock, at every
-/// look; moka only gives the memory back.
-struct Retention {
-    applies: bool,
-}
-
-impl Retention {
-    fn of(&self, record: &Finished) -> Option<Duration> {
-        self.applies.then_some(record.retention)
-    }
-}
-
-impl Expiry<RecordId, Arc<Finished>> for Retention {
-    fn expire_after_create(
-        &self,
-        _: &RecordId,
-        record: &Arc<Finished>,
-        _: StdInstant,
-    ) -> Option<Duration> {
-        self.of(record)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &RecordId,
-        record: &Arc<Finished>,
-        _: StdInstant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.of(record)
-    }
-}
-
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
@@ -280,7 +130,7 @@ impl MemoryStore {
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             max_bytes: 256 * 1024 * 1024,
-            clock: Arc::new(RuntimeClock(tokio::time::Instant::now())),
+            clock: Arc::new(RuntimeClock::new()),
             moka_expires: true,
         }
     }

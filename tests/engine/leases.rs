@@ -169,8 +169,7 @@ async fn a_claim_acknowledged_after_its_lease_runs_only_if_the_record_is_still_i
 #[tokio::test(start_paused = true)]
 async fn waiters_take_over_when_the_lease_of_a_dead_process_ends() {
     let store = faulty();
-    // A process that died with its claim: nobody renews it, and nobody abandons it.
-    store.fail_always(Method::Renew, Fault::Hang);
+    // A process that died with its claim: nobody abandons it.
     store.fail_always(Method::Abandon, Fault::Hang);
     let works = Works::default();
     let (running, _) = start(&operation(&store), &works).await;

@@ -322,10 +322,18 @@ impl Execution {
 
 impl Drop for Execution {
     fn drop(&mut self) {
-        let Some(held) = self.held.take() else { return };
-        if let Settlement::Abandon = self.settlement {
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        // A panic has said so already.
+        if matches!(self.settlement, Settlement::Abandon) && !held.attempt.is_ending() {
             let number = held.attempt.number();
             observe::crashed(&held.call.operation, &held.call.id, number, "dropped");
+        }
+        held.attempt.end();
+        if !matches!(self.settlement, Settlement::Complete(_)) {
+            // What is given up is not renewed.
+            held.renewal = None;
         }
         let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
         self.runtime.spawn(held.settle_persistently(settlement));

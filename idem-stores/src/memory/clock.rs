@@ -1,0 +1,64 @@
+//! What time it is for the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Tells the store the time.
+pub(super) trait Clock: Send + Sync + 'static {
+    /// The time since some fixed instant. It must not go back.
+    fn now(&self) -> Duration;
+}
+
+/// A clock that stands until it is moved: for tests of what happens after hours.
+///
+/// ```
+/// use std::time::Duration;
+/// use idem_stores::memory::{ManualClock, MemoryStore};
+///
+/// let clock = ManualClock::new();
+/// let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+/// clock.advance(Duration::from_secs(24 * 60 * 60));
+/// # drop(store);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// A clock at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the clock forward, for all its clones.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        // Cannot fail: the closure always gives a value.
+        let _ = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                Some(now.saturating_add(nanos))
+            });
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// The monotonic clock that tokio's timers use, so that a test that pauses one pauses both.
+pub(super) struct RuntimeClock(tokio::time::Instant);
+
+impl RuntimeClock {
+    pub(super) fn new() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
