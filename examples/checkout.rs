@@ -138,8 +138,9 @@ The same key with another body is refused: 422.
 A double click: one 201, one 409 with `retry-after`.
   {click} & {click}; wait
 A client that hangs up after 10 ms. Its charge goes on, and the retry gets the answer:
-409 with `retry-after` while it runs, then 201 with `idempotent-replayed: true`.
+201 with `idempotent-replayed: true` (409 with `retry-after` while it still runs).
   {hang_up}
+  sleep 1
   {retry}
 What was really executed: three charges.
   curl -i {address}/charges

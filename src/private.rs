@@ -19,6 +19,7 @@ pub use idem_core::http::DEFAULT_RELEASE;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of the fingerprint",
     label = "this does not implement `serde::Serialize`",
+    note = "over an axum handler use `idem::axum::idempotent`",
     note = "derive `serde::Serialize`, leave it out with `skip(…)`, or name what must be equal with `fingerprint(…)`"
 )]
 pub trait Fingerprintable: Serialize {}

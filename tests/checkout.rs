@@ -134,6 +134,7 @@ async fn the_printed_lines_do_what_they_say() {
         .lines
         .iter()
         .filter_map(|line| line.strip_prefix("  "))
+        .filter(|line| line.starts_with("curl"))
         .collect();
     let [first, again, other, double, hang_up, retry] = printed[..] else {
         panic!("six lines to try: {printed:?}");

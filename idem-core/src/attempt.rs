@@ -71,7 +71,8 @@ impl Attempt {
     /// The attempt's number: 1 for the first run of the record, one more after every crash.
     ///
     /// It grows with every takeover, which makes it a fencing token: a resource that remembers
-    /// the highest number it has seen can refuse the writes of an attempt that was overtaken.
+    /// the highest number it has seen can refuse the writes of an attempt that was overtaken. It
+    /// begins at 1 again when the key was freed or its record forgotten.
     pub fn number(&self) -> u32 {
         self.shared.number
     }

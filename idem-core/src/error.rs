@@ -56,7 +56,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(error) => error.fmt(f),
-            Self::Scope(error) => write!(f, "no scope: {error}"),
+            Self::Scope(_) => f.write_str(
+                "the scope that the key belongs to could not be derived from the request",
+            ),
             Self::Fingerprint(error) => error.fmt(f),
             Self::InFlight { retry_after } => write!(
                 f,
@@ -79,7 +81,7 @@ impl fmt::Display for Error {
             Self::NoRuntime => f.write_str("idempotent calls need a tokio runtime"),
             Self::NameTaken { name, other } => write!(
                 f,
-                "the operation name {name} is used at {other} as well; give one of them name = \"…\""
+                "the operation name {name} is used at {other} as well; give each a name = \"…\" of its own"
             ),
         }
     }

@@ -97,7 +97,7 @@ impl fmt::Display for KeyError {
             Self::TooLong { max } => write!(f, "the key is longer than {max} bytes"),
             Self::Repeated => f.write_str("the key header came more than once; send it once"),
             Self::Malformed => f.write_str(
-                "the key is malformed; send a quoted string, \"…\", of printable ASCII characters",
+                "the key is malformed; send visible ASCII characters without spaces, or a quoted string \"…\"",
             ),
             Self::NotUuid => f.write_str("the key is not a UUID"),
             Self::Rejected => f.write_str("the key could not be derived from the request"),

@@ -11,10 +11,11 @@ type Place = (&'static str, u32, u32);
 
 static NAMES: Mutex<Option<HashMap<&'static str, &'static Site>>> = Mutex::new(None);
 
-/// An operation whose name was derived from its module and function.
+/// An annotated function, and the name of its operation.
 ///
-/// Two methods of one name on two types of one module would derive the same name, and
-/// replay each other's outcomes. The second one to be called is refused instead.
+/// Two functions of one name would replay each other's outcomes: two methods of two types in one
+/// module derive the same name, and a copied attribute brings its `name` along. The second one to
+/// be called is refused instead.
 ///
 /// A site is known by its address: functions that one `macro_rules!` call declares have one
 /// place in the source as well.
@@ -26,7 +27,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site with a derived name, at the place of the function.
+    /// A site with its name, at the place of the function.
     pub const fn new(name: &'static str, file: &'static str, line: u32, column: u32) -> Self {
         Self {
             name,

@@ -23,11 +23,10 @@ const SCHEMES: &[(&str, &str, bool)] = &[("memory", "memory", cfg!(feature = "me
     reason = "stores behind a network are opened here too"
 )]
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
-    match scheme {
+    match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
         #[cfg(feature = "memory")]
-        "memory" => open_memory(rest),
-        _ => Err(no_store_for(scheme)),
+        ("memory", rest) => open_memory(rest),
+        (scheme, _) => Err(no_store_for(scheme)),
     }
 }
 

@@ -248,28 +248,36 @@ async fn a_name_of_its_own_keeps_each_of_two_methods_apart() {
     assert_eq!(desk.runs(), 2);
 }
 
-struct Old(Desk);
-struct New(Desk);
+struct Till(Desk);
 
-impl Old {
+impl Till {
     #[idempotent(key = id, ttl = "1h", name = "charges.create", engine = self.0.engine)]
-    async fn charge(&self, id: u8, cents: impl Serialize) -> Result<u32, Error> {
-        let _ = (id, cents);
+    async fn charge(&self, id: u8) -> Result<u32, Error> {
+        let _ = id;
         Ok(self.0.run())
     }
-}
 
-impl New {
     #[idempotent(key = id, ttl = "1h", name = "charges.create", engine = self.0.engine)]
-    async fn create_charge(&self, id: u8, cents: u64) -> Result<u32, Error> {
-        let _ = (id, cents);
+    async fn refund_with_a_copied_attribute(&self, id: u8) -> Result<u32, Error> {
+        let _ = id;
         Ok(self.0.run())
     }
 }
 
 #[tokio::test]
-async fn a_name_survives_a_refactoring() {
+async fn a_name_is_the_records_wherever_the_function_stands() {
     let desk = Desk::new();
-    assert_eq!(Old(desk.clone()).charge(1, 5_u8).await.unwrap(), 1);
-    assert_eq!(New(desk.clone()).create_charge(1, 5).await.unwrap(), 1);
+    Till(desk.clone()).charge(1).await.unwrap();
+    let operation = desk.engine.operation("charges.create");
+    assert!(operation.inspect(&1_u8).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_copied_name_is_refused_and_gives_nobody_anothers_value() {
+    let desk = Desk::new();
+    let till = Till(desk.clone());
+    till.charge(2).await.unwrap();
+    let refused = till.refund_with_a_copied_attribute(2).await;
+    assert!(matches!(refused, Err(Error::NameTaken { .. })));
+    assert_eq!(desk.runs(), 1);
 }

@@ -131,18 +131,17 @@ enum Decided {
 }
 
 /// Decides what `call` may do, and reports it.
-pub(super) async fn begin(engine: &Engine, call: Call) -> Result<Begun, Error> {
-    let operation = call.operation.clone();
+pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
     let result = decide(engine, call).await;
     let decision = match &result {
         Ok((_, decision)) => *decision,
         Err(error) => Decision::of(error),
     };
-    observe::decided(&operation, decision);
+    observe::decided(&call.operation, decision);
     result.map(|(begun, _)| begun)
 }
 
-async fn decide(engine: &Engine, call: Call) -> Result<(Begun, Decision), Error> {
+async fn decide(engine: &Engine, call: &Call) -> Result<(Begun, Decision), Error> {
     let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
     let own = CURRENT.try_with(|attempt| attempt.is_of(&call.id));
     if own.unwrap_or(false) {
@@ -152,8 +151,8 @@ async fn decide(engine: &Engine, call: Call) -> Result<(Begun, Decision), Error>
     let patience = Patience::of(&call.policy);
     loop {
         let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
-            Entry::Leader(flight) => lead(engine, &call, &runtime, patience, flight).await,
-            Entry::Duplicate(flight) => join(engine, &call, patience, &flight).await,
+            Entry::Leader(flight) => lead(engine, call, &runtime, patience, flight).await,
+            Entry::Duplicate(flight) => join(engine, call, patience, &flight).await,
         };
         match decided {
             Decided::Begun(begun, decision) => return Ok((begun, decision)),

@@ -67,7 +67,7 @@ impl Keyed {
             id: self.id,
             fingerprint,
         };
-        begin(&self.engine, call).await
+        begin(&self.engine, &call).await
     }
 }
 

@@ -21,6 +21,8 @@ pub enum ProblemKind {
     KeyMissing,
     /// 400: the key is malformed.
     KeyInvalid,
+    /// 400: the scope that the key belongs to could not be derived.
+    ScopeInvalid,
     /// 400: the request's body could not be read.
     BodyUnreadable,
     /// 413: the request's body is over the limit.
@@ -65,6 +67,11 @@ impl ProblemKind {
                 "key-invalid",
                 StatusCode::BAD_REQUEST,
                 "Idempotency key is invalid",
+            ),
+            Self::ScopeInvalid => (
+                "scope-invalid",
+                StatusCode::BAD_REQUEST,
+                "Scope of the idempotency key is invalid",
             ),
             Self::BodyUnreadable => (
                 "body-unreadable",
@@ -183,7 +190,8 @@ impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         let kind = match error {
             Error::Key(KeyError::Missing) => ProblemKind::KeyMissing,
-            Error::Key(_) | Error::Scope(_) => ProblemKind::KeyInvalid,
+            Error::Key(_) => ProblemKind::KeyInvalid,
+            Error::Scope(_) => ProblemKind::ScopeInvalid,
             Error::Mismatch => ProblemKind::Mismatch,
             Error::InFlight { .. } => ProblemKind::InFlight,
             Error::OutcomeUnknown { .. } => ProblemKind::OutcomeUnknown,
@@ -234,7 +242,7 @@ mod tests {
         let cases = [
             (Error::Key(KeyError::Missing), 400, "key-missing", None),
             (Error::Key(KeyError::Malformed), 400, "key-invalid", None),
-            (Error::Scope(KeyError::Rejected), 400, "key-invalid", None),
+            (Error::Scope(KeyError::Rejected), 400, "scope-invalid", None),
             (Error::Mismatch, 422, "mismatch", None),
             (in_flight, 409, "in-flight", Some("2")),
             (

@@ -55,10 +55,17 @@ fn check_key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     } else {
         format!("its arguments are {}", names.join(", "))
     };
+    let meant = match key {
+        Expr::Lit(literal) => format!(
+            "; for a header of a handler's request write `header({})`",
+            literal.to_token_stream()
+        ),
+        _ => String::new(),
+    };
     mistakes.at(
         key,
         format!(
-            "`key` names no argument of the function, so all calls would share one key; {arguments}"
+            "`key` names no argument of the function, so all calls would share one key; {arguments}{meant}"
         ),
     );
 }
@@ -121,17 +128,17 @@ impl Place {
 
 /// The statement that brings the operation's place into scope, and the expression of its name.
 fn name(args: &Args, item: &Item, private: &TokenStream) -> (TokenStream, TokenStream) {
-    if let Some(name) = &args.name {
-        return (
-            TokenStream::new(),
-            quote!(::core::result::Result::Ok(#name)),
-        );
-    }
-    let function = item.sig.ident.to_string();
-    let function = function.strip_prefix("r#").unwrap_or(&function);
+    let name = match &args.name {
+        Some(name) => name.to_token_stream(),
+        None => {
+            let function = item.sig.ident.to_string();
+            let function = function.strip_prefix("r#").unwrap_or(&function);
+            quote!(::core::concat!(::core::module_path!(), "::", #function))
+        }
+    };
     let site = quote! {
         static __IDEM_SITE: #private::Site = #private::Site::new(
-            ::core::concat!(::core::module_path!(), "::", #function),
+            #name,
             ::core::file!(),
             ::core::line!(),
             ::core::column!(),
