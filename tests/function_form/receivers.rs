@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use idem::{Error, idempotent};
-use serde::Serialize;
 
 use crate::{Desk, assert_runs_once};
 
