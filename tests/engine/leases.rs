@@ -191,7 +191,7 @@ fn block(store: &FaultyStore) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_blocks_its_thread_keeps_its_lease_on_a_runtime_with_others() {
     let store = faulty();
-    let brief = operation(&store).lease(Duration::from_millis(300));
+    let brief = operation(&store).lease(Duration::from_millis(900));
     let blocking = store.clone();
     // Not on a worker of its own: the task runs wherever the runtime puts it.
     let body = async move {
@@ -205,7 +205,7 @@ async fn a_body_that_blocks_its_thread_keeps_its_lease_on_a_runtime_with_others(
     assert_eq!(running.await.unwrap().unwrap(), 1);
 
     // Detached, as handlers run.
-    let brief = operation(&store).lease(Duration::from_millis(300));
+    let brief = operation(&store).lease(Duration::from_millis(900));
     let Ok(Begun::Execute(execution)) = brief.keyed(Key::of("l")).unwrap().begin(request()).await
     else {
         panic!("the first call executes");
