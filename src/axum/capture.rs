@@ -185,7 +185,9 @@ impl<B: Send + 'static> Captured<B> {
             }
             None => identity.fingerprint(operation.has_scope(), &body),
         };
-        let permit = match keyed.begin(fingerprint).await.map_err(refuse)? {
+        // Boxed: it is large, and gone before the handler runs.
+        let begun = Box::pin(keyed.begin(fingerprint)).await;
+        let permit = match begun.map_err(refuse)? {
             Begun::Execute(execution) => Permit::Execute(execution, plan.release),
             Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
             Begun::Replay(outcome) => {

@@ -170,7 +170,8 @@ impl Operation {
         T: Replayable<Errors>,
     {
         let begun = match self.keyed(key) {
-            Ok(keyed) => keyed.begin(fingerprint).await,
+            // Boxed: it is large, and gone before the body runs.
+            Ok(keyed) => Box::pin(keyed.begin(fingerprint)).await,
             Err(error) => Err(error),
         };
         let replayed: Result<T, Error> = match begun {
