@@ -143,7 +143,7 @@ pub(crate) fn settling_gave_up(operation: &str, id: &RecordId, change: &'static 
         operation,
         record = %id,
         change,
-        "the store did not take the end of an attempt while its lease held; the next claim follows on_crash"
+        "the store did not take the end of an attempt in time; it is given up, and the next claim follows on_crash"
     );
 }
 

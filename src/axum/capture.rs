@@ -125,7 +125,8 @@ impl<B: Send + 'static> Captured<B> {
         let mut request = self.inner;
         let body = match engine.map_or_else(|| engine_of(&request.head), Ok) {
             Ok(engine) => request.read(engine.http()).await?,
-            Err(error) => return Err(refuse(&error, &HttpSettings::default())),
+            // The engine may be named by what is read here; without any, `admit` refuses.
+            Err(_) => request.read(&HttpSettings::default()).await?,
         };
         let Inner { head, last, .. } = *request;
         let value = match last {

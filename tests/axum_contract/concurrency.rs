@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::routing::post as route;
 use axum::{Extension, Router};
 use bytes::Bytes;
@@ -52,8 +53,6 @@ async fn panics_and_refuses(State(works): State<Works>) -> String {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", required = false)]
 async fn optional(State(works): State<Works>) -> String {
     works.stop_here().await;
-    // The connection's end is noticed while the body waits here.
-    tokio::time::sleep(Duration::from_millis(50)).await;
     works.execute().to_string()
 }
 
@@ -72,6 +71,7 @@ async fn serve() -> Setup {
         .route("/panics-once", route(panics_once))
         .route("/panics-and-refuses", route(panics_and_refuses))
         .layer(Extension(engine.clone()))
+        .layer(from_fn_with_state(works.clone(), Works::note_who_leaves))
         .with_state(works.clone());
     Setup {
         server: Server::start(router).await,
@@ -151,6 +151,8 @@ async fn a_client_that_hangs_up_gets_its_answer_on_the_retry() {
     stream.write_all(request.as_bytes()).await.unwrap();
     works.started().await;
     drop(stream);
+    // The server has noticed, and has dropped the request.
+    works.left().await;
     // The duplicate joins the attempt whose client is gone.
     let retry = tokio::spawn(server.send(post("/waiting", "a", "{}")));
     works.let_go();
@@ -171,6 +173,7 @@ async fn a_client_that_hangs_up_does_not_stop_an_unprotected_body_either() {
     let router = Router::new()
         .route("/", route(optional))
         .layer(Extension(engine))
+        .layer(from_fn_with_state(works.clone(), Works::note_who_leaves))
         .with_state(works.clone());
     let server = Server::start(router).await;
     for (number, key) in [(1, ""), (2, "idempotency-key: a\r\n")] {
@@ -179,6 +182,8 @@ async fn a_client_that_hangs_up_does_not_stop_an_unprotected_body_either() {
         stream.write_all(request.as_bytes()).await.unwrap();
         works.started().await;
         drop(stream);
+        // The server has noticed, and has dropped the request.
+        works.left().await;
         works.let_go();
         works.reached(number).await;
     }

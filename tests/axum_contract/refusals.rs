@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRequest, FromRequestParts, State};
 use axum::routing::post as route;
 use axum::{Extension, Json, Router};
 use http::request::Parts;
@@ -63,6 +63,29 @@ async fn named_parts(State(works): State<Works>, body: String) -> String {
 #[idempotent(key = body, ttl = "24h", engine = state.1)]
 async fn own_engine(State(state): State<(Works, Engine)>, body: String) -> String {
     format!("{}: {}", state.0.execute(), body.len())
+}
+
+/// Its engine comes with the body's extractor, so it is known only after the body was read.
+struct Carried(Engine, String);
+
+impl FromRequest<(Works, Engine)> for Carried {
+    type Rejection = StatusCode;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &(Works, Engine),
+    ) -> Result<Self, StatusCode> {
+        let body = String::from_request(request, state).await;
+        Ok(Self(
+            state.1.clone(),
+            body.map_err(|_| StatusCode::BAD_REQUEST)?,
+        ))
+    }
+}
+
+#[idempotent(key = carried.1, ttl = "24h", engine = carried.0)]
+async fn carried_engine(State(state): State<(Works, Engine)>, carried: Carried) -> String {
+    format!("{}: {}", state.0.execute(), carried.1)
 }
 
 struct Authenticated;
@@ -244,6 +267,20 @@ async fn the_limit_holds_whatever_counts_for_the_fingerprint() {
     assert_eq!((works.executed(), store.calls(Method::Claim)), (0, 0));
     let accepted = server.send(post("/named-parts", "a", "x".repeat(20))).await;
     assert_eq!(accepted.body(), "1: 20");
+}
+
+#[tokio::test]
+async fn an_engine_that_the_body_brings_serves_without_an_installed_one() {
+    let works = Works::default();
+    let state = (works.clone(), Engine::new(MemoryStore::new()));
+    let router = Router::new()
+        .route("/", route(carried_engine))
+        .with_state(state);
+    let server = Server::start(router).await;
+    for _ in 0..2 {
+        assert_eq!(server.send(post("/", "", "k")).await.body(), "1: k");
+    }
+    assert_eq!(works.executed(), 1);
 }
 
 #[tokio::test]

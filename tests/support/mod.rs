@@ -9,16 +9,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
+use axum::extract::State;
+use axum::middleware::Next;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// A server that lives as long as the test's runtime.
 #[derive(Clone, Copy, Debug)]
@@ -88,17 +89,19 @@ pub struct Works(Arc<Inside>);
 
 #[derive(Debug)]
 struct Inside {
-    executed: AtomicU32,
+    executed: watch::Sender<u32>,
     started: Semaphore,
     gate: Semaphore,
+    left: Semaphore,
 }
 
 impl Default for Works {
     fn default() -> Self {
         Self(Arc::new(Inside {
-            executed: AtomicU32::new(0),
+            executed: watch::Sender::new(0),
             started: Semaphore::new(0),
             gate: Semaphore::new(0),
+            left: Semaphore::new(0),
         }))
     }
 }
@@ -106,18 +109,40 @@ impl Default for Works {
 impl Works {
     /// Counts one execution and gives its number, from 1.
     pub fn execute(&self) -> u32 {
-        self.0.executed.fetch_add(1, Ordering::SeqCst) + 1
+        let mut number = 0;
+        self.0.executed.send_modify(|executed| {
+            *executed += 1;
+            number = *executed;
+        });
+        number
     }
 
     pub fn executed(&self) -> u32 {
-        self.0.executed.load(Ordering::SeqCst)
+        *self.0.executed.borrow()
     }
 
     /// In a test: resolves when so many have been executed.
     pub async fn reached(&self, executions: u32) {
-        while self.executed() < executions {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        let mut executed = self.0.executed.subscribe();
+        let _ = executed
+            .wait_for(|executed| *executed >= executions)
+            .await
+            .unwrap();
+    }
+
+    /// A layer's function: notes when the server lets go of a request, answered or not.
+    pub async fn note_who_leaves(
+        State(works): State<Self>,
+        request: axum::extract::Request,
+        next: Next,
+    ) -> axum::response::Response {
+        let _leaving = Leaving(works);
+        next.run(request).await
+    }
+
+    /// In a test: resolves when the server has let go of one more request.
+    pub async fn left(&self) {
+        self.0.left.acquire().await.unwrap().forget();
     }
 
     /// In a body: says that it has started, and waits to be let go.
@@ -134,5 +159,13 @@ impl Works {
     /// In a test: lets one body go.
     pub fn let_go(&self) {
         self.0.gate.add_permits(1);
+    }
+}
+
+struct Leaving(Works);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.0.left.add_permits(1);
     }
 }

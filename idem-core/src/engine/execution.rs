@@ -213,8 +213,8 @@ impl Execution {
     }
 
     /// Runs the body, renews the lease meanwhile, and stores the verdict before it returns the
-    /// body's value. A store that does not take the verdict is asked again in the background
-    /// while the lease holds, and the value is returned at once.
+    /// body's value. A store that does not take the verdict is asked again in the background, for
+    /// up to the operation's ttl, and the value is returned at once.
     ///
     /// The body is driven on the caller's task. Pass it boxed when it is large. On a runtime
     /// with one thread, a body that blocks it keeps its lease from being renewed.
@@ -273,8 +273,8 @@ impl Execution {
         }
     }
 
-    /// Like [`drive`](Self::drive), at once, on a task of its own: dropping this future, as a server does
-    /// when a client hangs up, does not stop the body, and its outcome is stored.
+    /// Like [`drive`](Self::drive), at once, on a task of its own: dropping this future, as a
+    /// server does when a client hangs up, does not stop the body, and its outcome is stored.
     ///
     /// The task inherits the caller's tracing span, and no other task-local value.
     ///
