@@ -47,6 +47,7 @@ pub fn claims(count: usize) -> Vec<Claim> {
                 lease: LEASE,
                 retention: RETENTION,
                 on_crash: OnCrash::Rerun,
+                ask_retention: false,
             }
         })
         .collect()
@@ -82,7 +83,7 @@ impl Shelf for MemoryStore {
 
     fn replay(&self, claim: &Claim) -> Bytes {
         match Store::claim(self, claim).now_or_never() {
-            Some(Ok(Claimed::Finished { outcome })) => outcome,
+            Some(Ok(Claimed::Finished { outcome, .. })) => outcome,
             _ => Bytes::new(),
         }
     }

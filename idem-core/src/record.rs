@@ -164,6 +164,9 @@ pub struct Claim {
     pub retention: Duration,
     /// What to do when the lease of a running record is over.
     pub on_crash: OnCrash,
+    /// Whether a finished record should say how long it is still kept. It costs some stores one
+    /// more look.
+    pub ask_retention: bool,
 }
 
 /// The store's answer to a [`Claim`]. Its `Debug` form shows no outcome.
@@ -190,6 +193,9 @@ pub enum Claimed {
     Finished {
         /// The stored outcome, byte for byte.
         outcome: bytes::Bytes,
+        /// How much of the retention is left, by the store's clock. `None` where the claim did
+        /// not ask or the store cannot tell.
+        retention_left: Option<Duration>,
     },
 }
 
@@ -236,7 +242,7 @@ impl fmt::Debug for Claimed {
             Self::InFlight { lease_left } => write!(f, "InFlight({lease_left:?} left)"),
             Self::Mismatch => f.write_str("Mismatch"),
             Self::OutcomeUnknown { attempt } => write!(f, "OutcomeUnknown(attempt {attempt})"),
-            Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
+            Self::Finished { outcome, .. } => write!(f, "Finished({} bytes)", outcome.len()),
         }
     }
 }

@@ -136,8 +136,8 @@ pub enum StoreError {
     Full {
         /// The store's name.
         store: &'static str,
-        /// The bound, in bytes.
-        max_bytes: u64,
+        /// The bound, in bytes, where it is known.
+        max_bytes: Option<u64>,
     },
     /// A record is present that this version cannot read.
     Unreadable {
@@ -171,10 +171,13 @@ impl fmt::Display for StoreError {
             Self::TimedOut { store, after } => {
                 write!(f, "the {store} store did not answer within {after:?}")
             }
-            Self::Full { store, max_bytes } => write!(
-                f,
-                "the {store} store holds its {max_bytes} bytes and takes no new record; raise its bound or shorten the ttl"
-            ),
+            Self::Full { store, max_bytes } => {
+                write!(f, "the {store} store is full")?;
+                if let Some(max_bytes) = max_bytes {
+                    write!(f, " with {max_bytes} bytes")?;
+                }
+                f.write_str(" and takes no new record; raise its bound or shorten the ttl")
+            }
             Self::Unreadable { store } => write!(
                 f,
                 "the {store} store holds a record that this version cannot read"

@@ -321,7 +321,7 @@ impl Store for Broken {
                     known.abandoned = false;
                 });
             }
-            Claimed::Finished { outcome } if self.is(Bug::ReplayExtendsRetention) => {
+            Claimed::Finished { outcome, .. } if self.is(Bug::ReplayExtendsRetention) => {
                 // The same record, finished again just now.
                 let replayed = Claim {
                     id: self.delete(&name),
@@ -468,6 +468,7 @@ fn claim_of(id: RecordId, token: Token, fingerprint: Fingerprint) -> Claim {
         lease: LEASE * 10_000,
         retention: LEASE * 10_000,
         on_crash: OnCrash::Rerun,
+        ask_retention: false,
     }
 }
 

@@ -5,6 +5,9 @@
 #[cfg(feature = "memory")]
 pub mod memory;
 
+#[cfg(feature = "redis")]
+pub mod redis;
+
 mod url;
 
 pub use url::{ConnectError, connect};

@@ -243,6 +243,7 @@ impl Inner {
             return Some(if record.fingerprint == claim.fingerprint {
                 Claimed::Finished {
                     outcome: record.outcome.clone(),
+                    retention_left: claim.ask_retention.then(|| record.until - now),
                 }
             } else {
                 Claimed::Mismatch
@@ -335,7 +336,7 @@ impl Store for MemoryStore {
         self.make_room();
         self.inner.claim(claim).ok_or(StoreError::Full {
             store: NAME,
-            max_bytes: self.inner.max_bytes,
+            max_bytes: Some(self.inner.max_bytes),
         })
     }
 

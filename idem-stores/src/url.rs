@@ -6,7 +6,15 @@ use std::sync::Arc;
 use idem_core::{Store, StoreError};
 
 /// Every scheme there is, with the feature that compiles it in.
-const SCHEMES: &[(&str, &str, bool)] = &[("memory", "memory", cfg!(feature = "memory"))];
+const SCHEMES: &[(&str, &str, bool)] = &[
+    ("memory", "memory", cfg!(feature = "memory")),
+    ("redis", "redis", cfg!(feature = "redis")),
+    ("rediss", "redis-tls", cfg!(feature = "redis-tls")),
+    ("redis-cluster", "redis", cfg!(feature = "redis")),
+    ("rediss-cluster", "redis-tls", cfg!(feature = "redis-tls")),
+    ("redis-sentinel", "redis", cfg!(feature = "redis")),
+    ("rediss-sentinel", "redis-tls", cfg!(feature = "redis-tls")),
+];
 
 /// Opens the store that `url` names.
 ///
@@ -14,6 +22,14 @@ const SCHEMES: &[(&str, &str, bool)] = &[("memory", "memory", cfg!(feature = "me
 /// |---|---|
 /// | `memory://` | this process, 256 MiB |
 /// | `memory://?max_bytes=N` | this process, at most `N` bytes |
+/// | `redis://[user:password@]host[:6379][/database]` | one Redis or Valkey server |
+/// | `redis-cluster://[…@]host:port[,host:port]…` | a cluster, found through these nodes |
+/// | `redis-sentinel://[…@]host[:26379][,host[:port]]…[/database]?master=NAME` | the primary that these sentinels name |
+/// | `rediss://`, `rediss-cluster://`, `rediss-sentinel://` | the same over TLS |
+///
+/// Options after `?`, separated by `&`: `prefix=idem:` is what every key in Redis begins with,
+/// `timeout=2s` how long one command may take. Reserved characters of a login or an option are
+/// percent-encoded.
 ///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or
@@ -26,8 +42,20 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
         #[cfg(feature = "memory")]
         ("memory", rest) => open_memory(rest),
+        #[cfg(feature = "redis")]
+        (scheme, _) if is_redis(scheme) => {
+            Ok(Arc::new(crate::redis::RedisStore::connect(url).await?))
+        }
         (scheme, _) => Err(no_store_for(scheme)),
     }
+}
+
+#[cfg(feature = "redis")]
+fn is_redis(scheme: &str) -> bool {
+    let of_redis = |(known, feature, compiled): &(&str, &str, bool)| {
+        *compiled && feature.starts_with("redis") && *known == scheme
+    };
+    SCHEMES.iter().any(of_redis)
 }
 
 #[cfg(feature = "memory")]

@@ -77,6 +77,7 @@ fn claim(number: u8) -> Claim {
         lease: LEASE,
         retention: TTL,
         on_crash: OnCrash::Rerun,
+        ask_retention: false,
     }
 }
 

@@ -5,6 +5,7 @@
 mod support;
 
 mod bench;
+mod cache;
 mod duplicates;
 mod endings;
 mod leases;

@@ -212,7 +212,7 @@ async fn a_full_store_refuses_and_is_not_asked_again() {
     let operation = operation(&store);
     let full = StoreError::Full {
         store: "memory",
-        max_bytes: 1,
+        max_bytes: Some(1),
     };
     store.fail(Method::Claim, 1, Fault::Error(full));
     let refused = must_not_run(&operation, "k", request()).await;

@@ -4,6 +4,7 @@
 
 mod features;
 mod run;
+mod servers;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
+    /// Servers, format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
     Test,
 }
 
@@ -39,6 +40,9 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<(), Failure> {
+    step("servers");
+    servers::provide()?;
+
     step("format");
     cargo(&["fmt", "--all", "--check"]).run()?;
     cargo(&[

@@ -89,6 +89,7 @@ impl Bench {
             lease: self.long(),
             retention: self.long(),
             on_crash: OnCrash::Rerun,
+            ask_retention: false,
         }
     }
 
@@ -219,12 +220,10 @@ impl Bench {
                 on_crash,
                 ..*claim
             };
-            same(
+            replayed(
                 &format!("{when}, a claim to {on_crash:?}"),
                 &self.b.claim(&other).await?,
-                &Claimed::Finished {
-                    outcome: outcome.clone(),
-                },
+                outcome,
             )?;
         }
         Ok(())
@@ -284,7 +283,7 @@ impl Bench {
     }
 
     /// What may be left of a long lease while the suite runs. A store may round.
-    fn plausible(&self) -> RangeInclusive<Duration> {
+    pub(super) fn plausible(&self) -> RangeInclusive<Duration> {
         self.long() / 2..=self.long().saturating_add(self.lease)
     }
 
@@ -393,6 +392,19 @@ pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
 
 pub(super) fn acquired(what: &str, answer: &Claimed, attempt: u32) -> Checked {
     same(what, answer, &Claimed::Acquired { attempt })
+}
+
+/// A replay of exactly this outcome.
+pub(super) fn replayed(what: &str, answer: &Claimed, expected: &Bytes) -> Checked {
+    match answer {
+        Claimed::Finished { outcome, .. } => same(what, outcome, expected),
+        other => {
+            let (expected, other) = (Brief(expected), Brief(other));
+            Err(Failure(format!(
+                "{what}: expected a replay of {expected}, got {other}"
+            )))
+        }
+    }
 }
 
 pub(super) fn applied(what: &str, change: Change) -> Checked {

@@ -32,7 +32,7 @@ impl fmt::Display for Brief<'_, Bytes> {
 impl fmt::Display for Brief<'_, Claimed> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Claimed::Finished { outcome } => write!(f, "Finished with {}", Brief(outcome)),
+            Claimed::Finished { outcome, .. } => write!(f, "Finished with {}", Brief(outcome)),
             other => write!(f, "{other:?}"),
         }
     }

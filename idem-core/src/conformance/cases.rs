@@ -68,6 +68,7 @@ const CASES: &[Case] = cases! {
     "each record has its own retention" => expiry::retention_of_each,
     "a completion sets the retention" => expiry::completion_sets_retention,
     "a completion sent again does not move the retention" => expiry::completion_again,
+    "a replay that is asked how long it is kept does not say too long" => expiry::replay_says_how_long,
     "a replay does not move the retention" => expiry::replay_moves_nothing,
     "a refused claim does not move the lease" => expiry::refused_claim_moves_nothing,
     "a running record outlives its lease by its retention" => expiry::crash_is_seen,

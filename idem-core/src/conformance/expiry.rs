@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::bench::{Bench, Checked, acquired, applied, lost, same};
+use super::bench::{Bench, Checked, Failure, acquired, applied, lost, replayed, same};
 use crate::record::{Change, Claim, Claimed, OnCrash, Token};
 
 pub(super) async fn finished(bench: Bench) -> Checked {
@@ -86,6 +86,34 @@ pub(super) async fn completion_again(bench: Bench) -> Checked {
         .is_finished("within the first retention", &kept, 1, &outcome)
         .await?;
     bench.is_free("after the first retention", &over).await
+}
+
+pub(super) async fn replay_says_how_long(bench: Bench) -> Checked {
+    let outcome = Bytes::from_static(b"done");
+    let claim = Claim {
+        ask_retention: true,
+        ..bench.finished(&outcome).await?
+    };
+    bench.pass().await;
+    let answer = bench.b.claim(&claim).await?;
+    replayed("a claim within the retention", &answer, &outcome)?;
+    // A store that cannot tell says nothing.
+    let Claimed::Finished {
+        retention_left: Some(left),
+        ..
+    } = answer
+    else {
+        return Ok(());
+    };
+    let most = bench.long() - bench.short();
+    if left > most || !bench.plausible().contains(&left) {
+        return Err(Failure::new(format!(
+            "of a retention of {:?}, after {:?} at least: expected at most {most:?} to be left, got {left:?}",
+            bench.long(),
+            bench.short(),
+        )));
+    }
+    Ok(())
 }
 
 pub(super) async fn replay_moves_nothing(bench: Bench) -> Checked {

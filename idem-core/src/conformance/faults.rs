@@ -18,6 +18,7 @@
 //!     lease: Duration::from_secs(30),
 //!     retention: Duration::from_secs(3600),
 //!     on_crash: OnCrash::Rerun,
+//!     ask_retention: false,
 //! };
 //!
 //! // The claim takes effect, and its caller never learns of it.

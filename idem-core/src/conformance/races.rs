@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::Barrier;
 use tokio::task::{JoinSet, yield_now};
 
-use super::bench::{Bench, Checked, Failure, acquired, applied, gather, same};
+use super::bench::{Bench, Checked, Failure, acquired, applied, gather, replayed, same};
 use super::brief::Brief;
 use crate::record::{Change, Claim, Claimed, OnCrash, Token};
 
@@ -168,14 +168,7 @@ pub(super) async fn completion(bench: Bench) -> Checked {
         for answer in answers? {
             match answer {
                 Claimed::InFlight { .. } => {}
-                answer => {
-                    let outcome = outcome.clone();
-                    same(
-                        "a claim in the race",
-                        &answer,
-                        &Claimed::Finished { outcome },
-                    )?;
-                }
+                answer => replayed("a claim in the race", &answer, &outcome)?,
             }
         }
         bench
@@ -274,10 +267,7 @@ pub(super) async fn owner_and_successor(bench: Bench) -> Checked {
                     bench.is_running(&what, &first, 1).await?;
                 }
                 (Change::Applied, Late::Completion) => {
-                    let replay = Claimed::Finished {
-                        outcome: outcome.clone(),
-                    };
-                    same(&what, &answer, &replay)?;
+                    replayed(&what, &answer, &outcome)?;
                     bench.is_finished(&what, &first, 1, &outcome).await?;
                 }
                 (Change::Applied, Late::Release) => {

@@ -31,6 +31,7 @@ use crate::store::{Store, StoreError, Watch};
 ///     lease: Duration::from_secs(30),
 ///     retention: Duration::from_secs(3600),
 ///     on_crash: OnCrash::Rerun,
+///     ask_retention: false,
 /// };
 /// assert_eq!(store.claim(&claim).await?, Claimed::Acquired { attempt: 1 });
 ///
@@ -179,6 +180,7 @@ impl Store for ReferenceStore {
         Ok(match &record.life {
             Life::Finished { outcome, .. } => Claimed::Finished {
                 outcome: outcome.clone(),
+                retention_left: claim.ask_retention.then(|| record.absent_from - now),
             },
             Life::Running { holder, .. } if *holder == Some(claim.token) => {
                 Claimed::Acquired { attempt }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::bench::{Bench, Checked, acquired, applied, lost, same};
+use super::bench::{Bench, Checked, acquired, applied, lost, replayed, same};
 use crate::record::{Claim, Claimed, OnCrash, Token};
 
 pub(super) async fn absent_is_acquired(bench: Bench) -> Checked {
@@ -220,11 +220,7 @@ pub(super) async fn finished_is_replayed(bench: Bench) -> Checked {
     }
     // The claim that ran may arrive a second time, long after.
     let own = bench.b.claim(&claim).await?;
-    same(
-        "the finishing claim again",
-        &own,
-        &Claimed::Finished { outcome },
-    )
+    replayed("the finishing claim again", &own, &outcome)
 }
 
 pub(super) async fn release_frees(bench: Bench) -> Checked {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
 use super::Engine;
+use super::cache::Cached;
 use super::execution::{Execution, Held, Panic, Settlement, panic_of};
 use super::flight::{Ending, Entry, Flight, FlightGuard, Progress};
 use super::policy::{InFlight, Policy};
@@ -148,17 +149,33 @@ async fn decide(engine: &Engine, call: &Call) -> Result<(Begun, Decision), Error
         // A body that calls its own operation under its own key would wait for itself.
         return Err(in_flight(engine));
     }
+    match engine.inner.cache.find(&call.id, &call.fingerprint) {
+        Some(Cached::Outcome(outcome)) => {
+            if let Some(begun) = finally(replay(&outcome, false)) {
+                return begun;
+            }
+        }
+        Some(Cached::Mismatch) => return Err(Error::Mismatch),
+        None => {}
+    }
     let patience = Patience::of(&call.policy);
     loop {
         let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
             Entry::Leader(flight) => lead(engine, call, &runtime, patience, flight).await,
             Entry::Duplicate(flight) => join(engine, call, patience, &flight).await,
         };
-        match decided {
-            Decided::Begun(begun, decision) => return Ok((begun, decision)),
-            Decided::Refused(error) => return Err(error),
-            Decided::AskAgain => {}
+        if let Some(begun) = finally(decided) {
+            return begun;
         }
+    }
+}
+
+/// `None` is to ask again.
+fn finally(decided: Decided) -> Option<Result<(Begun, Decision), Error>> {
+    match decided {
+        Decided::Begun(begun, decision) => Some(Ok((begun, decision))),
+        Decided::Refused(error) => Some(Err(error)),
+        Decided::AskAgain => None,
     }
 }
 
@@ -217,6 +234,7 @@ async fn lead(
         lease: call.policy.lease,
         retention: call.policy.ttl,
         on_crash: call.policy.on_crash,
+        ask_retention: engine.inner.cache.is_on(),
     };
     let mut news = None;
     loop {
@@ -234,7 +252,13 @@ async fn lead(
                     Err(error) => Decided::Refused(error.into()),
                 };
             }
-            Ok(Claimed::Finished { outcome }) => {
+            Ok(Claimed::Finished {
+                outcome,
+                retention_left,
+            }) => {
+                let until = retention_left.and_then(|left| sent.checked_add(left));
+                let cache = &engine.inner.cache;
+                cache.keep(call.id, call.fingerprint, outcome.clone(), until);
                 let decided = replay(&outcome, waited);
                 flight.end(Ending::Outcome(outcome));
                 return decided;

@@ -57,6 +57,8 @@ pub(crate) struct Held {
     flight: FlightGuard,
     /// Goes on until the end is stored.
     renewal: Option<Renewal>,
+    /// When the body ended: no completion was sent before, and so no retention began.
+    ended: Option<Instant>,
 }
 
 impl Held {
@@ -75,6 +77,7 @@ impl Held {
             attempt: Attempt::protected(attempt, call.id, claimed + call.policy.lease),
             flight,
             renewal: None,
+            ended: None,
         }
     }
 
@@ -98,7 +101,13 @@ impl Held {
             return;
         };
         match change {
-            Change::Applied => self.flight.end(Ending::Outcome(outcome)),
+            Change::Applied => {
+                let call = &self.call;
+                let until = self.ended.and_then(|at| at.checked_add(call.policy.ttl));
+                let cache = &self.engine.inner.cache;
+                cache.keep(call.id, call.fingerprint, outcome.clone(), until);
+                self.flight.end(Ending::Outcome(outcome));
+            }
             Change::LeaseLost => {
                 self.attempt.lose();
                 observe::lease_lost(&self.call.operation, &self.call.id, self.attempt.number());
@@ -255,6 +264,9 @@ impl Execution {
             .await;
         observe::body_took(&call.operation, &clock);
         attempt.end();
+        if let Some(held) = &mut self.held {
+            held.ended = Some(Instant::now());
+        }
         match ended {
             Ok((verdict, value)) => {
                 self.settlement = if attempt.is_released() {

@@ -5,9 +5,11 @@
 //! | `operation` | the public calls |
 //! | `begin` | from a request to a decision: claims, joining, waiting |
 //! | `flight` | where duplicates of one process meet |
+//! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, its renewal, and how an attempt ends |
 
 mod begin;
+mod cache;
 mod execution;
 mod flight;
 mod operation;
@@ -53,6 +55,7 @@ struct Inner {
     store: Arc<dyn Store>,
     settings: Settings,
     flights: Arc<flight::Flights>,
+    cache: cache::Cache,
     ghosts: Arc<Semaphore>,
 }
 
@@ -198,6 +201,7 @@ impl std::error::Error for AlreadyInstalled {}
 pub struct EngineBuilder {
     store: Arc<dyn Store>,
     settings: Settings,
+    cache: cache::Cache,
 }
 
 impl EngineBuilder {
@@ -214,6 +218,7 @@ impl EngineBuilder {
                 #[cfg(feature = "http")]
                 http: HttpSettings::default(),
             },
+            cache: cache::Cache::default(),
         }
     }
 
@@ -250,6 +255,19 @@ impl EngineBuilder {
         self
     }
 
+    /// Keeps finished outcomes of up to `max_bytes` in this process, so that a replay of them
+    /// asks nobody. Each is kept for as long as the store has promised to keep it, at most, by
+    /// this process's monotonic clock.
+    ///
+    /// Off unless given: most operations are never retried, and their outcomes would fill the
+    /// memory. Worth it for a store behind a network and clients that repeat much; a second
+    /// copy for nothing over the memory store.
+    #[cfg(feature = "cache")]
+    pub fn cache(mut self, max_bytes: u64) -> Self {
+        self.cache = cache::Cache::bounded(max_bytes);
+        self
+    }
+
     /// The settings of the HTTP contract.
     #[cfg(feature = "http")]
     pub fn http(mut self, http: HttpSettings) -> Self {
@@ -264,6 +282,7 @@ impl EngineBuilder {
                 store: self.store,
                 settings: self.settings,
                 flights: Arc::default(),
+                cache: self.cache,
                 ghosts: Arc::new(Semaphore::new(MAX_GHOSTS)),
             }),
         }
@@ -283,6 +302,6 @@ impl fmt::Debug for EngineBuilder {
         f.debug_struct("EngineBuilder")
             .field("store", &self.store.name())
             .field("settings", &self.settings)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -268,6 +268,7 @@ impl Operation {
             lease: self.policy.lease,
             retention: self.policy.ttl,
             on_crash: OnCrash::Rerun,
+            ask_retention: false,
         };
         let claimed = self
             .engine

@@ -237,7 +237,7 @@ mod tests {
         };
         let full = Error::Store(StoreError::Full {
             store: "memory",
-            max_bytes: 7,
+            max_bytes: Some(7),
         });
         let cases = [
             (Error::Key(KeyError::Missing), 400, "key-missing", None),

@@ -1,0 +1,264 @@
+//! What a URL names, and how a connection to it is opened. The one place that holds
+//! credentials.
+
+use std::time::Duration;
+
+use redis::cluster::ClusterClientBuilder;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+};
+
+use super::connection::{Connection, Pushes};
+use crate::ConnectError;
+
+/// How long one server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SENTINEL_PORT: u16 = 26379;
+
+/// A server, a cluster, or a primary that sentinels know; and how to log in there.
+pub(super) struct Target {
+    kind: Kind,
+    /// The servers, the cluster's first nodes, or the sentinels; each with the login, the
+    /// database and the encryption of the URL.
+    nodes: Vec<ConnectionInfo>,
+    #[cfg(feature = "redis-tls")]
+    tls: bool,
+    pub(super) sentinel_login: Option<(String, String)>,
+    #[cfg(feature = "redis-tls")]
+    pub(super) certificates: redis::TlsCertificates,
+    pub(super) command_timeout: Duration,
+}
+
+enum Kind {
+    Single,
+    Cluster,
+    Sentinel { master: String },
+}
+
+/// The options of a URL that are not the target's.
+#[derive(Default)]
+pub(super) struct UrlOptions {
+    pub(super) prefix: Option<String>,
+}
+
+fn bad(expected: &'static str) -> ConnectError {
+    ConnectError::BadOption {
+        scheme: "redis",
+        expected,
+    }
+}
+
+impl Target {
+    /// Reads `scheme://[user[:password]@]host[:port][,host[:port]…][/database][?option=value&…]`.
+    pub(super) fn parse(url: &str) -> Result<(Self, UrlOptions), ConnectError> {
+        let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+        let (login, hosts) = authority
+            .rsplit_once('@')
+            .map_or(("", authority), |(login, hosts)| (login, hosts));
+
+        let mut options = UrlOptions::default();
+        let mut command_timeout = Duration::from_secs(2);
+        let mut master = None;
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let value = decoded(value)?;
+            match name {
+                "prefix" => options.prefix = Some(value),
+                "timeout" => {
+                    command_timeout = humantime::parse_duration(&value)
+                        .map_err(|_| bad("timeout is a duration such as 2s or 500ms"))?;
+                }
+                "master" => master = Some(value),
+                _ => {
+                    return Err(bad(
+                        "the options are prefix, timeout and, with sentinels, master",
+                    ));
+                }
+            }
+        }
+
+        let tls = scheme.starts_with("rediss");
+        let (kind, default_port) = match scheme.split_once('-').map(|(_, kind)| kind) {
+            None => (Kind::Single, None),
+            Some("cluster") => (Kind::Cluster, None),
+            Some("sentinel") => {
+                let master = master.take().ok_or(bad(
+                    "the sentinels' name of the primary is given with ?master=NAME",
+                ))?;
+                (Kind::Sentinel { master }, Some(SENTINEL_PORT))
+            }
+            Some(_) => return Err(ConnectError::UnknownScheme),
+        };
+        if master.is_some() {
+            return Err(bad("the option master is for redis-sentinel:// only"));
+        }
+        if hosts.is_empty() {
+            return Err(bad("there is no host"));
+        }
+        if matches!(kind, Kind::Single) && hosts.contains(',') {
+            return Err(bad(
+                "redis:// has one host; several are redis-cluster:// or redis-sentinel://",
+            ));
+        }
+        if matches!(kind, Kind::Cluster) && !database.is_empty() {
+            return Err(bad("a cluster has no database numbers"));
+        }
+        let nodes = hosts
+            .split(',')
+            .map(|host| {
+                let scheme = if tls { "rediss" } else { "redis" };
+                let port = match default_port {
+                    Some(port) if !has_port(host) => format!(":{port}"),
+                    _ => String::new(),
+                };
+                format!("{scheme}://{login}@{host}{port}/{database}")
+                    .into_connection_info()
+                    .map(|node| node.set_tcp_settings(tcp_settings()))
+                    .map_err(|_| {
+                        bad("it is redis://[user:password@]host[:port][/database][?option=value]")
+                    })
+            })
+            .collect::<Result<_, _>>()?;
+        let target = Self {
+            kind,
+            nodes,
+            #[cfg(feature = "redis-tls")]
+            tls,
+            sentinel_login: None,
+            #[cfg(feature = "redis-tls")]
+            certificates: redis::TlsCertificates {
+                client_tls: None,
+                root_cert: None,
+            },
+            command_timeout,
+        };
+        Ok((target, options))
+    }
+
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.kind, Kind::Cluster)
+    }
+
+    pub(super) const fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Single => "standalone",
+            Kind::Cluster => "cluster",
+            Kind::Sentinel { .. } => "sentinel",
+        }
+    }
+
+    /// Opens a connection; one that hears what the server sends unasked, where there is
+    /// somebody to tell.
+    pub(super) async fn connect(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+        #[cfg(feature = "redis-tls")]
+        if self.tls {
+            // The application's choice comes first; without any, rustls needs to be told one.
+            if rustls::crypto::CryptoProvider::get_default().is_none() {
+                let _ = rustls::crypto::ring::default_provider().install_default();
+            }
+        }
+        let client = match &self.kind {
+            Kind::Cluster => return self.connect_to_cluster(pushes).await,
+            Kind::Sentinel { master } => self.ask_sentinels(master).await?,
+            Kind::Single => self.client(self.first().clone())?,
+        };
+        let mut info = client.get_connection_info().clone();
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            // Every call is timed as a whole, the connection's opening included.
+            .set_response_timeout(None);
+        if let Some(pushes) = pushes {
+            let settings = info.redis_settings().clone();
+            info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+            config = config.set_push_sender(pushes);
+        }
+        let connection = Client::open(info)?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        Ok(Connection::Single(connection))
+    }
+
+    async fn connect_to_cluster(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+        let mut cluster = ClusterClientBuilder::new(self.nodes.clone())
+            .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(self.command_timeout)
+            .overall_response_timeout(None)
+            .tcp_settings(tcp_settings());
+        #[cfg(feature = "redis-tls")]
+        if self.tls {
+            cluster = cluster.certs(self.certificates.clone());
+        }
+        if let Some(pushes) = pushes {
+            cluster = cluster
+                .use_protocol(ProtocolVersion::RESP3)
+                .push_sender(pushes);
+        }
+        let connection = cluster.build()?.get_async_connection().await?;
+        Ok(Connection::Cluster(connection))
+    }
+
+    /// The primary of now.
+    async fn ask_sentinels(&self, master: &str) -> Result<Client, RedisError> {
+        let login = self.first().redis_settings();
+        let addresses = self.nodes.iter().map(|node| node.addr().clone());
+        let mut sentinels =
+            SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+                .set_client_to_redis_db(login.db())
+                .set_client_to_redis_tcp_settings(tcp_settings())
+                .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if let Some(username) = login.username() {
+            sentinels = sentinels.set_client_to_redis_username(username);
+        }
+        if let Some(password) = login.password() {
+            sentinels = sentinels.set_client_to_redis_password(password);
+        }
+        if let Some((username, password)) = &self.sentinel_login {
+            sentinels = sentinels.set_client_to_sentinel_password(password);
+            if !username.is_empty() {
+                sentinels = sentinels.set_client_to_sentinel_username(username);
+            }
+        }
+        #[cfg(feature = "redis-tls")]
+        if self.tls {
+            sentinels = sentinels
+                .set_client_to_redis_tls_mode(redis::TlsMode::Secure)
+                .set_client_to_redis_certificates(self.certificates.clone())
+                .set_client_to_sentinel_certificates(self.certificates.clone());
+        }
+        sentinels.build()?.async_get_client().await
+    }
+
+    fn client(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
+        #[cfg(feature = "redis-tls")]
+        if self.tls {
+            return Client::build_with_tls(info, self.certificates.clone());
+        }
+        Client::open(info)
+    }
+
+    fn first(&self) -> &ConnectionInfo {
+        // Made with one at least.
+        &self.nodes[0]
+    }
+}
+
+fn has_port(host: &str) -> bool {
+    // The colons of an address in brackets are not the port's.
+    host.rsplit(']').next().is_some_and(|end| end.contains(':'))
+}
+
+fn decoded(value: &str) -> Result<String, ConnectError> {
+    percent_encoding::percent_decode_str(value)
+        .decode_utf8()
+        .map(Into::into)
+        .map_err(|_| bad("an option's value is not UTF-8"))
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}

@@ -1,0 +1,22 @@
+//! Private real servers for tests: each test starts its own, on free ports of 127.0.0.1.
+//!
+//! A server dies with the value that holds it, and with the test's process, however that ends.
+//! Everything here blocks and panics: it is for tests. Every wait has a limit and says what
+//! did not happen. In a test on one async thread, call it through `spawn_blocking`.
+//!
+//! ```
+//! let redis = idem_tests::Redis::start();
+//! redis.console().call(&["SET", "key", "value"]);
+//! redis.pause(); // clients of redis.url() now wait
+//! redis.resume();
+//! ```
+
+mod console;
+mod process;
+mod redis;
+mod support;
+
+pub use console::{Console, Reply};
+pub use process::{Process, Signal};
+pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
+pub use support::wait_until;
