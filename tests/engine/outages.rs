@@ -60,6 +60,26 @@ async fn a_claim_that_nobody_will_use_is_freed_when_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_outage_with_many_claims_a_lost_one_is_still_freed() {
+    let store = faulty();
+    let operation = operation(&store);
+    store.fail_everything(&Fault::Unavailable);
+    for key in 0..1000 {
+        let refused = must_not_run(&operation, &format!("away {key}"), request()).await;
+        assert!(matches!(refused, Err(Error::Store(_))));
+    }
+    store.heal_everything();
+    // Less than the lease: what was never there is not looked for that long.
+    tokio::time::sleep(LEASE / 3).await;
+    let released = store.calls(Method::Release);
+    store.fail(Method::Claim, 1, Fault::HangAfterEffect);
+    let refused = must_not_run(&operation, "lost", request()).await;
+    assert!(matches!(refused, Err(Error::Store(_))));
+    store.called(Method::Release, released + 1).await;
+    assert_eq!(attempt_number(&operation, "lost").await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_dropped_while_it_claims_frees_what_it_may_have_claimed() {
     let store = faulty();
     let operation = operation(&store);

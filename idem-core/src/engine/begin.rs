@@ -31,6 +31,10 @@ const POLL: Duration = Duration::from_secs(1);
 /// The first pause after a notification that brought no news; doubled up to [`POLL`].
 const FIRST_CALM: Duration = Duration::from_millis(10);
 
+/// How long a claim may be on its way after its store has answered another call: what lies in a
+/// connection's buffers when a server that was paused goes on.
+const STRAGGLING: Duration = Duration::from_secs(5);
+
 /// One request, reduced to what the engine needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -365,9 +369,11 @@ impl Drop for Ghost<'_> {
         let until = Instant::now() + call.policy.lease;
         self.runtime.spawn(async move {
             // Until it was there to be released: the claim may arrive after its release.
+            let mut not_there_since = None;
             let _ = engine
                 .settle_until(&call, &token, &Settlement::Release, until, |change| {
                     change == Change::Applied
+                        || not_there_since.get_or_insert_with(Instant::now).elapsed() >= STRAGGLING
                 })
                 .await;
             drop(permit);

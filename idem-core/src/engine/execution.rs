@@ -166,7 +166,7 @@ impl Engine {
         token: &Token,
         settlement: &Settlement,
         until: Instant,
-        will_do: impl Fn(Change) -> bool,
+        mut will_do: impl FnMut(Change) -> bool,
     ) -> Option<Change> {
         let mut pause = FIRST_RETRY;
         loop {

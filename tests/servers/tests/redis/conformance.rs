@@ -1,0 +1,269 @@
+//! The suite that every store passes, on every kind of set-up, and what only Redis can get
+//! wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use idem::conformance::{Harness, assert_conforms};
+use idem::stores::redis::RedisStore;
+use idem::{
+    Change, Claim, Claimed, Fingerprint, OnCrash, Phase, RecordId, Store, StoreError, Token,
+};
+use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
+
+struct Url(String);
+
+#[async_trait]
+impl Harness for Url {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(RedisStore::connect(&self.0).await.unwrap())
+    }
+
+    async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
+    fn notifies(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_on_a_single_server() {
+    for flavor in Flavor::installed() {
+        let redis = Redis::builder().flavor(flavor).start();
+        assert_conforms(&Url(redis.url())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_on_a_cluster() {
+    for flavor in Flavor::installed() {
+        let cluster = RedisCluster::start_on(flavor);
+        assert_conforms(&Url(cluster.url())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_on_a_primary_that_sentinels_name() {
+    for flavor in Flavor::installed() {
+        let sentinel = RedisSentinel::start_on(flavor);
+        assert_conforms(&Url(sentinel.url())).await;
+    }
+}
+
+pub(crate) fn claim(number: u8) -> Claim {
+    Claim {
+        id: RecordId::from_bytes([number; 32]),
+        token: Token::random(),
+        fingerprint: Fingerprint::of("request").unwrap(),
+        lease: Duration::from_secs(30),
+        retention: Duration::from_secs(3600),
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    }
+}
+
+fn key(claim: &Claim) -> Vec<u8> {
+    [b"idem:", claim.id.as_bytes().as_slice()].concat()
+}
+
+#[tokio::test]
+async fn a_record_is_one_key_with_at_most_100_bytes_beside_the_outcome() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let claim = claim(1);
+    store.claim(&claim).await.unwrap();
+    let outcome = vec![7; 350];
+    let change = store
+        .complete(&claim.id, &claim.token, outcome.into(), claim.retention)
+        .await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    let mut console = redis.console();
+    assert_eq!(console.call(&["DBSIZE"]), Reply::Integer(1));
+    let key = key(&claim);
+    let Reply::Bulk(value) = console.call(&[b"GET".as_slice(), &key]) else {
+        panic!("a record is a string");
+    };
+    assert!(key.len() + value.len() - 350 <= 100);
+    // Its end is the server's affair.
+    let Reply::Integer(left) = console.call(&[b"PTTL".as_slice(), &key]) else {
+        panic!("PTTL is a number");
+    };
+    assert!((3_500_000..=3_600_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_an_error_and_stays() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let mut console = redis.console();
+    let strange: [(&str, &[u8], &[&[u8]]); 4] = [
+        ("another version", b"SET", &[b"2F", b"PX", b"100000"]),
+        ("nothing", b"SET", &[b"", b"PX", b"100000"]),
+        ("another type", b"RPUSH", &[b"a list"]),
+        (
+            "a running record cut short",
+            b"SET",
+            &[b"1R\0\0\0\x01", b"PX", b"100000"],
+        ),
+    ];
+    for (number, (what, command, value)) in (1..).zip(strange) {
+        let claim = claim(number);
+        let key = key(&claim);
+        let mut words: Vec<&[u8]> = vec![command, &key];
+        words.extend(value);
+        console.call(&words);
+        let answer = store.claim(&claim).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unreadable { .. })),
+            "{what}: {answer:?}"
+        );
+        let answer = store.inspect(&claim.id).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unreadable { .. })),
+            "{what}: {answer:?}"
+        );
+        let outcome = bytes::Bytes::from_static(b"outcome");
+        let answer = store
+            .complete(&claim.id, &claim.token, outcome, claim.retention)
+            .await;
+        assert!(!matches!(answer, Ok(Change::Applied)), "{what}: {answer:?}");
+        assert_eq!(
+            console.call(&[b"EXISTS".as_slice(), &key]),
+            Reply::Integer(1),
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_old() {
+    let redis = Redis::with(&["--maxmemory", "10mb", "--maxmemory-policy", "noeviction"]);
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let (finished, running, crashed) = (claim(1), claim(2), claim(3));
+    for claim in [&finished, &running, &crashed] {
+        store.claim(claim).await.unwrap();
+    }
+    let outcome = bytes::Bytes::from_static(b"outcome");
+    let complete = |claim: Claim| {
+        let (store, outcome) = (store.clone(), outcome.clone());
+        async move {
+            store
+                .complete(&claim.id, &claim.token, outcome, claim.retention)
+                .await
+        }
+    };
+    assert_eq!(complete(finished).await.unwrap(), Change::Applied);
+    let change = store.abandon(&crashed.id, &crashed.token).await.unwrap();
+    assert_eq!(change, Change::Applied);
+    let mut console = redis.console();
+    console.call(&["CONFIG", "SET", "maxmemory", "1"]);
+
+    let refused = store.claim(&claim(4)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Full { .. })),
+        "{refused:?}"
+    );
+    let replay = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(replay, Claimed::Finished { .. }), "{replay:?}");
+    let duplicate = store.claim(&claim(2)).await.unwrap();
+    assert!(
+        matches!(duplicate, Claimed::InFlight { .. }),
+        "{duplicate:?}"
+    );
+    let takeover = claim(3);
+    assert_eq!(
+        store.claim(&takeover).await.unwrap(),
+        Claimed::Acquired { attempt: 2 }
+    );
+    assert!(store.watch(&running.id).await.is_ok());
+    let renewed = store
+        .renew(
+            &running.id,
+            &running.token,
+            running.lease,
+            running.retention,
+        )
+        .await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
+    assert_eq!(complete(running).await.unwrap(), Change::Applied);
+    assert_eq!(
+        store.release(&takeover.id, &takeover.token).await.unwrap(),
+        Change::Applied
+    );
+    let refused = store.claim(&claim(3)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Full { .. })),
+        "{refused:?}"
+    );
+
+    console.call(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(
+        store.claim(&claim(4)).await.unwrap(),
+        Claimed::Acquired { attempt: 1 }
+    );
+}
+
+#[tokio::test]
+async fn prefixes_and_databases_keep_records_apart() {
+    let redis = Redis::start();
+    let urls = [
+        redis.url(),
+        format!("{}/3", redis.url()),
+        format!("{}?prefix=shop%3A", redis.url()),
+    ];
+    for url in &urls {
+        let store = RedisStore::connect(url).await.unwrap();
+        let acquired = store.claim(&claim(1)).await.unwrap();
+        assert_eq!(acquired, Claimed::Acquired { attempt: 1 }, "{url}");
+        let seen = store.inspect(&claim(1).id).await.unwrap().unwrap();
+        assert!(matches!(
+            seen.phase,
+            Phase::Running {
+                lease_left: Some(_)
+            }
+        ));
+    }
+    let Reply::Array(keys) = redis.console().call(&["KEYS", "shop:*"]) else {
+        panic!("KEYS is a list");
+    };
+    assert_eq!(keys.len(), 1);
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
+    // The store never sends a time of day: what it sends are durations, and what it compares are
+    // the server's own. A monitor shows every command.
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let holder = claim(1);
+    store.claim(&holder).await.unwrap();
+    let mut console = redis.console();
+    let before = console.info("commandstats", "cmdstat_time");
+    let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
+        panic!("the lease is alive");
+    };
+    assert!(lease_left <= holder.lease && lease_left > holder.lease / 2);
+    // The server's clock alone decides: with the record's time nearly over, so is its lease.
+    let key = key(&holder);
+    let retention = holder.retention.as_millis().to_string();
+    console.call(&[b"PEXPIRE".as_slice(), &key, retention.as_bytes()]);
+    assert_eq!(
+        store.claim(&claim(1)).await.unwrap(),
+        Claimed::Acquired { attempt: 2 }
+    );
+    let lost = store.complete(
+        &holder.id,
+        &holder.token,
+        bytes::Bytes::from_static(b"late"),
+        holder.retention,
+    );
+    assert_eq!(lost.await.unwrap(), Change::LeaseLost);
+    assert_eq!(console.info("commandstats", "cmdstat_time"), before);
+}

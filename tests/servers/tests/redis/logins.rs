@@ -1,0 +1,254 @@
+//! Logins, TLS and URLs: they work, and credentials appear nowhere.
+
+use std::error::Error;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use idem::stores::redis::RedisStore;
+use idem::{Claimed, Engine, Fingerprint, Store};
+use idem_tests::{Redis, RedisSentinel};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::conformance::claim;
+
+const SECRET: &str = "s3cr3t-p%40ss";
+const DECODED: &str = "s3cr3t-p@ss";
+
+/// The least that a user needs, as the documentation says.
+const RIGHTS: &str = "~idem:* &idem:* -@all +set +get +getrange +setrange +del +pttl +pexpire \
+                      +evalsha +eval +ssubscribe +sunsubscribe +spublish +ping +info";
+
+fn with_user() -> Redis {
+    let user = format!("app on >{DECODED} {RIGHTS}");
+    let mut args = vec!["--requirepass", "admin", "--user"];
+    args.extend(user.split(' '));
+    Redis::with(&args)
+}
+
+fn url(redis: &Redis, login: &str) -> String {
+    redis.url().replace("://", &format!("://{login}@"))
+}
+
+/// Everything that can be asked of a store.
+async fn exercise(store: &RedisStore) {
+    let (first, second) = (claim(1), claim(2));
+    let acquired = store.claim(&first).await.unwrap();
+    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    let answer = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(answer, Claimed::InFlight { .. }));
+    let watch = store.watch(&first.id).await.unwrap();
+    let _ = store
+        .renew(&first.id, &first.token, first.lease, first.retention)
+        .await
+        .unwrap();
+    let outcome = bytes::Bytes::from_static(b"outcome");
+    let _ = store
+        .complete(&first.id, &first.token, outcome, first.retention)
+        .await
+        .unwrap();
+    watch.await;
+    store.claim(&second).await.unwrap();
+    let _ = store.abandon(&second.id, &second.token).await.unwrap();
+    let next = claim(2);
+    assert_eq!(
+        store.claim(&next).await.unwrap(),
+        Claimed::Acquired { attempt: 2 }
+    );
+    let _ = store.release(&next.id, &next.token).await.unwrap();
+    assert!(store.inspect(&next.id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_user_with_the_documented_rights_is_enough() {
+    let redis = with_user();
+    let url = url(&redis, &format!("app:{SECRET}"));
+    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_ask_for_settings_is_enough() {
+    let redis = with_user();
+    redis.console().call(&["ACL", "SETUSER", "app", "-info"]);
+    let url = url(&redis, &format!("app:{SECRET}"));
+    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_password_alone_is_the_default_users() {
+    let redis = Redis::with(&["--requirepass", DECODED]);
+    let url = url(&redis, &format!(":{SECRET}"));
+    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_primary_behind_sentinels_has_a_login_of_its_own() {
+    let sentinel = RedisSentinel::start();
+    for server in sentinel.servers() {
+        let user = format!("app on >{DECODED} {RIGHTS} +role");
+        let mut words = vec!["ACL", "SETUSER"];
+        words.extend(user.split(' '));
+        server.console().call(&words);
+    }
+    for server in sentinel.sentinels() {
+        server
+            .console()
+            .call(&["ACL", "SETUSER", "default", "resetpass", ">watch"]);
+    }
+    let url = sentinel.url().replace("://", &format!("://app:{SECRET}@"));
+    let refused = RedisStore::connect(&url).await;
+    assert!(refused.is_err(), "the sentinels ask for a password");
+    let builder = RedisStore::builder(&url).unwrap();
+    let store = builder.sentinel_login("", "watch").connect().await.unwrap();
+    exercise(&store).await;
+}
+
+#[tokio::test]
+async fn over_tls_with_a_certificate_that_is_trusted() {
+    let redis = Redis::start_tls();
+    let builder = RedisStore::builder(&redis.url()).unwrap();
+    let store = builder
+        .root_certificates(redis.ca_pem())
+        .connect()
+        .await
+        .unwrap();
+    exercise(&store).await;
+}
+
+#[tokio::test]
+async fn over_tls_a_certificate_that_nobody_trusts_is_refused() {
+    let redis = Redis::start_tls();
+    let refused = RedisStore::connect(&redis.url()).await;
+    let error = refused.unwrap_err();
+    assert!(chain(&error).contains("ertificate"), "{}", chain(&error));
+    // Nor is a certificate of somebody else.
+    let other = Redis::start_tls();
+    let builder = RedisStore::builder(&redis.url()).unwrap();
+    let refused = builder.root_certificates(other.ca_pem()).connect().await;
+    assert!(refused.is_err());
+}
+
+/// An error with all its sources, both as they are displayed and as they are debugged.
+fn chain(error: &dyn Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(" {error} {error:?}"));
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
+    let wrong = [
+        ("redis://", "no host"),
+        ("redis://user:hunter2@", "no host"),
+        ("redis://user:hunter2@host:notaport", "redis://"),
+        ("redis://user:hunter2@host/notadatabase", "redis://"),
+        ("redis://user:hunter2@one,two", "redis-cluster://"),
+        ("redis://user:hunter2@host?speed=9", "prefix, timeout"),
+        ("redis://user:hunter2@host?timeout=soon", "2s or 500ms"),
+        ("redis://user:hunter2@host?master=m", "redis-sentinel://"),
+        ("redis://user:hunter2@host?prefix=%ff", "UTF-8"),
+        ("redis-cluster://user:hunter2@one,two/3", "database"),
+        ("redis-sentinel://user:hunter2@one,two", "?master=NAME"),
+        ("redis-ring://user:hunter2@host", "no store"),
+        ("redissss://user:hunter2@host", "no store"),
+    ];
+    for (url, hint) in wrong {
+        let Err(error) = idem::connect(url).await else {
+            panic!("{url} is no store");
+        };
+        let message = chain(&error);
+        assert!(message.contains(hint), "{url}: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}
+
+/// What is logged, whoever logs it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_in_no_log_error_or_debug_form() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let redis = with_user();
+    let wrong = url(&redis, "app:wr0ng-p4ssw0rd");
+    let right = url(&redis, &format!("app:{SECRET}"));
+    let mut seen = chain(&RedisStore::connect(&wrong).await.unwrap_err());
+    let builder = RedisStore::builder(&right).unwrap();
+    seen.push_str(&format!("{builder:?}"));
+    let store = builder
+        .command_timeout(Duration::from_millis(300))
+        .connect()
+        .await
+        .unwrap();
+    seen.push_str(&format!("{store:?}"));
+    let engine = Engine::new(store.clone());
+    let operation = engine.operation("op");
+    seen.push_str(&format!("{engine:?} {operation:?}"));
+    // Bad times are talkative.
+    redis.kill();
+    let fingerprint = Fingerprint::of("request").unwrap();
+    let body = async { Ok::<_, idem::Error>(1) };
+    let refused = operation.run("the client's key", fingerprint, body).await;
+    seen.push_str(&chain(&refused.unwrap_err()));
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("store call failed"), "{log}");
+    seen.push_str(&log);
+    for secret in [SECRET, DECODED, "wr0ng-p4ssw0rd", "the client's key"] {
+        assert!(!seen.contains(secret), "{secret} in {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_loses_records_is_warned_of() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let warned = async |args: &[&str]| {
+        log.0.lock().unwrap().clear();
+        let redis = Redis::with(args);
+        RedisStore::connect(&redis.url()).await.unwrap();
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    };
+    let log = warned(&["--maxmemory-policy", "allkeys-lru", "--appendonly", "yes"]).await;
+    assert!(
+        log.contains("allkeys-lru") && log.contains("noeviction"),
+        "{log}"
+    );
+    assert!(!log.contains("append-only"), "{log}");
+    let log = warned(&["--appendonly", "no"]).await;
+    assert!(
+        log.contains("append-only") && !log.contains("noeviction"),
+        "{log}"
+    );
+    assert_eq!(warned(&["--appendonly", "yes"]).await, "");
+}
