@@ -2,6 +2,7 @@
 //!
 //! `cargo run --example checkout`, then paste the printed lines into another terminal.
 //! `--port N` listens elsewhere (0 for any free port), `--store URL` keeps the records there.
+//! With `--store redis://…` several of them, on several ports, share their keys.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,6 +112,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = format!("http://{}", listener.local_addr()?);
     println!("listening on {address}");
     print_what_to_try(&address);
+    if !options.store.starts_with("memory:") {
+        println!(
+            "Another process with this --store and another --port answers for the same keys:
+what was charged here is a replay there, and a double click over both charges once.
+"
+        );
+    }
     Ok(axum::serve(listener, router).await?)
 }
 

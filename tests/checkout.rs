@@ -28,6 +28,10 @@ impl Drop for Example {
 }
 
 fn start() -> Example {
+    start_over("memory://")
+}
+
+fn start_over(store: &str) -> Example {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", "checkout"])
         .status()
@@ -37,7 +41,7 @@ fn start() -> Example {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().unwrap().parent().unwrap();
     let mut process = Command::new(profile.join("examples/checkout"))
-        .args(["--port", "0"])
+        .args(["--port", "0", "--store", store])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -203,4 +207,36 @@ async fn of_64_equal_requests_one_charges() {
         assert!(refused.headers().contains_key("retry-after"));
     }
     assert_eq!(executed(example.server).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_over_redis_share_their_keys() {
+    let redis = idem_tests::Redis::start();
+    let (one, other) = (start_over(&redis.url()), start_over(&redis.url()));
+    let charge = |key: &str, amount: u32| {
+        let body = format!("{{\"amount\": {amount}, \"currency\": \"eur\"}}");
+        post("/charges", key, body)
+    };
+    let first = one.server.send(charge("\"order-1\"", 1999)).await;
+    assert_eq!(first.status(), 201);
+    let replay = other.server.send(charge("\"order-1\"", 1999)).await;
+    assert!(is_replay(&replay));
+    assert_eq!(replay.status(), 201);
+    assert_eq!(replay.headers()["location"], first.headers()["location"]);
+    assert_eq!(replay.body(), first.body());
+    let refused = other.server.send(charge("\"order-1\"", 99)).await;
+    assert_eq!(
+        (refused.status().as_u16(), problem(&refused).as_str()),
+        (422, "mismatch")
+    );
+
+    let clicks = [one.server, other.server].map(|server| server.send(charge("\"order-2\"", 500)));
+    let mut statuses: Vec<_> = join_all(clicks)
+        .await
+        .iter()
+        .map(|click| click.status().as_u16())
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409]);
+    assert_eq!(executed(one.server).await + executed(other.server).await, 2);
 }

@@ -155,6 +155,7 @@ enum Bug {
     OneRetentionForAll,
     OneLifetimeForLockAndRecord,
     ReplayExtendsRetention,
+    ReplayPromisesTheWholeRetention,
     RenewsOnlyTheLease,
     RenewalDoesNothing,
     TakeoverKeepsAttempt,
@@ -223,7 +224,7 @@ impl Broken {
             Bug::Fails => {
                 return Err(StoreError::Full {
                     store: "broken",
-                    max_bytes: 0,
+                    max_bytes: Some(0),
                 });
             }
             Bug::IgnoresTheLastBit => {
@@ -338,6 +339,12 @@ impl Store for Broken {
         Ok(match answer {
             Claimed::Acquired { .. } if self.is(Bug::TakeoverKeepsAttempt) => {
                 Claimed::Acquired { attempt: 1 }
+            }
+            Claimed::Finished { outcome, .. } if self.is(Bug::ReplayPromisesTheWholeRetention) => {
+                Claimed::Finished {
+                    outcome,
+                    retention_left: Some(claim.retention),
+                }
             }
             answer => answer,
         })
@@ -554,6 +561,9 @@ caught! {
     a_replay_that_extends_the_retention_is_caught: ReplayExtendsRetention by [
         "a replay does not move the retention",
     ];
+    a_replay_that_is_said_to_be_kept_too_long_is_caught: ReplayPromisesTheWholeRetention by [
+        "a replay that is asked how long it is kept does not say too long",
+    ];
     a_renewal_that_forgets_the_retention_is_caught: RenewsOnlyTheLease by [
         "a renewal moves the retention",
     ];
@@ -614,7 +624,7 @@ async fn a_store_that_panics_fails_every_case() {
 #[tokio::test]
 async fn a_store_that_fails_fails_every_case_with_its_message() {
     let report = conformance::check(&Bench::broken(Bug::Fails)).await;
-    all_failed(&report, "the broken store holds its 0 bytes");
+    all_failed(&report, "the broken store is full with 0 bytes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,7 +691,7 @@ async fn a_call_that_fails_does_not_reach_the_store() {
     store.fail(Method::Claim, 2, Fault::Unavailable);
     let full = StoreError::Full {
         store: "reference",
-        max_bytes: 1,
+        max_bytes: Some(1),
     };
     store.fail(Method::Claim, 1, Fault::Error(full));
     for _ in 0..2 {

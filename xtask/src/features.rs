@@ -16,6 +16,18 @@ const FEATURES: &[Feature] = &[
         brings: &["moka"],
     },
     Feature {
+        name: "redis",
+        brings: &["redis"],
+    },
+    Feature {
+        name: "redis-tls",
+        brings: &["redis", "rustls"],
+    },
+    Feature {
+        name: "cache",
+        brings: &["moka"],
+    },
+    Feature {
         name: "axum",
         brings: &["axum", "axum-core", "tower", "http", "http-body"],
     },

@@ -21,7 +21,7 @@ pub(super) enum Cached {
 
 #[cfg(not(feature = "cache"))]
 #[derive(Default)]
-pub(super) struct Cache;
+pub(super) struct Cache(());
 
 #[cfg(not(feature = "cache"))]
 impl Cache {

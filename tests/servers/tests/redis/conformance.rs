@@ -103,22 +103,18 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
     let redis = Redis::start();
     let store = RedisStore::connect(&redis.url()).await.unwrap();
     let mut console = redis.console();
-    let strange: [(&str, &[u8], &[&[u8]]); 4] = [
-        ("another version", b"SET", &[b"2F", b"PX", b"100000"]),
-        ("nothing", b"SET", &[b"", b"PX", b"100000"]),
-        ("another type", b"RPUSH", &[b"a list"]),
-        (
-            "a running record cut short",
-            b"SET",
-            &[b"1R\0\0\0\x01", b"PX", b"100000"],
-        ),
+    let until = [b"PX".as_slice(), b"100000"];
+    let strange = [
+        ("another version", b"SET".as_slice(), b"2F".as_slice()),
+        ("nothing", b"SET", b""),
+        ("a running record cut short", b"SET", b"1R\0\0\0\x01"),
+        ("another type", b"RPUSH", b"a list"),
     ];
     for (number, (what, command, value)) in (1..).zip(strange) {
         let claim = claim(number);
         let key = key(&claim);
-        let mut words: Vec<&[u8]> = vec![command, &key];
-        words.extend(value);
-        console.call(&words);
+        let words = [command, &key, value];
+        console.call(&[&words[..], &until].concat());
         let answer = store.claim(&claim).await;
         assert!(
             matches!(answer, Err(StoreError::Unreadable { .. })),

@@ -32,11 +32,14 @@ const CLIENTS: usize = 16;
 /// A call may claim, wait, and store, and a busy machine may be slow; what hangs is longer.
 const ANSWER: Duration = Duration::from_secs(3 + 10 + 3 + 15);
 
+/// Every attempt that was acknowledged, with its token.
+type Acquired = Arc<Mutex<HashMap<RecordId, Vec<(Token, u32)>>>>;
+
 /// A store that remembers which claims its server has acknowledged.
 #[derive(Clone)]
 struct Witnessed {
     store: RedisStore,
-    acquired: Arc<Mutex<HashMap<RecordId, Vec<(Token, u32)>>>>,
+    acquired: Acquired,
 }
 
 #[async_trait]
@@ -110,12 +113,12 @@ struct Shop {
 struct Load {
     shop: Arc<Shop>,
     engines: [Operation; 2],
-    acquired: Arc<Mutex<HashMap<RecordId, Vec<(Token, u32)>>>>,
+    acquired: Acquired,
 }
 
 impl Load {
     async fn over(url: &str) -> Self {
-        let acquired = Arc::default();
+        let acquired = Acquired::default();
         let engine = async || {
             let builder = RedisStore::builder(url).unwrap();
             let store = Witnessed {
