@@ -23,6 +23,10 @@ pub use idem_stores::ConnectError;
 /// | URL | store | feature |
 /// |---|---|---|
 /// | `memory://`, `memory://?max_bytes=N` | this process | `memory` |
+/// | `redis://…`, `redis-cluster://…`, `redis-sentinel://…` | Redis or Valkey | `redis` |
+/// | `rediss://…` and so on | the same over TLS | `redis-tls` |
+///
+/// [`stores::connect`] says what a URL can hold.
 ///
 /// ```
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

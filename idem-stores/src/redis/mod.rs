@@ -67,7 +67,8 @@ impl RedisStoreBuilder {
     ///
     /// An ACL user needs the keys and the channels with this prefix:
     /// `~idem:* &idem:* +set +get +getrange +setrange +del +pttl +pexpire +evalsha +eval
-    /// +ssubscribe +sunsubscribe +spublish`, and, for the start-up checks, `+info`.
+    /// +ssubscribe +sunsubscribe +spublish +ping`, for the start-up checks `+info`, and behind
+    /// sentinels `+role`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
