@@ -5,8 +5,14 @@
 #[cfg(feature = "memory")]
 pub mod memory;
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
+
 #[cfg(feature = "redis")]
 pub mod redis;
+
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 mod url;
 
