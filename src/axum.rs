@@ -24,6 +24,6 @@ pub use idem_macros::idempotent_axum as idempotent;
 )]
 #[doc(hidden)]
 pub mod private {
-    pub use super::capture::{Admitted, Captured, debug_handler_goes_below_idempotent};
+    pub use super::capture::{Admitted, AdmittedIn, Captured, debug_handler_goes_below_idempotent};
     pub use axum::response::Response;
 }

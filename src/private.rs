@@ -7,7 +7,8 @@ use serde::Serialize;
 
 pub use idem_core::{
     Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key, KeyError, OnCrash,
-    Operation, Policy, ReleaseErrors, Replayable, Site, StoreErrors,
+    Operation, Policy, ReleaseErrors, Replayable, Site, StoreErrors, TransactionSource,
+    Transactional,
 };
 
 #[cfg(feature = "axum")]
@@ -40,6 +41,11 @@ pub fn fingerprint<T: Fingerprintable + ?Sized>(
 /// The engine that an attribute names.
 pub fn given_engine(engine: &Engine) -> Option<Engine> {
     Some(engine.clone())
+}
+
+/// The database that `transaction = …` names.
+pub fn database<Via, S: TransactionSource<Via> + ?Sized>(source: &S) -> S::Database {
+    source.database()
 }
 
 /// One call of an annotated function, before its body.
@@ -76,18 +82,40 @@ impl FunctionCall {
         T: Replayable<Errors>,
         F: Future<Output = T>,
     {
+        match self.ready() {
+            Ok((operation, key, fingerprint)) => {
+                operation.replay_or_run(key, fingerprint, body).await
+            }
+            Err(error) => T::refused(error),
+        }
+    }
+
+    /// The same in a transaction, which the body gives back.
+    pub async fn run_in<T, Errors, D, B, F>((call, database): (Self, D), body: B) -> T
+    where
+        T: Replayable<Errors>,
+        D: Transactional,
+        B: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, T)>,
+    {
+        match call.ready() {
+            Ok((operation, key, fingerprint)) => {
+                let operation = operation.in_database(database);
+                operation.run_owned(key, fingerprint, body).await
+            }
+            Err(error) => T::refused(error),
+        }
+    }
+
+    fn ready(self) -> Result<(Operation, Result<Key, KeyError>, Fingerprint), Error> {
         let ready = self
             .operation
             .and_then(|operation| Ok((operation, self.fingerprint?)));
-        match ready {
-            Ok((operation, fingerprint)) => {
-                operation.replay_or_run(self.key, fingerprint, body).await
-            }
-            Err(error) => {
-                crate::report_misconfiguration(&error);
-                T::refused(error)
-            }
+        if let Err(error) = &ready {
+            crate::report_misconfiguration(error);
         }
+        let (operation, fingerprint) = ready?;
+        Ok((operation, self.key, fingerprint))
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Attempt {
 struct Shared {
     number: u32,
     id: RecordId,
+    is_protected: bool,
     released: AtomicBool,
     lost: AtomicBool,
     /// The body has ended: what its renewal learns from here on says nothing any more.
@@ -45,25 +46,31 @@ struct Shared {
 
 impl Attempt {
     pub(crate) fn protected(number: u32, id: RecordId, held_until: Instant) -> Self {
-        Self::new(number, id, Some(Mutex::new(held_until)))
+        Self::new(number, id, true, Some(held_until))
+    }
+
+    /// One that a transaction protects: there is no lease to lose.
+    pub(crate) fn in_transaction(number: u32, id: RecordId) -> Self {
+        Self::new(number, id, true, None)
     }
 
     /// An attempt without a record behind it; its downstream keys are its own.
     pub(crate) fn unprotected() -> Self {
         let mut id = [0; 32];
         id[..16].copy_from_slice(Token::random().as_bytes());
-        Self::new(1, RecordId::from_bytes(id), None)
+        Self::new(1, RecordId::from_bytes(id), false, None)
     }
 
-    fn new(number: u32, id: RecordId, held_until: Option<Mutex<Instant>>) -> Self {
+    fn new(number: u32, id: RecordId, is_protected: bool, held_until: Option<Instant>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 number,
                 id,
+                is_protected,
                 released: AtomicBool::new(false),
                 lost: AtomicBool::new(false),
                 ending: AtomicBool::new(false),
-                held_until,
+                held_until: held_until.map(Mutex::new),
             }),
         }
     }
@@ -81,7 +88,7 @@ impl Attempt {
     /// that came without a key under `required = false`, and after a store failure under
     /// `fail_open`.
     pub fn is_protected(&self) -> bool {
-        self.shared.held_until.is_some()
+        self.shared.is_protected
     }
 
     /// A key for a call to another service: the same on every attempt of this record,
@@ -103,7 +110,7 @@ impl Attempt {
     }
 
     /// Says that nothing happened: when the body ends, its key is freed and its outcome is
-    /// not stored, whatever it returns.
+    /// not stored, whatever it returns. In a transaction it makes it true: all is rolled back.
     pub fn release(&self) {
         self.shared.released.store(true, Ordering::Release);
     }
@@ -112,7 +119,7 @@ impl Attempt {
     /// another holds the record, or the lease could not be renewed in time.
     ///
     /// Ask before an effect that must not happen twice. The outcome of an attempt that was
-    /// overtaken is not stored.
+    /// overtaken is not stored. Always `false` in a transaction, which is the record's lock.
     pub fn lease_lost(&self) -> bool {
         self.shared.lost.load(Ordering::Acquire)
             || self

@@ -8,7 +8,8 @@ use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
 use crate::store::StoreError;
 
-/// Why a call was refused. The body did not run in this call, with no exception.
+/// Why a call was refused. The body did not run in this call, or everything it wrote was rolled
+/// back; only [`Error::Unsettled`] cannot say so.
 ///
 /// Messages never hold keys, scopes, arguments or credentials.
 #[derive(Clone, Debug)]
@@ -39,6 +40,9 @@ pub enum Error {
     Undecodable(Undecodable),
     /// The store cannot answer, so the body was not run. Retry later.
     Store(StoreError),
+    /// A transaction's commit was sent, and the database has not said what became of it. Retry
+    /// with the same key: it finds out, and runs again only if nothing has happened.
+    Unsettled(StoreError),
     /// No engine was given or installed.
     NoEngine,
     /// The call was not made inside a tokio runtime.
@@ -75,6 +79,7 @@ impl fmt::Display for Error {
             Self::NotReplayable(reason) => reason.fmt(f),
             Self::Undecodable(error) => error.fmt(f),
             Self::Store(error) => write!(f, "nothing was executed: {error}"),
+            Self::Unsettled(error) => write!(f, "whether this was executed is not known yet; retry with the same key: {error}"),
             Self::NoEngine => f.write_str(
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
@@ -102,7 +107,7 @@ impl std::error::Error for Error {
             Self::Fingerprint(error) => Some(error),
             Self::NotReplayable(reason) => Some(reason),
             Self::Undecodable(error) => Some(error),
-            Self::Store(error) => Some(error),
+            Self::Store(error) | Self::Unsettled(error) => Some(error),
             _ => None,
         }
     }

@@ -16,6 +16,7 @@ mod outcome;
 mod record;
 mod site;
 mod store;
+mod transaction;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -24,9 +25,11 @@ pub mod http;
 
 pub use attempt::{Attempt, attempt};
 pub use engine::{
-    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, Keyed, Operation, Panic,
-    Policy, Unprotected,
+    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, InTransaction, Keyed,
+    Operation, Panic, Policy, Unprotected,
 };
+#[doc(hidden)]
+pub use engine::{EndedIn, ExecutionIn, Granted, KeyedIn};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
 pub use key::{Key, KeyError, KeyPart};
@@ -40,3 +43,4 @@ pub use record::{
 };
 pub use site::Site;
 pub use store::{Store, StoreError, Watch};
+pub use transaction::{BegunIn, CommitError, Ended, TransactionSource, Transactional, Writes};

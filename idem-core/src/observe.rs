@@ -67,9 +67,11 @@ impl Decision {
             Error::Mismatch => Self::Mismatch,
             Error::OutcomeUnknown { .. } => Self::OutcomeUnknown,
             Error::NotReplayable(_) | Error::Undecodable(_) => Self::NotReplayable,
-            Error::Store(_) | Error::NoEngine | Error::NoRuntime | Error::NameTaken { .. } => {
-                Self::StoreUnavailable
-            }
+            Error::Store(_)
+            | Error::Unsettled(_)
+            | Error::NoEngine
+            | Error::NoRuntime
+            | Error::NameTaken { .. } => Self::StoreUnavailable,
         }
     }
 }

@@ -37,7 +37,7 @@ const FUNCTION: [Form; 1] = [Form::Function];
 const HANDLER: [Form; 1] = [Form::Axum];
 
 /// Every argument, in the order of the documentation.
-const KNOWN: [(&str, &[Form]); 14] = [
+const KNOWN: [(&str, &[Form]); 15] = [
     ("key", &BOTH),
     ("ttl", &BOTH),
     ("scope", &BOTH),
@@ -50,6 +50,7 @@ const KNOWN: [(&str, &[Form]); 14] = [
     ("release", &HANDLER),
     ("errors", &FUNCTION),
     ("required", &HANDLER),
+    ("transaction", &BOTH),
     ("engine", &BOTH),
     ("crate", &BOTH),
 ];
@@ -69,6 +70,7 @@ pub(crate) struct Args {
     pub(crate) release: Option<Vec<u16>>,
     pub(crate) errors: Option<Errors>,
     pub(crate) required: Option<bool>,
+    pub(crate) transaction: Option<Expr>,
     pub(crate) engine: Option<Expr>,
     pub(crate) krate: Option<Path>,
 }
@@ -187,6 +189,7 @@ impl Args {
             "release" => self.release = Some(list(&name, input, status)?),
             "errors" => self.errors = Some(value(&name, input)?),
             "required" => self.required = Some(truth(&name, input)?),
+            "transaction" => self.transaction = Some(value(&name, input)?),
             "engine" => self.engine = Some(value(&name, input)?),
             _ => self.krate = Some(value(&name, input)?),
         }
@@ -214,6 +217,26 @@ impl Args {
                 Span::call_site(),
                 "`ttl` is missing: how long a retry gets the stored outcome, such as `ttl = \"24h\"`",
             ));
+        }
+        if let Some(transaction) = &self.transaction {
+            let contradiction = if !missing("lease") {
+                Some(
+                    "`lease` contradicts `transaction`: a transaction has no lease, it holds for as long as it lives",
+                )
+            } else if !missing("on_crash") {
+                Some(
+                    "`on_crash` contradicts `transaction`: a crash rolls everything back, so there is nothing to be unsure of",
+                )
+            } else if self.required == Some(false) {
+                Some(
+                    "`required = false` contradicts `transaction`: without a key nothing is claimed, and the transaction begins with the claim",
+                )
+            } else {
+                None
+            };
+            if let Some(contradiction) = contradiction {
+                mistakes.at(transaction, contradiction);
+            }
         }
         if let (Some(_), Some([skipped, ..])) = (&self.fingerprint, self.skip.as_deref()) {
             mistakes.at(

@@ -2,6 +2,11 @@
 //!
 //! This file translates between axum's types and [`idem_core::http`]; it decides nothing.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "the error is the answer, and is moved once"
+)]
+
 use std::future::Future;
 use std::pin::Pin;
 
@@ -13,7 +18,11 @@ use axum::response::{IntoResponse, Response};
 use idem_core::http::{
     HttpSettings, Problem, RequestIdentity, capture, collect_body, parse_key, replay,
 };
-use idem_core::{Begun, Engine, Error, Execution, Key, KeyError, Unprotected, Verdict};
+use idem_core::{
+    Begun, EndedIn, Engine, Error, Execution, ExecutionIn, Fingerprint, FingerprintError,
+    Fingerprinter, Granted, Key, KeyError, Operation, Outcome, Transactional, Unprotected, Verdict,
+    Writes,
+};
 
 use crate::__private::{KeySource, Plan, operation};
 
@@ -147,14 +156,65 @@ impl<B: Send + 'static> Captured<B> {
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
-        let mut request = self.inner;
-        let engine = match plan.engine.map_or_else(|| engine_of(&request.head), Ok) {
-            Ok(engine) => engine,
-            Err(error) => return Err(refuse(&error, &HttpSettings::default())),
+        let (required, release) = (plan.required, plan.release);
+        let identified = self.identify(plan)?;
+        if !required && identified.key == Err(KeyError::Missing) {
+            let permit = Permit::Unprotected(identified.operation.unprotected());
+            let Identified {
+                engine, request, ..
+            } = identified;
+            return Ok(Admitted {
+                permit,
+                engine,
+                request,
+            });
+        }
+        let (keyed, counted) = identified.keyed(Operation::keyed)?;
+        let (fingerprint, engine, request) = counted.fingerprint().await?;
+        // Boxed: it is large, and gone before the handler runs.
+        let begun = Box::pin(keyed.begin(fingerprint)).await;
+        let permit = match begun.map_err(|error| refuse(&error, engine.http()))? {
+            Begun::Execute(execution) => Permit::Execute(execution, release),
+            Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
+            Begun::Replay(outcome) => return Err(given_back(&outcome, engine.http())),
         };
-        let settings = engine.http();
-        let refuse = |error: Error| refuse(&error, settings);
+        Ok(Admitted {
+            permit,
+            engine,
+            request,
+        })
+    }
 
+    /// Decides whether the handler runs in a transaction of the database.
+    pub async fn admit_in<D: Transactional>(
+        self,
+        (plan, database): (Plan, D),
+    ) -> Result<AdmittedIn<B, D>, Response> {
+        let release = plan.release;
+        let identified = self.identify(plan)?;
+        let (keyed, counted) = identified
+            .keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
+        let (fingerprint, engine, request) = counted.fingerprint().await?;
+        let granted = Box::pin(keyed.begin(fingerprint)).await;
+        match granted.map_err(|error| refuse(&error, engine.http()))? {
+            Granted::Run(execution) => Ok(AdmittedIn {
+                execution,
+                release,
+                engine,
+                request,
+            }),
+            Granted::Replay(outcome) => Err(given_back(&outcome, engine.http())),
+        }
+    }
+
+    /// What needs no more than the request's head.
+    fn identify(self, plan: Plan) -> Result<Identified<B>, Response> {
+        let request = self.inner;
+        let engine = plan
+            .engine
+            .map_or_else(|| engine_of(&request.head), Ok)
+            .map_err(|error| refuse(&error, &HttpSettings::default()))?;
+        let settings = engine.http();
         let key = match plan.key {
             KeySource::Value(key) => key,
             KeySource::Header(name) => {
@@ -162,47 +222,131 @@ impl<B: Send + 'static> Captured<B> {
                     .and_then(|key| Key::of(&key))
             }
         };
-        let operation =
-            operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope).map_err(refuse)?;
-        if !plan.required && key == Err(KeyError::Missing) {
-            let permit = Permit::Unprotected(operation.unprotected());
-            return Ok(Admitted {
-                permit,
-                engine,
-                request,
-            });
-        }
-        let keyed = operation.keyed(key).map_err(refuse)?;
-        let body = request.read(settings).await?;
-        let identity = RequestIdentity {
-            method: &request.head.method,
-            uri: original_uri(&request.head),
-            headers: &request.head.headers,
-        };
-        let fingerprint = match plan.fingerprint {
-            Some(parts) => {
-                let parts = parts.map_err(|error| refuse(error.into()))?;
-                identity.fingerprint_of(operation.has_scope(), parts)
-            }
-            None => identity.fingerprint(operation.has_scope(), &body),
-        };
-        // Boxed: it is large, and gone before the handler runs.
-        let begun = Box::pin(keyed.begin(fingerprint)).await;
-        let permit = match begun.map_err(refuse)? {
-            Begun::Execute(execution) => Permit::Execute(execution, plan.release),
-            Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
-            Begun::Replay(outcome) => {
-                return Err(match replay(&outcome) {
-                    Ok(response) => response.map(Body::from),
-                    Err(error) => refuse(error.into()),
-                });
-            }
-        };
-        Ok(Admitted {
-            permit,
+        let operation = operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope)
+            .map_err(|error| refuse(&error, settings))?;
+        Ok(Identified {
             engine,
+            operation,
+            key,
+            fingerprint: plan.fingerprint,
             request,
         })
+    }
+}
+
+/// A request whose operation and key are known.
+struct Identified<B> {
+    engine: Engine,
+    operation: Operation,
+    key: Result<Key, KeyError>,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+    request: Box<Inner<B>>,
+}
+
+/// A request whose key is acceptable.
+struct Counted<B> {
+    engine: Engine,
+    has_scope: bool,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+    request: Box<Inner<B>>,
+}
+
+impl<B> Identified<B> {
+    /// Puts the operation under its key. Refused keys cost no look at the body.
+    fn keyed<K>(
+        self,
+        keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
+    ) -> Result<(K, Counted<B>), Response> {
+        let keyed =
+            keyed(&self.operation, self.key).map_err(|error| refuse(&error, self.engine.http()))?;
+        let counted = Counted {
+            has_scope: self.operation.has_scope(),
+            engine: self.engine,
+            fingerprint: self.fingerprint,
+            request: self.request,
+        };
+        Ok((keyed, counted))
+    }
+}
+
+impl<B> Counted<B> {
+    async fn fingerprint(mut self) -> Result<(Fingerprint, Engine, Box<Inner<B>>), Response> {
+        let settings = self.engine.http();
+        let body = self.request.read(settings).await?;
+        let head = &self.request.head;
+        let identity = RequestIdentity {
+            method: &head.method,
+            uri: original_uri(head),
+            headers: &head.headers,
+        };
+        let fingerprint = match self.fingerprint {
+            Some(parts) => {
+                let parts = parts.map_err(|error| refuse(&error.into(), settings))?;
+                identity.fingerprint_of(self.has_scope, parts)
+            }
+            None => identity.fingerprint(self.has_scope, &body),
+        };
+        Ok((fingerprint, self.engine, self.request))
+    }
+}
+
+/// A stored outcome as an answer.
+fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response {
+    match replay(outcome) {
+        Ok(response) => response.map(Body::from),
+        Err(error) => refuse(&error.into(), settings),
+    }
+}
+
+/// The right to run the handler in a transaction.
+pub struct AdmittedIn<B, D: Transactional> {
+    execution: ExecutionIn<D>,
+    release: &'static [u16],
+    engine: Engine,
+    request: Box<Inner<B>>,
+}
+
+impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
+    /// Runs the last extractor, then the handler, on a task of their own; commits, and answers.
+    pub async fn run<F, Fut, R>(self, handler: F) -> Response
+    where
+        F: FnOnce(B, D::Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = (D::Transaction, R)> + Send + 'static,
+        R: IntoResponse,
+    {
+        let Self {
+            execution,
+            release,
+            engine,
+            request,
+        } = self;
+        let settings = engine.clone();
+        let body = move |transaction| async move {
+            let last = match request.extract().await {
+                Ok(last) => last,
+                Err(rejection) => {
+                    return (transaction, Verdict::Released, Writes::Discard, rejection);
+                }
+            };
+            let (transaction, response) = Box::pin(handler(last, transaction)).await;
+            let response = response.into_response();
+            let status = response.status();
+            let writes = if status.is_client_error() || status.is_server_error() {
+                Writes::Discard
+            } else {
+                Writes::Keep
+            };
+            let limit = engine.max_outcome_bytes();
+            let (verdict, response) = capture(response, release, limit, engine.http()).await;
+            (transaction, verdict, writes, response.map(Body::new))
+        };
+        match Box::pin(execution.drive_detached(body)).await {
+            Ok(EndedIn::Value(response)) => response,
+            Ok(EndedIn::Replay(outcome)) => given_back(&outcome, settings.http()),
+            Ok(EndedIn::Refused(error)) => refuse(&error, settings.http()),
+            // The panic's message has gone to the panic hook, and is not for clients.
+            Err(_) => answer(Problem::rolled_back(), settings.http()),
+        }
     }
 }
 

@@ -44,6 +44,21 @@ pub(crate) struct Call {
     pub(crate) fingerprint: Fingerprint,
 }
 
+impl Call {
+    /// A claim of its own.
+    pub(super) fn claim(&self, engine: &Engine) -> Claim {
+        Claim {
+            id: self.id,
+            token: Token::random(),
+            fingerprint: self.fingerprint,
+            lease: self.policy.lease,
+            retention: self.policy.ttl,
+            on_crash: self.policy.on_crash,
+            ask_retention: engine.inner.cache.is_on(),
+        }
+    }
+}
+
 /// What a request may do.
 #[derive(Debug)]
 #[must_use]
@@ -98,7 +113,7 @@ impl Unprotected {
 
 /// How long a call is ready to wait for another's attempt.
 #[derive(Clone, Copy)]
-enum Patience {
+pub(super) enum Patience {
     None,
     /// `None` is forever.
     Until(Option<Instant>),
@@ -113,7 +128,7 @@ impl Patience {
     }
 
     /// Resolves when the patience is at its end.
-    async fn over(self) {
+    pub(super) async fn over(self) {
         match self {
             Self::None => {}
             Self::Until(Some(at)) => sleep_until(at).await,
@@ -121,33 +136,76 @@ impl Patience {
         }
     }
 
-    fn is_none(self) -> bool {
+    pub(super) fn is_none(self) -> bool {
         matches!(self, Self::None)
     }
 }
 
-/// A decision that needs no further look at the store.
+/// A decision that needs no further look at the store. `Run` is the right to run a body.
 #[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
-enum Decided {
-    Begun(Begun, Decision),
+pub(super) enum Decided<Run> {
+    Run(Run, Decision),
+    Replay(Outcome, Decision),
     Refused(Error),
     /// What was joined is over and said nothing about this call.
     AskAgain,
 }
 
+/// The one of a process's equal calls that asks.
+pub(super) trait Leader {
+    /// The right to run a body.
+    type Run;
+
+    /// Claims, and where another process runs an attempt, waits for it.
+    async fn lead(&self, patience: Patience, flight: FlightGuard) -> Decided<Self::Run>;
+}
+
+/// What a request may do.
+#[derive(Debug)]
+#[doc(hidden)]
+#[must_use]
+#[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
+pub enum Granted<Run> {
+    /// Run the body.
+    Run(Run),
+    /// Give this outcome back.
+    Replay(Outcome),
+}
+
 /// Decides what `call` may do, and reports it.
 pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
-    let result = decide(engine, call).await;
+    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let leader = StoreLeader {
+        engine,
+        call,
+        runtime,
+    };
+    Ok(match grant(engine, call, &leader).await? {
+        Granted::Run(begun) => begun,
+        Granted::Replay(outcome) => Begun::Replay(outcome),
+    })
+}
+
+/// Decides with this leader, and reports it.
+pub(super) async fn grant<L: Leader>(
+    engine: &Engine,
+    call: &Call,
+    leader: &L,
+) -> Result<Granted<L::Run>, Error> {
+    let result = decide(engine, call, leader).await;
     let decision = match &result {
         Ok((_, decision)) => *decision,
         Err(error) => Decision::of(error),
     };
     observe::decided(&call.operation, decision);
-    result.map(|(begun, _)| begun)
+    result.map(|(granted, _)| granted)
 }
 
-async fn decide(engine: &Engine, call: &Call) -> Result<(Begun, Decision), Error> {
-    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+async fn decide<L: Leader>(
+    engine: &Engine,
+    call: &Call,
+    leader: &L,
+) -> Result<(Granted<L::Run>, Decision), Error> {
     let own = CURRENT.try_with(|attempt| attempt.is_of(&call.id));
     if own.unwrap_or(false) {
         // A body that calls its own operation under its own key would wait for itself.
@@ -165,7 +223,7 @@ async fn decide(engine: &Engine, call: &Call) -> Result<(Begun, Decision), Error
     let patience = Patience::of(&call.policy);
     loop {
         let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
-            Entry::Leader(flight) => lead(engine, call, &runtime, patience, flight).await,
+            Entry::Leader(flight) => leader.lead(patience, flight).await,
             Entry::Duplicate(flight) => join(engine, call, patience, &flight).await,
         };
         if let Some(begun) = finally(decided) {
@@ -175,16 +233,22 @@ async fn decide(engine: &Engine, call: &Call) -> Result<(Begun, Decision), Error
 }
 
 /// `None` is to ask again.
-fn finally(decided: Decided) -> Option<Result<(Begun, Decision), Error>> {
+fn finally<Run>(decided: Decided<Run>) -> Option<Result<(Granted<Run>, Decision), Error>> {
     match decided {
-        Decided::Begun(begun, decision) => Some(Ok((begun, decision))),
+        Decided::Run(run, decision) => Some(Ok((Granted::Run(run), decision))),
+        Decided::Replay(outcome, decision) => Some(Ok((Granted::Replay(outcome), decision))),
         Decided::Refused(error) => Some(Err(error)),
         Decided::AskAgain => None,
     }
 }
 
 /// Joins a flight: no store traffic.
-async fn join(engine: &Engine, call: &Call, patience: Patience, flight: &Arc<Flight>) -> Decided {
+async fn join<Run>(
+    engine: &Engine,
+    call: &Call,
+    patience: Patience,
+    flight: &Arc<Flight>,
+) -> Decided<Run> {
     // The leader's claim is bounded by the store timeout, if somebody polls the leader.
     tokio::select! {
         biased;
@@ -223,23 +287,29 @@ async fn join(engine: &Engine, call: &Call, patience: Patience, flight: &Arc<Fli
     }
 }
 
-/// Leads a flight: claims, and where another process runs an attempt, waits for it.
+/// Claims in the store.
+struct StoreLeader<'a> {
+    engine: &'a Engine,
+    call: &'a Call,
+    runtime: Handle,
+}
+
+impl Leader for StoreLeader<'_> {
+    type Run = Begun;
+
+    async fn lead(&self, patience: Patience, flight: FlightGuard) -> Decided<Begun> {
+        lead(self.engine, self.call, &self.runtime, patience, flight).await
+    }
+}
+
 async fn lead(
     engine: &Engine,
     call: &Call,
     runtime: &Handle,
     patience: Patience,
-    flight: FlightGuard,
-) -> Decided {
-    let claim = Claim {
-        id: call.id,
-        token: Token::random(),
-        fingerprint: call.fingerprint,
-        lease: call.policy.lease,
-        retention: call.policy.ttl,
-        on_crash: call.policy.on_crash,
-        ask_retention: engine.inner.cache.is_on(),
-    };
+    mut flight: FlightGuard,
+) -> Decided<Begun> {
+    let claim = call.claim(engine);
     let mut news = None;
     loop {
         let sent = Instant::now();
@@ -251,47 +321,24 @@ async fn lead(
                 let execution = Execution::new(held, runtime.clone());
                 // Dropped where it is not begun, it frees the key.
                 return match execution.take_off().await {
-                    Ok(true) => Decided::Begun(Begun::Execute(execution), Decision::Executed),
+                    Ok(true) => Decided::Run(Begun::Execute(execution), Decision::Executed),
                     Ok(false) => Decided::AskAgain,
                     Err(error) => Decided::Refused(error.into()),
                 };
             }
-            Ok(Claimed::Finished {
-                outcome,
-                retention_left,
-            }) => {
-                let until = retention_left.and_then(|left| sent.checked_add(left));
-                let cache = &engine.inner.cache;
-                cache.keep(call.id, call.fingerprint, outcome.clone(), until);
-                let decided = replay(&outcome, waited);
-                flight.end(Ending::Outcome(outcome));
-                return decided;
-            }
-            Ok(Claimed::Mismatch) => {
-                flight.end(Ending::Mismatch);
-                return Decided::Refused(Error::Mismatch);
-            }
-            Ok(Claimed::OutcomeUnknown { attempt }) => {
-                flight.end(Ending::OutcomeUnknown { attempt });
-                return Decided::Refused(Error::OutcomeUnknown { attempt });
-            }
-            Ok(Claimed::InFlight { .. }) if patience.is_none() => {
-                flight.end(Ending::InFlightElsewhere);
-                return Decided::Refused(in_flight(engine));
-            }
-            Ok(Claimed::InFlight { lease_left }) => {
-                flight.occupy();
-                let news = news.get_or_insert_with(News::default);
-                tokio::select! {
-                    biased;
-                    () = patience.over() => {
-                        flight.end(Ending::InFlightElsewhere);
-                        return Decided::Refused(in_flight(engine));
+            Ok(answer) => match conclude(engine, call, answer, sent, waited, patience, flight) {
+                Ok(decided) => return decided,
+                Err((guard, lease_left)) => {
+                    flight = guard;
+                    let news = news.get_or_insert_with(News::default);
+                    tokio::select! {
+                        biased;
+                        () = patience.over() => return gave_up(engine, flight),
+                        // Boxed: a waiting call is rare, and its future is large.
+                        () = Box::pin(news.of(engine, call, lease_left)) => {}
                     }
-                    // Boxed: a waiting call is rare, and its future is large.
-                    () = Box::pin(news.of(engine, call, lease_left)) => {}
                 }
-            }
+            },
             // No outage: a record that cannot be read may be finished, and one that was seen to
             // run may still be.
             Err(error)
@@ -304,7 +351,7 @@ async fn lead(
                 let begun = Begun::Unprotected(Unprotected {
                     flight: Some(flight),
                 });
-                return Decided::Begun(begun, Decision::Unprotected);
+                return Decided::Run(begun, Decision::Unprotected);
             }
             Err(error) => {
                 flight.end(Ending::Failed(error.clone()));
@@ -312,6 +359,53 @@ async fn lead(
             }
         }
     }
+}
+
+/// What an answer means that is no right to run. `Err` is to wait: another attempt holds the
+/// record, for so long if it is not heard of.
+pub(super) fn conclude<Run>(
+    engine: &Engine,
+    call: &Call,
+    answer: Claimed,
+    sent: Instant,
+    waited: bool,
+    patience: Patience,
+    flight: FlightGuard,
+) -> Result<Decided<Run>, (FlightGuard, Duration)> {
+    Ok(match answer {
+        // Not for here: whoever has acquired runs.
+        Claimed::Acquired { .. } => Decided::AskAgain,
+        Claimed::Finished {
+            outcome,
+            retention_left,
+        } => {
+            let until = retention_left.and_then(|left| sent.checked_add(left));
+            let cache = &engine.inner.cache;
+            cache.keep(call.id, call.fingerprint, outcome.clone(), until);
+            let decided = replay(&outcome, waited);
+            flight.end(Ending::Outcome(outcome));
+            decided
+        }
+        Claimed::Mismatch => {
+            flight.end(Ending::Mismatch);
+            Decided::Refused(Error::Mismatch)
+        }
+        Claimed::OutcomeUnknown { attempt } => {
+            flight.end(Ending::OutcomeUnknown { attempt });
+            Decided::Refused(Error::OutcomeUnknown { attempt })
+        }
+        Claimed::InFlight { .. } if patience.is_none() => gave_up(engine, flight),
+        Claimed::InFlight { lease_left } => {
+            flight.occupy();
+            return Err((flight, lease_left));
+        }
+    })
+}
+
+/// Another process runs an attempt, and this call waits no longer.
+pub(super) fn gave_up<Run>(engine: &Engine, flight: FlightGuard) -> Decided<Run> {
+    flight.end(Ending::InFlightElsewhere);
+    Decided::Refused(in_flight(engine))
 }
 
 /// Sends a claim; a transient failure is followed by one more try with the same token, which
@@ -412,7 +506,7 @@ impl News {
     }
 }
 
-fn replay(outcome: &Bytes, waited: bool) -> Decided {
+pub(super) fn replay<Run>(outcome: &Bytes, waited: bool) -> Decided<Run> {
     match Outcome::decode(outcome) {
         Ok(Outcome::NotReplayable(reason)) => Decided::Refused(reason.into()),
         Ok(outcome) => {
@@ -421,13 +515,13 @@ fn replay(outcome: &Bytes, waited: bool) -> Decided {
             } else {
                 Decision::Replayed
             };
-            Decided::Begun(Begun::Replay(outcome), decision)
+            Decided::Replay(outcome, decision)
         }
         Err(error) => Decided::Refused(error.into()),
     }
 }
 
-fn in_flight(engine: &Engine) -> Error {
+pub(super) fn in_flight(engine: &Engine) -> Error {
     Error::InFlight {
         retry_after: engine.inner.settings.retry_after,
     }

@@ -368,7 +368,7 @@ pub(super) fn panic_of(error: JoinError) -> Panic {
     }
 }
 
-fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
+pub(super) fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
     let Verdict::Final(outcome) = verdict else {
         return Settlement::Release;
     };

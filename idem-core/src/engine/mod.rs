@@ -5,6 +5,7 @@
 //! | `operation` | the public calls |
 //! | `begin` | from a request to a decision: claims, joining, waiting |
 //! | `flight` | where duplicates of one process meet |
+//! | `transaction` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, its renewal, and how an attempt ends |
 
@@ -14,6 +15,7 @@ mod execution;
 mod flight;
 mod operation;
 mod policy;
+mod transaction;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,11 +29,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-pub use begin::{Begun, Unprotected};
+pub use begin::{Begun, Granted, Unprotected};
 pub(crate) use execution::Settlement;
 pub use execution::{Execution, Panic};
 pub use operation::{Keyed, Operation};
 pub use policy::{InFlight, Policy};
+pub use transaction::{EndedIn, ExecutionIn, InTransaction, KeyedIn};
 
 use crate::error::Error;
 #[cfg(feature = "http")]

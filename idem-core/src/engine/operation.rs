@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::begin::{Begun, Call, Unprotected, begin};
 use super::policy::{InFlight, Policy};
+use super::transaction::InTransaction;
 use super::{Engine, Settlement};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -13,6 +14,7 @@ use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::{ReleaseErrors, Replayable, StoreErrors, Verdict};
 use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+use crate::transaction::{TransactionSource, Transactional};
 
 /// One operation and its rules, ready to be called under a key.
 ///
@@ -61,13 +63,18 @@ impl Keyed {
     /// # Errors
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Begun, Error> {
+        let (engine, call) = self.into_call(fingerprint);
+        begin(&engine, &call).await
+    }
+
+    pub(super) fn into_call(self, fingerprint: Fingerprint) -> (Engine, Call) {
         let call = Call {
             operation: self.operation,
             policy: self.policy,
             id: self.id,
             fingerprint,
         };
-        begin(&self.engine, &call).await
+        (self.engine, call)
     }
 }
 
@@ -129,6 +136,21 @@ impl Operation {
     /// Whether a scope was given and is not `None`.
     pub const fn has_scope(&self) -> bool {
         matches!(self.scope, Ok(Some(_)))
+    }
+
+    /// This operation with its claims, its bodies' writes and its outcomes in one transaction
+    /// each, of a database that keeps records: a `sqlx` pool, or a store over one.
+    pub fn transaction<Via, S>(self, source: &S) -> InTransaction<S::Database>
+    where
+        S: TransactionSource<Via> + ?Sized,
+    {
+        self.in_database(source.database())
+    }
+
+    /// [`transaction`](Self::transaction) for a database that is known already.
+    #[doc(hidden)]
+    pub fn in_database<D: Transactional>(self, database: D) -> InTransaction<D> {
+        InTransaction::new(self, database)
     }
 
     /// Runs the body once for `key`, or gives its stored value back. An `Err` frees the key.

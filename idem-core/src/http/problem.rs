@@ -43,6 +43,8 @@ pub enum ProblemKind {
     Misconfigured,
     /// 503 with `Retry-After`: the store cannot answer, nothing was executed.
     StoreUnavailable,
+    /// 503 with `Retry-After`: whether a transaction was committed is not known yet.
+    Unsettled,
 }
 
 impl ProblemKind {
@@ -123,6 +125,11 @@ impl ProblemKind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Idempotency store is unavailable",
             ),
+            Self::Unsettled => (
+                "unsettled",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Whether this request was executed is not known yet",
+            ),
         }
     }
 }
@@ -153,6 +160,14 @@ impl Problem {
         Self::new(
             ProblemKind::Crashed,
             "the request failed while it was executed, and may have had an effect; a retry with the same key runs it again or is refused, as the operation says",
+        )
+    }
+
+    /// The handler panicked in a transaction.
+    pub fn rolled_back() -> Self {
+        Self::new(
+            ProblemKind::Crashed,
+            "the request failed while it was executed, and everything it had written was rolled back; a retry with the same key runs it again",
         )
     }
 
@@ -198,6 +213,7 @@ impl From<&Error> for Problem {
             Error::NotReplayable(_) => ProblemKind::NotReplayable,
             Error::Undecodable(_) => ProblemKind::Undecodable,
             Error::Store(_) => ProblemKind::StoreUnavailable,
+            Error::Unsettled(_) => ProblemKind::Unsettled,
             Error::Fingerprint(_)
             | Error::NoEngine
             | Error::NoRuntime
@@ -206,6 +222,9 @@ impl From<&Error> for Problem {
         let detail = match error {
             // How the server is built and run is not the client's to know.
             Error::Store(_) => "nothing was executed; retry with the same key".to_owned(),
+            Error::Unsettled(_) => {
+                "the request may have been executed; retry with the same key to find out".to_owned()
+            }
             _ if kind == ProblemKind::Misconfigured => {
                 "nothing was executed; the server's log says why".to_owned()
             }
@@ -213,7 +232,7 @@ impl From<&Error> for Problem {
         };
         let retry_after = match error {
             Error::InFlight { retry_after } => Some(*retry_after),
-            Error::Store(_) => Some(STORE_RETRY_AFTER),
+            Error::Store(_) | Error::Unsettled(_) => Some(STORE_RETRY_AFTER),
             _ => None,
         };
         Self {

@@ -6,8 +6,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::{GenericArgument, Pat, PathArguments, ReturnType, Type};
 
 use super::{
-    Place, check_key, engine, fingerprinter, key_of, name, named_fingerprint, policy, private,
-    return_edge, scope,
+    Place, check_key, check_transaction, database, engine, fingerprinter, key_of, name,
+    named_fingerprint, policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, Errors, KeySource, Mistakes};
 use crate::item::{BoxedAsync, Item, bound_names, by_reference, declared_return};
@@ -41,6 +41,7 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
     }
     let bindings = bindings(item, boxed.as_ref());
     check_skip(args, &bindings.names, mistakes);
+    check_transaction(args, &bindings.names, mistakes);
     let mut key_names = bindings.names.clone();
     if item.sig.receiver().is_some() {
         key_names.push(Ident::new("self", Span::call_site()));
@@ -155,6 +156,18 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
         }
     };
     let statements = &bindings.statements;
+    let new = quote_spanned! {Span::mixed_site()=>
+        #private::FunctionCall::new(
+            __idem_engine, #name, __idem_policy, __idem_key, __idem_scope, __idem_fingerprint,
+        )
+    };
+    let prepared = match &args.transaction {
+        None => new,
+        Some(source) => {
+            let database = database(source, &private);
+            quote!((#new, #database))
+        }
+    };
     // One statement each: what an expression locks or borrows is free before the next one.
     Some(quote_spanned! {Span::mixed_site()=> {
         #site
@@ -164,23 +177,30 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
         let __idem_key = #key;
         let __idem_scope = #scope;
         let __idem_fingerprint = #fingerprint;
-        #private::FunctionCall::new(
-            __idem_engine, #name, __idem_policy, __idem_key, __idem_scope, __idem_fingerprint,
-        )
+        #prepared
     }})
 }
 
 /// The call of the engine. The bounds on the declared type are asked for here, and nowhere else.
-fn run(args: &Args, place: Place, call: &TokenStream, body: &TokenStream) -> TokenStream {
+fn run(args: &Args, place: Place, call: &TokenStream, block: &TokenStream) -> TokenStream {
     let private = private(args);
     let errors = match args.errors {
         None | Some(Errors::Release) => quote!(#private::ReleaseErrors),
         Some(Errors::Store) => quote!(#private::StoreErrors),
     };
-    let path = place.put(quote!(#private::FunctionCall::run::<_, #errors, _>));
-    let boxed = place.put(quote!(::std::boxed::Box::pin));
-    let body = place.parenthesize(body);
-    let arguments = place.parenthesize(&quote!(#call, #boxed #body));
+    let future = place.put(quote!(async move));
+    let (path, body) = if args.transaction.is_some() {
+        let path = quote!(#private::FunctionCall::run_in::<_, #errors, _, _, _>);
+        let owned = Ident::new("__idem_transaction", Span::mixed_site());
+        let body = with_transaction(&future, block);
+        (place.put(path), quote!(move |mut #owned| #body))
+    } else {
+        let path = quote!(#private::FunctionCall::run::<_, #errors, _>);
+        let boxed = place.put(quote!(::std::boxed::Box::pin));
+        let body = place.parenthesize(&quote!(#future #block));
+        (place.put(path), quote!(#boxed #body))
+    };
+    let arguments = place.parenthesize(&quote!(#call, #body));
     let wait = place.put(quote!(.await));
     quote!(#path #arguments #wait)
 }
@@ -197,8 +217,7 @@ fn plain(args: &Args, item: &Item, call: &TokenStream) -> TokenStream {
     let inner = body.stream();
     let block = quote_spanned!(body.span()=> { #edge #inner });
     let place = returned(&sig.output);
-    let future = place.put(quote!(async move));
-    let run = run(args, place, call, &quote!(#future #block));
+    let run = run(args, place, call, &block);
     quote! {
         #(#attrs)* #vis #defaultness #sig {
             #run
@@ -220,13 +239,12 @@ fn rewritten(args: &Args, item: &Item, boxed: &BoxedAsync, call: &TokenStream) -
     let place = boxed
         .value_type()
         .map_or_else(|| returned(&sig.output), Place::start_of);
-    let future = place.put(quote!(async move));
     let prepared = Ident::new("__idem_call", Span::mixed_site());
     let run = run(
         args,
         place,
         &prepared.to_token_stream(),
-        &quote!(#future #block),
+        &block.to_token_stream(),
     );
     quote! {
         #(#attrs)* #vis #defaultness #sig {

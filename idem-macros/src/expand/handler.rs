@@ -8,8 +8,8 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Expr, FnArg, PatType, ReturnType, Token};
 
 use super::{
-    Place, check_key, engine, key_of, mixed, name, named_fingerprint, policy, private, return_edge,
-    scope,
+    Place, check_key, check_transaction, database, engine, key_of, mixed, name, named_fingerprint,
+    policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, KeySource, Mistakes};
 use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
@@ -34,6 +34,7 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
         .flat_map(|argument| bound_names(&argument.pat))
         .collect();
     check_key(args, &names, mistakes);
+    check_transaction(args, &names, mistakes);
     build(args, item)
 }
 
@@ -48,7 +49,7 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         sig,
         body,
     } = item;
-    let (debug_check, attrs) = debug_check(attrs, item);
+    let (debug_check, attrs) = debug_check(args, attrs, item);
 
     let mut arguments: Vec<&PatType> = item.arguments().collect();
     let last = arguments.pop();
@@ -111,10 +112,25 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
     } else {
         (TokenStream::new(), quote!(#last_pattern: #last_type))
     };
-    let path = returned.put(quote!(#private::Admitted::run));
     let future = returned.put(quote!(async move));
     let handler = returned.put(quote!(move));
-    let arguments = returned.parenthesize(&quote!(#admitted, #handler |#parameter| #future #block));
+    let (admit, path, handler) = if args.transaction.is_some() {
+        let owned = Ident::new("__idem_transaction", Span::mixed_site());
+        let body = with_transaction(&future, &block);
+        (
+            quote!(admit_in),
+            quote!(#private::AdmittedIn::run),
+            quote!(#handler |#parameter, mut #owned| #body),
+        )
+    } else {
+        (
+            quote!(admit),
+            quote!(#private::Admitted::run),
+            quote!(#handler |#parameter| #future #block),
+        )
+    };
+    let path = returned.put(path);
+    let arguments = returned.parenthesize(&quote!(#admitted, #handler));
     let run = returned.put(quote!(#path #arguments.await));
     Some(quote! {
         #(#attrs)* #vis #defaultness #signature {
@@ -122,7 +138,7 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
             #declared
             #early
             let #planned = #plan;
-            let #admitted = match #private::Captured::admit(#captured, #planned).await {
+            let #admitted = match #private::Captured::#admit(#captured, #planned).await {
                 ::core::result::Result::Ok(admitted) => admitted,
                 ::core::result::Result::Err(#refused) => return #refused,
             };
@@ -158,14 +174,7 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> 
         Some(statuses) => quote!(&[#(#statuses),*]),
     };
     let required = args.required.unwrap_or(true);
-    // One statement each: what an expression locks or borrows is free before the next one.
-    Some(quote_spanned! {Span::mixed_site()=> {
-        #site
-        let __idem_engine = #engine;
-        let __idem_policy = #policy;
-        let __idem_key = #key;
-        let __idem_scope = #scope;
-        let __idem_fingerprint = #fingerprint;
+    let plan = quote_spanned! {Span::mixed_site()=>
         #support::Plan {
             engine: __idem_engine,
             name: #name,
@@ -176,6 +185,23 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> 
             release: #release,
             required: #required,
         }
+    };
+    let planned = match &args.transaction {
+        None => plan,
+        Some(source) => {
+            let database = database(source, support);
+            quote!((#plan, #database))
+        }
+    };
+    // One statement each: what an expression locks or borrows is free before the next one.
+    Some(quote_spanned! {Span::mixed_site()=> {
+        #site
+        let __idem_engine = #engine;
+        let __idem_policy = #policy;
+        let __idem_key = #key;
+        let __idem_scope = #scope;
+        let __idem_fingerprint = #fingerprint;
+        #planned
     }})
 }
 
@@ -189,6 +215,7 @@ fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
     key.into_iter()
         .chain(&args.scope)
         .chain(&args.engine)
+        .chain(&args.transaction)
         .chain(args.fingerprint.iter().flatten())
         .any(|expr| names_last(expr, last))
 }
@@ -213,6 +240,7 @@ fn traits_in_use(output: &ReturnType) -> Option<TokenStream> {
 /// `#[debug_handler]` checks a handler by its own signature, which this attribute changes. It
 /// is moved to a copy that nothing calls; its messages then speak of the user's types.
 fn debug_check<'a>(
+    args: &Args,
     attrs: &'a [Attribute],
     item: &Item,
 ) -> (Option<TokenStream>, Vec<&'a Attribute>) {
@@ -223,6 +251,11 @@ fn debug_check<'a>(
             .is_some_and(|segment| segment.ident == "debug_handler")
     });
     let Item { sig, body, .. } = item;
+    // Nothing but the signature, where the body speaks of a transaction.
+    let body = match args.transaction {
+        None => body.to_token_stream(),
+        Some(_) => quote!({ loop {} }),
+    };
     let check = (!debug.is_empty()).then(|| {
         quote! {
             #[allow(warnings, clippy::all)]

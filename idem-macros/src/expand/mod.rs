@@ -70,6 +70,48 @@ fn check_key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     );
 }
 
+/// The name under which a body finds its transaction.
+const TRANSACTION: &str = "tx";
+
+/// The transaction's name belongs to the transaction.
+fn check_transaction(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
+    if args.transaction.is_none() {
+        return;
+    }
+    for taken in names.iter().filter(|name| *name == TRANSACTION) {
+        mistakes.at(
+            taken,
+            "the body gets its transaction as `tx`: give this argument another name",
+        );
+    }
+}
+
+/// The database of `transaction = …`, evaluated by reference.
+fn database(source: &Expr, private: &TokenStream) -> TokenStream {
+    let place = Place::of(source);
+    let path = place.put(quote!(#private::database));
+    let source = place.parenthesize(&borrowed(source));
+    quote!(#path #source)
+}
+
+/// A block that sees `tx`, and gives the transaction back with its value.
+fn with_transaction(future: &TokenStream, block: &TokenStream) -> TokenStream {
+    // The user's name, where the user's code can see it.
+    let tx = Ident::new(TRANSACTION, Span::call_site());
+    let owned = Ident::new("__idem_transaction", Span::mixed_site());
+    let value = Ident::new("__idem_value", Span::mixed_site());
+    quote! {
+        async move {
+            let #value = {
+                #[allow(unused_variables)]
+                let #tx = &mut #owned;
+                (#future #block).await
+            };
+            (#owned, #value)
+        }
+    }
+}
+
 /// `::idem::__private`, or where `crate = …` says.
 fn private(args: &Args) -> TokenStream {
     match &args.krate {

@@ -1,0 +1,488 @@
+//! Attempts inside a database's own transactions: from the claim to the one commit that
+//! decides everything.
+//!
+//! There is no lease here, and nothing to renew, to abandon or to free: what is not committed
+//! has not happened. What there is instead is a commit whose answer may be lost; the database
+//! is then asked what it did.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+use tracing::Instrument;
+
+use super::begin::{
+    Call, Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
+};
+use super::execution::{Settlement, panic_of, settlement};
+use super::flight::{Ending, FlightGuard};
+use super::operation::{Keyed, Operation};
+use super::{Engine, Panic};
+use crate::attempt::{Attempt, CURRENT};
+use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, KeyError, KeyPart};
+use crate::observe::{self, Decision};
+use crate::outcome::{Outcome, ReleaseErrors, Replayable, StoreErrors, Verdict};
+use crate::record::{Claim, Claimed};
+use crate::store::StoreError;
+use crate::transaction::{BegunIn, CommitError, Ended, Transactional, Writes};
+
+/// Pauses of a call that waits for another process's transaction: nobody announces its end.
+const FIRST_POLL: Duration = Duration::from_millis(5);
+const LAST_POLL: Duration = Duration::from_millis(250);
+
+/// An [`Operation`] whose claims, writes and outcomes commit in one transaction of a database.
+///
+/// The record lives in that database, whatever store the engine is over. What `lease` and
+/// `on_crash` say has no meaning here, and an engine that fails open does not: without its
+/// database there is nothing that the body could write to.
+#[must_use]
+pub struct InTransaction<D> {
+    operation: Operation,
+    database: Arc<D>,
+}
+
+impl<D: Transactional> InTransaction<D> {
+    pub(super) fn new(operation: Operation, database: D) -> Self {
+        Self {
+            operation,
+            database: Arc::new(database),
+        }
+    }
+
+    /// Runs the body once for `key`, in a transaction that commits with its value, or gives its
+    /// stored value back.
+    ///
+    /// The body gets the driver's own transaction, and does not commit it. An `Err` rolls
+    /// everything back and frees the key; so does a panic, which is resumed, and dropping this
+    /// future. A crash of the process or the database at any instant leaves all or nothing.
+    ///
+    /// An [`Error::Unsettled`] says that the commit was sent and that the database did not
+    /// answer, nor for a while after: a retry finds out.
+    pub async fn run<K, B, T>(&self, key: &K, fingerprint: Fingerprint, body: B) -> T
+    where
+        K: KeyPart + ?Sized,
+        B: AsyncFnOnce(&mut D::Transaction) -> T,
+        T: Replayable<ReleaseErrors>,
+    {
+        let body = |mut transaction| async move {
+            let value = body(&mut transaction).await;
+            (transaction, value)
+        };
+        self.run_owned(Key::of(key), fingerprint, body).await
+    }
+
+    /// Like [`run`](Self::run), and an `Err` is stored and given back too: what the body wrote is
+    /// rolled back, and the error commits alone.
+    pub async fn run_storing_errors<K, B, T>(&self, key: &K, fingerprint: Fingerprint, body: B) -> T
+    where
+        K: KeyPart + ?Sized,
+        B: AsyncFnOnce(&mut D::Transaction) -> T,
+        T: Replayable<StoreErrors>,
+    {
+        let body = |mut transaction| async move {
+            let value = body(&mut transaction).await;
+            (transaction, value)
+        };
+        self.run_owned(Key::of(key), fingerprint, body).await
+    }
+
+    /// [`run`](Self::run) for a key that was encoded before, and a body that gives its transaction
+    /// back.
+    #[doc(hidden)]
+    pub async fn run_owned<B, F, T, Errors>(
+        &self,
+        key: Result<Key, KeyError>,
+        fingerprint: Fingerprint,
+        body: B,
+    ) -> T
+    where
+        B: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, T)>,
+        T: Replayable<Errors>,
+    {
+        let granted = match self.keyed(key) {
+            Ok(keyed) => Box::pin(keyed.begin(fingerprint)).await,
+            Err(error) => Err(error),
+        };
+        let ended = match granted {
+            Err(error) => EndedIn::Refused(error),
+            Ok(Granted::Replay(outcome)) => EndedIn::Replay(outcome),
+            Ok(Granted::Run(execution)) => {
+                let judged = |transaction| async move {
+                    let (transaction, value) = body(transaction).await;
+                    let verdict = value.verdict();
+                    let writes = match verdict {
+                        Verdict::Final(Outcome::Failure(_)) => Writes::Discard,
+                        _ => Writes::Keep,
+                    };
+                    (transaction, verdict, writes, value)
+                };
+                match Box::pin(execution.drive(judged)).await {
+                    Ok(ended) => ended,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        };
+        match ended {
+            EndedIn::Value(value) => value,
+            EndedIn::Replay(outcome) => T::replay(&outcome).unwrap_or_else(T::refused),
+            EndedIn::Refused(error) => T::refused(error),
+        }
+    }
+
+    /// This operation under a key, for adapters.
+    ///
+    /// # Errors
+    /// When the key or the scope is not acceptable.
+    #[doc(hidden)]
+    pub fn keyed(&self, key: Result<Key, KeyError>) -> Result<KeyedIn<D>, Error> {
+        Ok(KeyedIn {
+            keyed: self.operation.keyed(key)?,
+            database: Arc::clone(&self.database),
+        })
+    }
+}
+
+/// An operation under a key, in a database.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct KeyedIn<D> {
+    keyed: Keyed,
+    database: Arc<D>,
+}
+
+impl<D: Transactional> KeyedIn<D> {
+    /// Decides what the call may do. Waits for another transaction when the policy says so, and
+    /// holds none meanwhile.
+    ///
+    /// # Errors
+    /// Why the body must not run in this call.
+    pub async fn begin(self, fingerprint: Fingerprint) -> Result<Granted<ExecutionIn<D>>, Error> {
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let (engine, call) = self.keyed.into_call(fingerprint);
+        let leader = TransactionLeader {
+            engine: &engine,
+            call: &call,
+            database: &self.database,
+        };
+        grant(&engine, &call, &leader).await
+    }
+}
+
+/// Claims in transactions.
+struct TransactionLeader<'a, D> {
+    engine: &'a Engine,
+    call: &'a Call,
+    database: &'a Arc<D>,
+}
+
+impl<D: Transactional> Leader for TransactionLeader<'_, D> {
+    type Run = ExecutionIn<D>;
+
+    async fn lead(&self, patience: Patience, mut flight: FlightGuard) -> Decided<Self::Run> {
+        let Self {
+            engine,
+            call,
+            database,
+        } = *self;
+        let claim = call.claim(engine);
+        let mut pause = FIRST_POLL;
+        let mut waited = false;
+        loop {
+            let sent = Instant::now();
+            match begin(engine, call, &**database, &claim).await {
+                Ok(BegunIn::Acquired {
+                    attempt,
+                    transaction,
+                }) => {
+                    flight.occupy();
+                    observe::started(&call.operation, &call.id, attempt);
+                    let execution = ExecutionIn {
+                        engine: engine.clone(),
+                        call: call.clone(),
+                        database: Arc::clone(database),
+                        claim,
+                        attempt: Attempt::in_transaction(attempt, call.id),
+                        transaction,
+                        flight,
+                    };
+                    return Decided::Run(execution, Decision::Executed);
+                }
+                Ok(BegunIn::Answered(answer)) => {
+                    match conclude(engine, call, answer, sent, waited, patience, flight) {
+                        Ok(decided) => return decided,
+                        Err((guard, _)) => flight = guard,
+                    }
+                    waited = true;
+                    let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+                    tokio::select! {
+                        biased;
+                        () = patience.over() => return gave_up(engine, flight),
+                        () = sleep(jittered) => {}
+                    }
+                    pause = (pause * 2).min(LAST_POLL);
+                }
+                Err(error) => {
+                    flight.end(Ending::Failed(error.clone()));
+                    return Decided::Refused(error.into());
+                }
+            }
+        }
+    }
+}
+
+/// Begins, and once more after a transient failure: nothing has happened.
+async fn begin<D: Transactional>(
+    engine: &Engine,
+    call: &Call,
+    database: &D,
+    claim: &Claim,
+) -> Result<BegunIn<D::Transaction>, StoreError> {
+    let tries = async {
+        match database.begin(claim).await {
+            Err(error) if error.is_transient() => {
+                observe::store_failed(&call.operation, "begin", &error);
+                database.begin(claim).await
+            }
+            answer => answer,
+        }
+    };
+    engine.store_call(&call.operation, "begin", tries).await
+}
+
+/// The right to run the body once, in a transaction. Dropped, it is rolled back.
+#[must_use = "an attempt that is not driven is rolled back"]
+#[doc(hidden)]
+pub struct ExecutionIn<D: Transactional> {
+    engine: Engine,
+    call: Call,
+    database: Arc<D>,
+    claim: Claim,
+    attempt: Attempt,
+    transaction: D::Transaction,
+    flight: FlightGuard,
+}
+
+/// How an attempt in a transaction ended for its caller.
+#[derive(Debug)]
+#[doc(hidden)]
+pub enum EndedIn<V> {
+    /// It was committed, or rolled back as it said.
+    Value(V),
+    /// It was rolled back, and another has finished.
+    Replay(Outcome),
+    /// It was rolled back, or nobody knows.
+    Refused(Error),
+}
+
+impl<D: Transactional> ExecutionIn<D> {
+    /// Runs the body on the caller's task, and commits or rolls back before it returns.
+    ///
+    /// # Errors
+    /// The body's panic; everything is rolled back.
+    pub async fn drive<B, F, V>(self, body: B) -> Result<EndedIn<V>, Panic>
+    where
+        B: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, Verdict, Writes, V)>,
+    {
+        let Self {
+            engine,
+            call,
+            database,
+            claim,
+            attempt,
+            transaction,
+            flight,
+        } = self;
+        let clock = observe::clock();
+        let body = AssertUnwindSafe(async { body(transaction).await }).catch_unwind();
+        let ended = CURRENT.scope(attempt.clone(), body).await;
+        observe::body_took(&call.operation, &clock);
+        attempt.end();
+        let (transaction, verdict, writes, value) = match ended {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let number = attempt.number();
+                observe::crashed(&call.operation, &call.id, number, "panic");
+                return Err(panic);
+            }
+        };
+        let max_bytes = engine.inner.settings.max_outcome_bytes;
+        let settlement = match attempt.is_released() {
+            true => Settlement::Release,
+            false => settlement(verdict, &call, max_bytes),
+        };
+        let attempt = attempt.number();
+        let settling = Settling {
+            engine,
+            call,
+            database,
+            claim,
+        };
+        let Settlement::Complete(outcome) = settlement else {
+            settling.roll_back(transaction).await;
+            return Ok(EndedIn::Value(value));
+        };
+        let committing = Instant::now();
+        let ended = Ended {
+            claim: &settling.claim,
+            attempt,
+            outcome: outcome.clone(),
+            writes,
+        };
+        Ok(match settling.commit(transaction, &ended).await {
+            Settled::Committed => {
+                let until = committing.checked_add(settling.call.policy.ttl);
+                let cache = &settling.engine.inner.cache;
+                let Call {
+                    id, fingerprint, ..
+                } = settling.call;
+                cache.keep(id, fingerprint, outcome.clone(), until);
+                flight.end(Ending::Outcome(outcome));
+                EndedIn::Value(value)
+            }
+            // Where the flight was not ended it ends with its guard: ask the database.
+            Settled::Finished(outcome) => match replay::<()>(&outcome, true) {
+                Decided::Replay(outcome, _) => EndedIn::Replay(outcome),
+                Decided::Refused(error) => EndedIn::Refused(error),
+                Decided::Run(..) | Decided::AskAgain => {
+                    EndedIn::Refused(in_flight(&settling.engine))
+                }
+            },
+            Settled::Refused(error) => EndedIn::Refused(error),
+        })
+    }
+
+    /// Like [`drive`](Self::drive), on a task of its own: dropping this future does not stop the
+    /// body, and its outcome is committed.
+    ///
+    /// # Errors
+    /// The body's panic; everything is rolled back.
+    pub async fn drive_detached<B, F, V>(self, body: B) -> Result<EndedIn<V>, Panic>
+    where
+        B: FnOnce(D::Transaction) -> F + Send + 'static,
+        F: Future<Output = (D::Transaction, Verdict, Writes, V)> + Send + 'static,
+        V: Send + 'static,
+    {
+        let running = tokio::spawn(self.drive(body).in_current_span());
+        running.await.unwrap_or_else(|error| Err(panic_of(error)))
+    }
+}
+
+impl<D: Transactional> fmt::Debug for ExecutionIn<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecutionIn")
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends transactions, and finds out how they ended.
+struct Settling<D> {
+    engine: Engine,
+    call: Call,
+    database: Arc<D>,
+    claim: Claim,
+}
+
+enum Settled {
+    Committed,
+    /// Not this one: another, with this outcome.
+    Finished(Bytes),
+    Refused(Error),
+}
+
+impl<D: Transactional> Settling<D> {
+    async fn roll_back(&self, transaction: D::Transaction) {
+        // A failure is reported there, and the database rolls back what it does not hear of.
+        let rolled_back = self.database.roll_back(transaction);
+        let _ = self
+            .engine
+            .store_call(&self.call.operation, "roll back", rolled_back)
+            .await;
+    }
+
+    async fn commit(&self, transaction: D::Transaction, ended: &Ended<'_>) -> Settled {
+        let committed = async { Ok(self.database.commit(transaction, ended).await) };
+        let answer = self
+            .engine
+            .store_call(&self.call.operation, "commit", committed)
+            .await;
+        match answer.unwrap_or_else(|error| Err(CommitError::Unknown(error))) {
+            Ok(()) => Settled::Committed,
+            Err(CommitError::RolledBack(error)) => {
+                observe::store_failed(&self.call.operation, "commit", &error);
+                Settled::Refused(error.into())
+            }
+            Err(CommitError::Overtaken) => self.find_out(&ended.outcome, None).await,
+            Err(CommitError::Unknown(error)) => {
+                observe::settling_again(&self.call.operation, &self.call.id, "commit");
+                self.find_out(&ended.outcome, Some(error)).await
+            }
+        }
+    }
+
+    /// Asks the database what became of a commit, for up to a store timeout.
+    async fn find_out(&self, ours: &Bytes, mut lost: Option<StoreError>) -> Settled {
+        let Self {
+            engine,
+            call,
+            database,
+            claim,
+        } = self;
+        let until = Instant::now() + engine.inner.settings.store_timeout;
+        let mut pause = FIRST_POLL;
+        loop {
+            match begin(engine, call, &**database, claim).await {
+                Ok(BegunIn::Acquired { transaction, .. }) => {
+                    // It is free, so nothing of it has happened.
+                    self.roll_back(transaction).await;
+                    return Settled::Refused(match lost {
+                        Some(error) => error.into(),
+                        None => in_flight(engine),
+                    });
+                }
+                Ok(BegunIn::Answered(Claimed::Finished { outcome, .. })) => {
+                    return if lost.is_some() && outcome == *ours {
+                        Settled::Committed
+                    } else {
+                        Settled::Finished(outcome)
+                    };
+                }
+                Ok(BegunIn::Answered(Claimed::Mismatch)) => {
+                    return Settled::Refused(Error::Mismatch);
+                }
+                Ok(BegunIn::Answered(Claimed::OutcomeUnknown { attempt })) => {
+                    return Settled::Refused(Error::OutcomeUnknown { attempt });
+                }
+                // Another one, or this one's own session, which the database has not ended yet.
+                Ok(BegunIn::Answered(Claimed::InFlight { .. } | Claimed::Acquired { .. })) => {}
+                Err(error) => lost = lost.or(Some(error)),
+            }
+            if Instant::now() >= until {
+                return Settled::Refused(match lost {
+                    Some(error) => Error::Unsettled(error),
+                    None => in_flight(engine),
+                });
+            }
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LAST_POLL);
+        }
+    }
+}
+
+impl<D> fmt::Debug for InTransaction<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InTransaction")
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
+}
