@@ -125,6 +125,14 @@ pub enum StoreError {
         /// The driver's error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The store refused what it was asked for, and will again: it does not let this login, or is
+    /// too old. Somebody must set it right.
+    Rejected {
+        /// The store's name.
+        store: &'static str,
+        /// The driver's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The store did not answer in time.
     TimedOut {
         /// The store's name.
@@ -158,6 +166,25 @@ impl StoreError {
         }
     }
 
+    /// The store refused what it was asked for, and will again.
+    pub fn rejected(
+        store: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Rejected {
+            store,
+            source: Arc::new(source),
+        }
+    }
+
+    /// Whether the store may be away, as opposed to there and unwilling.
+    pub(crate) const fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Full { .. }
+        )
+    }
+
     /// Whether the same call may succeed at once.
     pub(crate) const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
@@ -168,6 +195,10 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable { store, .. } => write!(f, "the {store} store cannot be reached"),
+            Self::Rejected { store, .. } => write!(
+                f,
+                "the {store} store refuses what it is asked for; see its login's rights and its version"
+            ),
             Self::TimedOut { store, after } => {
                 write!(f, "the {store} store did not answer within {after:?}")
             }
@@ -189,7 +220,7 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unavailable { source, .. } => Some(&**source),
+            Self::Unavailable { source, .. } | Self::Rejected { source, .. } => Some(&**source),
             _ => None,
         }
     }

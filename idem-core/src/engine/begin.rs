@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::observe::{self, Decision};
 use crate::outcome::Outcome;
-use crate::record::{Change, Claim, Claimed, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, OnCrash, RecordId, Token};
 use crate::store::{StoreError, Watch};
 
 /// How often a waiter asks the store by itself, in case a notification was lost. The pause is
@@ -339,13 +339,9 @@ async fn lead(
                     }
                 }
             },
-            // No outage: a record that cannot be read may be finished, and one that was seen to
-            // run may still be.
-            Err(error)
-                if engine.inner.settings.fail_open
-                    && !waited
-                    && !matches!(error, StoreError::Unreadable { .. }) =>
-            {
+            // No outage: a record that cannot be read may be finished, one that was seen to run may
+            // still be, and a store that refuses is not away.
+            Err(error) if engine.inner.settings.fail_open && !waited && error.is_outage() => {
                 flight.occupy();
                 observe::failing_open(&call.operation, &error);
                 let begun = Begun::Unprotected(Unprotected {
@@ -467,7 +463,9 @@ impl Drop for Ghost<'_> {
             let _ = engine
                 .settle_until(&call, &token, &Settlement::Release, until, |change| {
                     change == Change::Applied
-                        || not_there_since.get_or_insert_with(Instant::now).elapsed() >= STRAGGLING
+                        // Where a crash refuses, one that arrives later would be one for good.
+                        || call.policy.on_crash == OnCrash::Rerun
+                            && not_there_since.get_or_insert_with(Instant::now).elapsed() >= STRAGGLING
                 })
                 .await;
             drop(permit);

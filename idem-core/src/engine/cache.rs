@@ -2,7 +2,8 @@
 //!
 //! A finished record never changes until its retention ends, so that a copy is as good as the
 //! record until then. It is kept for no longer than the store has promised to, counted from
-//! before the store was asked. Without the feature `cache` there is nothing here.
+//! before the store was asked. (A store that loses what it acknowledged is contradicted by the
+//! copy, which is what the first caller was answered.) Without the feature `cache` there is nothing here.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -58,23 +59,29 @@ mod on_moka {
         until: Instant,
     }
 
+    impl Entry {
+        fn bytes(&self) -> usize {
+            ENTRY_BYTES + self.outcome.len()
+        }
+    }
+
     /// Off unless it was given a bound.
     #[derive(Default)]
     pub(in super::super) struct Cache {
         entries: Option<moka::sync::Cache<RecordId, Arc<Entry>, RecordHasher>>,
+        max_bytes: u64,
     }
 
     impl Cache {
         pub(in super::super) fn bounded(max_bytes: u64) -> Self {
             let entries = moka::sync::Cache::builder()
                 .max_capacity(max_bytes)
-                .weigher(|_, entry: &Arc<Entry>| {
-                    u32::try_from(ENTRY_BYTES + entry.outcome.len()).unwrap_or(u32::MAX)
-                })
+                .weigher(|_, entry: &Arc<Entry>| u32::try_from(entry.bytes()).unwrap_or(u32::MAX))
                 .expire_after(UntilItsEnd)
                 .build_with_hasher(RecordHasher::default());
             Self {
                 entries: Some(entries),
+                max_bytes,
             }
         }
 
@@ -112,7 +119,15 @@ mod on_moka {
                     outcome,
                     until,
                 };
+                let bytes = entry.bytes() as u64;
+                if bytes > self.max_bytes {
+                    return;
+                }
                 entries.insert(id, Arc::new(entry));
+                // moka makes room when it gets round to it: before many large ones have come.
+                if bytes > self.max_bytes / 64 {
+                    entries.run_pending_tasks();
+                }
             }
         }
     }

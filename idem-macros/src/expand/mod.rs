@@ -32,7 +32,27 @@ pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenS
     };
     match mistakes.into_compile_error() {
         None => expanded.unwrap_or(item),
+        Some(error) if args.transaction.is_some() => {
+            let item = without_body(&parsed);
+            quote!(#error #item)
+        }
         Some(error) => quote!(#error #item),
+    }
+}
+
+/// The function without what speaks of its transaction, which nothing brings into scope.
+fn without_body(item: &Item) -> TokenStream {
+    let Item {
+        attrs,
+        vis,
+        defaultness,
+        sig,
+        ..
+    } = item;
+    quote! {
+        #(#attrs)*
+        #[allow(unused_variables, clippy::all)]
+        #vis #defaultness #sig { loop {} }
     }
 }
 

@@ -11,8 +11,9 @@ const OLDEST: (u32, u32) = (7, 0);
 
 /// # Errors
 /// When the server cannot be reached or refuses the login.
-pub(super) async fn run(link: &Link) -> Result<(), RedisError> {
-    // The store's own way to the server, before anything else.
+pub(super) async fn run(link: &Link, is_cluster: bool) -> Result<(), RedisError> {
+    link.open().await?;
+    // The login may do this as well, whatever else it may not.
     link.send(&cmd("PING")).await?;
     let info = match link.send(&cmd("INFO")).await {
         Ok(info) => info,
@@ -26,7 +27,14 @@ pub(super) async fn run(link: &Link) -> Result<(), RedisError> {
         }
     };
     for info in texts(info) {
-        Server::read(&info).warn();
+        let server = Server::read(&info);
+        server.warn();
+        if !server.is_primary && !is_cluster {
+            warn!(
+                target: "idem",
+                "the redis URL leads to a replica, which takes no claims"
+            );
+        }
     }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! One connection to the server, shared by everything, that mends itself. Knows nothing of
 //! records.
 //!
-//! The driver's own managers leave out what a store needs: one of them gives a connection up
-//! when its peer has been silent (a server that vanished without a word keeps a connection for
-//! a quarter of an hour), none asks the sentinels again, and none pauses between attempts for
-//! exactly as long as nobody would notice. So the driver's plain connections are used, and
-//! replaced here.
+//! The driver's own managers leave out what a store needs: none gives a connection up whose peer
+//! is silent (a server that vanished without a word keeps a connection for a quarter of an hour),
+//! none leaves a primary that was demoted, and none asks the sentinels again. So the driver's
+//! plain connections are used, and replaced here.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +15,11 @@ use futures_util::future::{BoxFuture, Shared};
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::target::Target;
 
-/// Pauses between attempts to connect while a server is away: doubled from the first to the
-/// last.
+/// Pauses before a connection that follows a failed one: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_millis(320);
 
@@ -60,13 +58,6 @@ impl Connection {
     }
 }
 
-enum Fault {
-    /// There is no connection.
-    Opening(RedisError),
-    /// The command failed, or was not answered in time.
-    InUse(RedisError),
-}
-
 type Opening = Shared<BoxFuture<'static, Result<Connection, RedisError>>>;
 
 /// A connection that is opened when it is first used, and again when it has failed.
@@ -77,14 +68,34 @@ pub(super) struct Link {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
     opening: Option<Opening>,
     /// Counts the openings, so that many calls that fail on one connection replace it once.
     generation: u64,
-    /// Attempts that have failed since one succeeded.
+    /// Connections that have failed since one answered.
     failed: u32,
-    /// When a cluster last answered anything.
-    answered: Option<Instant>,
+    /// Since when somebody has waited for an answer, and nobody got one.
+    silent_since: Option<Instant>,
+    /// Calls that wait for an answer.
+    waiting: usize,
+}
+
+impl State {
+    fn replace(&mut self) {
+        *self = Self {
+            opening: None,
+            generation: self.generation + 1,
+            failed: self.failed.saturating_add(1),
+            silent_since: None,
+            waiting: 0,
+        };
+    }
+
+    fn is_silent(&self, patience: Duration) -> bool {
+        self.silent_since
+            .is_some_and(|since| since.elapsed() >= patience)
+    }
 }
 
 impl Link {
@@ -92,12 +103,7 @@ impl Link {
         Self {
             target,
             pushes: None,
-            state: Mutex::new(State {
-                opening: None,
-                generation: 0,
-                failed: 0,
-                answered: None,
-            }),
+            state: Mutex::default(),
         }
     }
 
@@ -112,6 +118,12 @@ impl Link {
         }
     }
 
+    /// Opens the connection, however long that takes: its steps are bounded.
+    pub(super) async fn open(&self) -> Result<(), RedisError> {
+        let (_, opening) = self.current();
+        opening.await.map(drop)
+    }
+
     /// Sends one command and takes its answer, within the command timeout.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
         self.call(async |connection| connection.send(command).await)
@@ -124,29 +136,29 @@ impl Link {
         &self,
         used: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
     ) -> Result<T, RedisError> {
+        let deadline = Instant::now() + self.target.command_timeout;
         let (generation, opening) = self.current();
-        let call = async {
-            match opening.await {
-                Ok(mut connection) => used(&mut connection).await.map_err(Fault::InUse),
-                Err(error) => Err(Fault::Opening(error)),
-            }
-        };
-        let timed_out = |_| {
-            let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            Err(Fault::InUse(error.into()))
-        };
-        let result = timeout(self.target.command_timeout, call)
+        // An opening may take longer than a command, and is none of one caller's: who does not
+        // wait for it leaves it to the next.
+        let mut connection = timeout_at(deadline, opening).await.map_err(timed_out)??;
+        let waiting = Waiting::new(self, generation);
+        let result = timeout_at(deadline, used(&mut connection))
             .await
-            .unwrap_or_else(timed_out);
-        self.judge(result.as_ref().err(), generation);
-        result.map_err(|(Fault::Opening(error) | Fault::InUse(error))| error)
+            .unwrap_or_else(|elapsed| Err(timed_out(elapsed)));
+        waiting.ended(result.as_ref().err());
+        result
     }
 
     fn current(&self) -> (u64, Opening) {
         let mut state = self.lock();
+        let opening_failed = matches!(state.opening.as_ref().and_then(Shared::peek), Some(Err(_)));
+        // Callers may all have gone before their timeouts: whoever comes next looks.
+        if opening_failed || state.is_silent(self.patience()) {
+            state.replace();
+        }
         let pause = match state.failed {
             0 => Duration::ZERO,
-            failed => (FIRST_PAUSE * (1 << failed.min(16))).min(LAST_PAUSE),
+            failed => (FIRST_PAUSE * (1 << (failed - 1).min(16))).min(LAST_PAUSE),
         };
         let opening = state
             .opening
@@ -158,45 +170,25 @@ impl Link {
                     sleep(pause).await;
                     target.connect(pushes).await
                 });
-                opening
+                let opening = opening
                     .map(|opened| {
                         opened.unwrap_or_else(|_| Err((ErrorKind::Io, "not connected").into()))
                     })
                     .boxed()
-                    .shared()
+                    .shared();
+                // And its end is known, whoever still waits for it.
+                tokio::spawn(opening.clone().map(drop));
+                opening
             })
             .clone();
         (state.generation, opening)
     }
 
-    /// Forgets the connection if it is at fault and still the current one.
-    fn judge(&self, fault: Option<&Fault>, generation: u64) {
-        let mut state = self.lock();
-        if state.generation != generation {
-            return;
-        }
-        let at_fault = match fault {
-            Some(Fault::Opening(_)) => true,
-            // A cluster's connection mends its parts by itself, and one node of it may be away
-            // while the others answer: it is given up when none has for a while.
-            Some(Fault::InUse(error)) if self.target.is_cluster() => {
-                let quiet = 2 * self.target.command_timeout;
-                means_a_new_connection(error)
-                    && state.answered.is_none_or(|at| at.elapsed() > quiet)
-            }
-            Some(Fault::InUse(error)) => means_a_new_connection(error),
-            None => false,
-        };
-        if !at_fault {
-            state.failed = 0;
-            if fault.is_none() && self.target.is_cluster() {
-                state.answered = Some(Instant::now());
-            }
-        } else {
-            state.opening = None;
-            state.generation += 1;
-            state.failed = state.failed.saturating_add(1);
-        }
+    /// How long nobody may be answered. A cluster's connection mends its parts by itself, and
+    /// those who wait may all wait for one node that is away.
+    fn patience(&self) -> Duration {
+        let timeouts = if self.target.is_cluster() { 5 } else { 1 };
+        self.target.command_timeout.saturating_mul(timeouts)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -204,17 +196,72 @@ impl Link {
     }
 }
 
-/// Whether the connection is broken, silent, or leads to a server that takes no writes any
-/// more (a primary that was demoted answers `READONLY`; a name or a sentinel may know the new
-/// one).
-fn means_a_new_connection(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_unrecoverable_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
-                | ErrorKind::MasterNameNotFoundBySentinel
-        )
+fn timed_out(_: tokio::time::error::Elapsed) -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// A call that waits for an answer. Dropped without one, it says nothing: the caller went away.
+struct Waiting<'a> {
+    link: &'a Link,
+    generation: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(link: &'a Link, generation: u64) -> Self {
+        let mut state = link.lock();
+        if state.generation == generation {
+            state.waiting += 1;
+            state.silent_since.get_or_insert_with(Instant::now);
+        }
+        drop(state);
+        Self { link, generation }
+    }
+
+    fn ended(self, error: Option<&RedisError>) {
+        let mut state = self.link.lock();
+        if state.generation != self.generation {
+            return;
+        }
+        match error {
+            Some(error) if is_no_answer(error) => {
+                let is_cluster = self.link.target.is_cluster();
+                let is_broken = !error.is_timeout() && !is_cluster;
+                if is_broken || state.is_silent(self.link.patience()) {
+                    state.replace();
+                }
+            }
+            // The server lives, and says that it is the wrong one.
+            Some(error) if leads_elsewhere(error) => state.replace(),
+            _ => {
+                state.failed = 0;
+                let others_wait = state.waiting > 1;
+                state.silent_since = others_wait.then(Instant::now);
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.link.lock();
+        if state.generation == self.generation {
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+    }
+}
+
+/// Whether the error is the connection's and no server's.
+fn is_no_answer(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_unrecoverable_error()
+}
+
+/// A primary that was demoted answers so; a name or a sentinel may know the new one. A cluster's
+/// connection has asked by itself.
+fn leads_elsewhere(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+    )
 }
 
 impl fmt::Debug for Link {

@@ -44,13 +44,13 @@ use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Inspection, OnCrash, RecordId, Store, StoreError, Token, Watch,
 };
-use redis::{RedisError, Value};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::ConnectError;
 use connection::Link;
 use record::Record;
 use scripts::{Script, Scripts, set_if_absent};
-use target::Target;
+use target::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT, Target};
 use watching::Watching;
 
 const NAME: &str = "redis";
@@ -65,19 +65,19 @@ pub struct RedisStoreBuilder {
 impl RedisStoreBuilder {
     /// What every key begins with; `idem:` unless given. The rest is the record's id, 32 bytes.
     ///
-    /// An ACL user needs the keys and the channels with this prefix:
-    /// `~idem:* &idem:* +set +get +getrange +setrange +del +pttl +pexpire +evalsha +eval
-    /// +ssubscribe +sunsubscribe +spublish +ping`, for the start-up checks `+info`, and behind
-    /// sentinels `+role`.
+    /// An ACL user needs the keys and the channels with this prefix: see the README.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long a command may take, reconnecting included; 2 seconds unless given. Below half of
-    /// the engine's store timeout it leaves time for a second try.
-    pub const fn command_timeout(mut self, timeout: Duration) -> Self {
-        self.target.command_timeout = timeout;
+    /// How long a command may take, reconnecting included; 2 seconds unless given, from 10
+    /// milliseconds to a day. After so long without an answer the connection is replaced.
+    ///
+    /// Keep it below half of the engine's store timeout, which leaves time for a second try, and
+    /// below a third of the shortest lease.
+    pub fn command_timeout(mut self, timeout: Duration) -> Self {
+        self.target.command_timeout = timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
         self
     }
 
@@ -125,7 +125,7 @@ impl RedisStoreBuilder {
             prefix: self.prefix.into_bytes(),
             kind: target.kind(),
         };
-        checks::run(&inner.link)
+        checks::run(&inner.link, target.is_cluster())
             .await
             .map_err(|error| ConnectError::Store(store_error(error)))?;
         Ok(RedisStore {
@@ -396,5 +396,24 @@ fn store_error(error: RedisError) -> StoreError {
             max_bytes: None,
         };
     }
+    if is_refusal(&error) {
+        return StoreError::rejected(NAME, error);
+    }
     StoreError::unavailable(NAME, error)
+}
+
+/// Whether the server will say the same again: it does not let this user, or is too old.
+fn is_refusal(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::RESP3NotSupported
+        | ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+        ErrorKind::Server(ServerErrorKind::ResponseError) => error.detail().is_some_and(|detail| {
+            ["unknown command", "syntax error", "wrong number"]
+                .iter()
+                .any(|known| detail.starts_with(known))
+        }),
+        _ => matches!(error.code(), Some("WRONGPASS" | "NOAUTH")),
+    }
 }

@@ -16,6 +16,17 @@ use crate::ConnectError;
 /// How long one server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The shortest command timeout: below it a healthy server is taken for a dead one.
+pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// The longest: a day. Clocks cannot count much further than sums of the longest durations.
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long what was sent may stay without a sign of its arrival; then the kernel gives the
+/// connection up, and nothing of it arrives any more.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
 const SENTINEL_PORT: u16 = 26379;
 
 /// A server, a cluster, or a primary that sentinels know; and how to log in there.
@@ -71,7 +82,11 @@ impl Target {
                 "prefix" => options.prefix = Some(value),
                 "timeout" => {
                     command_timeout = humantime::parse_duration(&value)
-                        .map_err(|_| bad("timeout is a duration such as 2s or 500ms"))?;
+                        .ok()
+                        .filter(|timeout| *timeout >= SHORTEST_TIMEOUT)
+                        .ok_or(bad(
+                            "timeout is a duration such as 2s or 500ms, 10ms at least",
+                        ))?;
                 }
                 "master" => master = Some(value),
                 _ => {
@@ -82,20 +97,28 @@ impl Target {
             }
         }
 
+        if url.contains('#') {
+            return Err(bad("a # is percent-encoded, as %23"));
+        }
         let tls = scheme.starts_with("rediss");
-        let (kind, default_port) = match scheme.split_once('-').map(|(_, kind)| kind) {
-            None => (Kind::Single, None),
-            Some("cluster") => (Kind::Cluster, None),
-            Some("sentinel") => {
+        let (kind, default_port) = match scheme {
+            "redis" | "rediss" => (Kind::Single, None),
+            "redis-cluster" | "rediss-cluster" => (Kind::Cluster, None),
+            "redis-sentinel" | "rediss-sentinel" => {
                 let master = master.take().ok_or(bad(
                     "the sentinels' name of the primary is given with ?master=NAME",
                 ))?;
                 (Kind::Sentinel { master }, Some(SENTINEL_PORT))
             }
-            Some(_) => return Err(ConnectError::UnknownScheme),
+            _ => return Err(ConnectError::UnknownScheme),
         };
         if master.is_some() {
             return Err(bad("the option master is for redis-sentinel:// only"));
+        }
+        if !login.is_empty() && !login.contains(':') {
+            return Err(bad(
+                "a login is user:password@, or :password@ for the default user",
+            ));
         }
         if hosts.is_empty() {
             return Err(bad("there is no host"));
@@ -135,7 +158,7 @@ impl Target {
                 client_tls: None,
                 root_cert: None,
             },
-            command_timeout,
+            command_timeout: command_timeout.min(LONGEST_TIMEOUT),
         };
         Ok((target, options))
     }
@@ -260,5 +283,8 @@ fn decoded(value: &str) -> Result<String, ConnectError> {
 }
 
 fn tcp_settings() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(UNACKNOWLEDGED);
+    settings
 }

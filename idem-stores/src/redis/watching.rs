@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idem_core::Watch;
 use redis::{PushInfo, PushKind, RedisError, Value};
@@ -41,7 +41,8 @@ impl Watching {
 
     /// Subscribes. What is published after this has returned wakes the watch.
     pub(super) async fn subscribe(&self, channel: Vec<u8>) -> Result<Subscription, RedisError> {
-        // Registered first, so that nothing falls between the server's answer and here.
+        // Registered first: from the server's answer on everything is heard, the loss of the
+        // connection, too.
         let subscription = Subscription {
             woken: self.channels.register(&channel),
             watching: self.clone(),
@@ -59,17 +60,34 @@ impl Watching {
 
 /// What this process is subscribed to.
 #[derive(Default)]
-struct Channels(Mutex<HashMap<Vec<u8>, Weak<watch::Sender<()>>>>);
+struct Channels(Mutex<HashMap<Vec<u8>, Channel>>);
+
+#[derive(Default)]
+struct Channel {
+    woken: watch::Sender<()>,
+    watches: usize,
+}
 
 impl Channels {
-    fn register(&self, channel: &[u8]) -> Arc<watch::Sender<()>> {
+    fn register(&self, channel: &[u8]) -> watch::Receiver<()> {
         let mut channels = self.lock();
-        if let Some(woken) = channels.get(channel).and_then(Weak::upgrade) {
-            return woken;
+        let channel = channels.entry(channel.to_owned()).or_default();
+        channel.watches += 1;
+        channel.woken.subscribe()
+    }
+
+    /// Whether nobody watches the channel any more.
+    fn unregister(&self, channel: &[u8]) -> bool {
+        let mut channels = self.lock();
+        let Some(registered) = channels.get_mut(channel) else {
+            return false;
+        };
+        registered.watches -= 1;
+        let is_last = registered.watches == 0;
+        if is_last {
+            channels.remove(channel);
         }
-        let woken = Arc::new(watch::Sender::new(()));
-        channels.insert(channel.to_owned(), Arc::downgrade(&woken));
-        woken
+        is_last
     }
 
     fn heard(&self, push: &PushInfo) {
@@ -81,18 +99,18 @@ impl Channels {
     }
 
     fn wake(&self, channel: &[u8]) {
-        if let Some(woken) = self.lock().get(channel).and_then(Weak::upgrade) {
-            woken.send_replace(());
+        if let Some(channel) = self.lock().get(channel) {
+            channel.woken.send_replace(());
         }
     }
 
     fn wake_all(&self) {
-        for woken in self.lock().values().filter_map(Weak::upgrade) {
-            woken.send_replace(());
+        for channel in self.lock().values() {
+            channel.woken.send_replace(());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Weak<watch::Sender<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Channel>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,31 +127,24 @@ impl Drop for Ear {
 /// One watch of a channel.
 pub(super) struct Subscription {
     channel: Vec<u8>,
-    woken: Arc<watch::Sender<()>>,
+    woken: watch::Receiver<()>,
     watching: Watching,
     runtime: Handle,
 }
 
 impl Subscription {
-    pub(super) fn into_watch(self) -> Watch {
-        let mut woken = self.woken.subscribe();
+    pub(super) fn into_watch(mut self) -> Watch {
         Watch::new(async move {
-            let _ = woken.changed().await;
-            drop(self);
+            // It cannot end before this is dropped.
+            let _ = self.woken.changed().await;
         })
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let channels = &self.watching.channels;
-        {
-            let mut registered = channels.lock();
-            // This one and no other.
-            if Arc::strong_count(&self.woken) > 1 {
-                return;
-            }
-            registered.remove(&self.channel);
+        if !self.watching.channels.unregister(&self.channel) {
+            return;
         }
         let (watching, channel) = (self.watching.clone(), std::mem::take(&mut self.channel));
         self.runtime.spawn(async move {

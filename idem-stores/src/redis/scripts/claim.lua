@@ -10,7 +10,7 @@ end
 local left = redis.call('PTTL', KEYS[1])
 local state = string.sub(record, 1, 2)
 local crashed = state == '1A'
-  or (state == '1R' and #record >= 64 and left <= struct.unpack('>I8', string.sub(record, 57, 64)))
+  or (state == '1R' and #record >= 64 and left >= 0 and left <= struct.unpack('>I8', string.sub(record, 57, 64)))
 if not crashed or ARGV[5] ~= '1'
   or string.sub(record, 7, 39) ~= ARGV[2]
   or (state == '1R' and string.sub(record, 40, 55) == ARGV[1])

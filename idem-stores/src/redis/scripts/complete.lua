@@ -10,7 +10,7 @@ local state = string.sub(head, 1, 2)
 if state == '1R' then
   redis.call('SET', KEYS[1], '1F' .. string.sub(head, 3, 55) .. ARGV[2], 'PX', ARGV[3])
   if string.sub(head, 56, 56) == '\1' then
-    redis.call('SPUBLISH', KEYS[1], '')
+    redis.pcall('SPUBLISH', KEYS[1], '')
   end
   return 1
 end

@@ -8,6 +8,6 @@ if string.sub(head, 1, 2) ~= '1R' or string.sub(head, 40, 55) ~= ARGV[1] then
 end
 redis.call('DEL', KEYS[1])
 if string.sub(head, 56, 56) == '\1' then
-  redis.call('SPUBLISH', KEYS[1], '')
+  redis.pcall('SPUBLISH', KEYS[1], '')
 end
 return 1
