@@ -101,7 +101,7 @@ impl FunctionCall {
         match call.ready() {
             Ok((operation, key, fingerprint)) => {
                 let operation = operation.in_database(database);
-                operation.run_owned(key, fingerprint, body).await
+                operation.run_encoded(key, fingerprint, body).await
             }
             Err(error) => T::refused(error),
         }

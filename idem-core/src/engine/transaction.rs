@@ -60,44 +60,44 @@ impl<D: Transactional> InTransaction<D> {
     /// Runs the body once for `key`, in a transaction that commits with its value, or gives its
     /// stored value back.
     ///
-    /// The body gets the driver's own transaction, and does not commit it. An `Err` rolls
-    /// everything back and frees the key; so does a panic, which is resumed, and dropping this
-    /// future. A crash of the process or the database at any instant leaves all or nothing.
+    /// The body gets the driver's own transaction, and gives it back with its value:
+    /// `|mut tx| async move { let booked = book(&mut tx).await; (tx, booked) }`. It does not end
+    /// it. An `Err` rolls everything back and frees the key; so does a panic, which is resumed, and
+    /// dropping this future. A crash of the process or the database at any instant leaves all or
+    /// nothing.
     ///
     /// An [`Error::Unsettled`] says that the commit was sent and that the database did not
     /// answer, nor for a while after: a retry finds out.
-    pub async fn run<K, B, T>(&self, key: &K, fingerprint: Fingerprint, body: B) -> T
+    pub async fn run<K, B, F, T>(&self, key: &K, fingerprint: Fingerprint, body: B) -> T
     where
         K: KeyPart + ?Sized,
-        B: AsyncFnOnce(&mut D::Transaction) -> T,
+        B: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, T)>,
         T: Replayable<ReleaseErrors>,
     {
-        let body = |mut transaction| async move {
-            let value = body(&mut transaction).await;
-            (transaction, value)
-        };
-        self.run_owned(Key::of(key), fingerprint, body).await
+        self.run_encoded(Key::of(key), fingerprint, body).await
     }
 
     /// Like [`run`](Self::run), and an `Err` is stored and given back too: what the body wrote is
     /// rolled back, and the error commits alone.
-    pub async fn run_storing_errors<K, B, T>(&self, key: &K, fingerprint: Fingerprint, body: B) -> T
+    pub async fn run_storing_errors<K, B, F, T>(
+        &self,
+        key: &K,
+        fingerprint: Fingerprint,
+        body: B,
+    ) -> T
     where
         K: KeyPart + ?Sized,
-        B: AsyncFnOnce(&mut D::Transaction) -> T,
+        B: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, T)>,
         T: Replayable<StoreErrors>,
     {
-        let body = |mut transaction| async move {
-            let value = body(&mut transaction).await;
-            (transaction, value)
-        };
-        self.run_owned(Key::of(key), fingerprint, body).await
+        self.run_encoded(Key::of(key), fingerprint, body).await
     }
 
-    /// [`run`](Self::run) for a key that was encoded before, and a body that gives its transaction
-    /// back.
+    /// [`run`](Self::run) for a key that was encoded before.
     #[doc(hidden)]
-    pub async fn run_owned<B, F, T, Errors>(
+    pub async fn run_encoded<B, F, T, Errors>(
         &self,
         key: Result<Key, KeyError>,
         fingerprint: Fingerprint,
