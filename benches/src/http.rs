@@ -146,7 +146,8 @@ pub enum Keys {
     Known,
 }
 
-const KNOWN: u64 = 64;
+/// How many known keys there are.
+pub const KNOWN: u64 = 64;
 
 impl Keys {
     /// The key of one request.

@@ -6,6 +6,8 @@
 
 pub mod by_hand;
 pub mod http;
+pub mod redis;
+pub mod socket;
 pub mod store;
 
 use std::future::Future;
@@ -85,10 +87,22 @@ pub enum Target {
     None,
 }
 
+impl Target {
+    /// What is printed of it, and whether a figure meets it.
+    pub fn judge(self, figure: f64) -> (String, &'static str) {
+        match self {
+            Self::Baseline => ("= 1".to_owned(), ""),
+            Self::None => (String::new(), ""),
+            Self::AtMost(most) if figure <= most => (format!("≤ {most}"), "met"),
+            Self::AtMost(most) => (format!("≤ {most}"), "**not met**"),
+        }
+    }
+}
+
 /// Something that is measured against something else, in `N` respects at once.
 pub struct Contender<'a, const N: usize = 1> {
     name: String,
-    target: Target,
+    targets: [Target; N],
     round: Box<dyn FnMut() -> [f64; N] + 'a>,
 }
 
@@ -101,9 +115,19 @@ impl<'a, const N: usize> Contender<'a, N> {
     ) -> Self {
         Self {
             name: name.into(),
-            target,
+            targets: [target; N],
             round: Box::new(round),
         }
+    }
+
+    /// The same with another target in one respect.
+    pub fn but(mut self, respect: usize, target: Target) -> Self {
+        self.targets[respect] = target;
+        self
+    }
+
+    fn is_baseline(&self, respect: usize) -> bool {
+        matches!(self.targets[respect], Target::Baseline)
     }
 }
 
@@ -132,21 +156,17 @@ fn only() -> Option<String> {
 /// first, and thrown away.
 ///
 /// # Panics
-/// When no contender is the baseline.
+/// When no contender is the baseline in some respect.
 pub fn interleave<const N: usize>(
     rounds: usize,
     mut contenders: Vec<Contender<'_, N>>,
 ) -> [Vec<Figure>; N] {
     if let Some(only) = only() {
         contenders.retain(|contender| {
-            matches!(contender.target, Target::Baseline) || contender.name.contains(&only)
+            (0..N).any(|respect| contender.is_baseline(respect)) || contender.name.contains(&only)
         });
     }
     let count = contenders.len();
-    let baseline = contenders
-        .iter()
-        .position(|contender| matches!(contender.target, Target::Baseline))
-        .expect("one contender is the baseline");
     let mut times = vec![Vec::with_capacity(rounds); count];
     for round in 0..=rounds {
         for turn in 0..count {
@@ -158,6 +178,10 @@ pub fn interleave<const N: usize>(
         }
     }
     std::array::from_fn(|respect| {
+        let baseline = contenders
+            .iter()
+            .position(|contender| contender.is_baseline(respect))
+            .expect("one contender is the baseline");
         contenders
             .iter()
             .zip(&times)
@@ -166,7 +190,7 @@ pub fn interleave<const N: usize>(
                 let ratios = times_and_bases.map(|(time, base)| time[respect] / base[respect]);
                 Figure {
                     name: contender.name.clone(),
-                    target: contender.target,
+                    target: contender.targets[respect],
                     ratio: median(ratios.collect()),
                     nanoseconds: median(own.iter().map(|time| time[respect]).collect()),
                 }
@@ -191,12 +215,7 @@ pub fn print(title: &str, unit: &str, scale: f64, figures: &[Figure]) {
     println!("| | {unit} | ratio | target | |");
     println!("|---|---:|---:|---:|---|");
     for figure in figures {
-        let (target, verdict) = match figure.target {
-            Target::Baseline => ("= 1".to_owned(), ""),
-            Target::None => (String::new(), ""),
-            Target::AtMost(most) if figure.ratio <= most => (format!("≤ {most}"), "met"),
-            Target::AtMost(most) => (format!("≤ {most}"), "**not met**"),
-        };
+        let (target, verdict) = figure.target.judge(figure.ratio);
         println!(
             "| {} | {:.2} | {:.2} | {target} | {verdict} |",
             figure.name,

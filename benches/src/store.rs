@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,12 +33,17 @@ pub trait Shelf {
 }
 
 /// Claims of so many records.
+pub fn claims(count: usize) -> Vec<Claim> {
+    claims_of(0..count)
+}
+
+/// Claims of the records with these numbers.
 ///
 /// # Panics
 /// Never: integers are keys and have fingerprints.
-pub fn claims(count: usize) -> Vec<Claim> {
+pub fn claims_of(numbers: Range<usize>) -> Vec<Claim> {
     let fingerprint = Fingerprint::of(&1).expect("an integer has a fingerprint");
-    (0..count)
+    numbers
         .map(|number| {
             let key = Key::of(&number).expect("an integer is a key");
             Claim {

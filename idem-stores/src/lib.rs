@@ -16,4 +16,10 @@ pub mod sqlite;
 
 mod url;
 
+/// Marks what is implemented for types of `sqlx` that are not this crate's own: its pools open
+/// the transactions of [`Operation::transaction`](idem_core::Operation::transaction).
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Sqlx;
+
 pub use url::{ConnectError, connect};

@@ -1,5 +1,6 @@
 //! From a URL to a store.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,12 +9,15 @@ use idem_core::{Store, StoreError};
 /// Every scheme there is, with the feature that compiles it in.
 const SCHEMES: &[(&str, &str, bool)] = &[
     ("memory", "memory", cfg!(feature = "memory")),
+    ("postgres", "postgres", cfg!(feature = "postgres")),
+    ("postgresql", "postgres", cfg!(feature = "postgres")),
     ("redis", "redis", cfg!(feature = "redis")),
     ("rediss", "redis-tls", cfg!(feature = "redis-tls")),
     ("redis-cluster", "redis", cfg!(feature = "redis")),
     ("rediss-cluster", "redis-tls", cfg!(feature = "redis-tls")),
     ("redis-sentinel", "redis", cfg!(feature = "redis")),
     ("rediss-sentinel", "redis-tls", cfg!(feature = "redis-tls")),
+    ("sqlite", "sqlite", cfg!(feature = "sqlite")),
 ];
 
 /// Opens the store that `url` names.
@@ -26,9 +30,11 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// | `redis-cluster://[…@]host:port[,host:port]…` | a cluster, found through these nodes |
 /// | `redis-sentinel://[…@]host[:26379][,host[:port]]…[/database]?master=NAME` | the primary that these sentinels name |
 /// | `rediss://`, `rediss-cluster://`, `rediss-sentinel://` | the same over TLS |
+/// | `sqlite://file.db`, `sqlite:///directory/file.db` | a file, created where it is missing |
 ///
 /// Options after `?`, separated by `&`: `prefix=idem:` is what every key in Redis begins with,
-/// `timeout=2s` how long one command may take. Reserved characters of a login or an option are
+/// `timeout=2s` how long one command may take, and with SQLite how long a call waits for the lock
+/// of another process. Reserved characters of a login or an option are
 /// percent-encoded.
 ///
 /// # Errors
@@ -39,6 +45,11 @@ const SCHEMES: &[(&str, &str, bool)] = &[
     reason = "stores behind a network are opened here too"
 )]
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
+    // What the driver of SQLite takes for a URL, and what means a database in memory to it.
+    #[cfg(feature = "sqlite")]
+    if url.starts_with("sqlite:") {
+        return Ok(Arc::new(crate::sqlite::SqliteStore::connect(url).await?));
+    }
     match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
         #[cfg(feature = "memory")]
         ("memory", rest) => open_memory(rest),
@@ -46,6 +57,10 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         (scheme, _) if is_redis(scheme) => {
             Ok(Arc::new(crate::redis::RedisStore::connect(url).await?))
         }
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => Ok(Arc::new(
+            crate::postgres::PostgresStore::connect(url).await?,
+        )),
         (scheme, _) => Err(no_store_for(scheme)),
     }
 }
@@ -111,6 +126,13 @@ pub enum ConnectError {
     },
     /// The store cannot be reached.
     Store(StoreError),
+    /// The database is there, and is not one that the store can work with.
+    Unfit {
+        /// The store's name.
+        store: &'static str,
+        /// What is wrong with it.
+        problem: Cow<'static, str>,
+    },
 }
 
 impl fmt::Display for ConnectError {
@@ -146,6 +168,9 @@ impl fmt::Display for ConnectError {
                 write!(f, "the {scheme}:// store URL is malformed: {expected}")
             }
             Self::Store(error) => error.fmt(f),
+            Self::Unfit { store, problem } => {
+                write!(f, "the {store} store cannot use this database: {problem}")
+            }
         }
     }
 }
@@ -153,7 +178,8 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Store(error) => Some(error),
+            // Its own words are this error's.
+            Self::Store(error) => error.source(),
             _ => None,
         }
     }

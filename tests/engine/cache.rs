@@ -132,6 +132,34 @@ async fn the_cache_is_bounded_by_bytes_and_what_falls_out_is_asked_for() {
     );
 }
 
+/// How many of sixty outcomes of so many bytes a cache of a megabyte gives back.
+async fn kept_of_sixty(bytes: usize) -> u64 {
+    let store = faulty();
+    let builder = EngineBuilder::over(Arc::new(store.clone())).cache(1_000_000);
+    let engine = builder.max_outcome_bytes(4_000_000).build();
+    let operation = operation_of(&engine).ttl(TTL);
+    for key in 0..60 {
+        let body = async { Ok::<_, Error>("x".repeat(bytes)) };
+        operation.run(&key, request(), body).await.unwrap();
+    }
+    let first_calls = store.calls(Method::Claim);
+    for key in 0..60 {
+        let replay = operation.run(&key, request(), async { Err::<String, _>(Error::Mismatch) });
+        assert_eq!(replay.await.unwrap().len(), bytes);
+    }
+    // The others asked the store.
+    60 - (store.calls(Method::Claim) - first_calls)
+}
+
+#[tokio::test]
+async fn the_cache_keeps_its_bound_however_fast_large_outcomes_come() {
+    // What is larger than the whole is not kept for an instant.
+    assert_eq!(kept_of_sixty(2_000_000).await, 0);
+    // Of what fills it, one.
+    let kept = kept_of_sixty(900_000).await;
+    assert!(kept <= 1, "{kept}");
+}
+
 #[tokio::test]
 async fn without_a_bound_nothing_is_cached() {
     let store = FaultyStore::new(Arc::new(MemoryStore::new()));

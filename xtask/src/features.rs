@@ -24,6 +24,18 @@ const FEATURES: &[Feature] = &[
         brings: &["redis", "rustls"],
     },
     Feature {
+        name: "postgres",
+        brings: &["sqlx", "sqlx-core", "sqlx-postgres"],
+    },
+    Feature {
+        name: "postgres-tls",
+        brings: &["sqlx", "sqlx-core", "sqlx-postgres", "rustls"],
+    },
+    Feature {
+        name: "sqlite",
+        brings: &["sqlx", "sqlx-core", "sqlx-sqlite", "libsqlite3-sys"],
+    },
+    Feature {
         name: "cache",
         brings: &["moka"],
     },
@@ -65,6 +77,9 @@ const HEAVY: &[&str] = &[
     "salvo",
     "sqlx",
     "sqlx-core",
+    "sqlx-mysql",
+    "sqlx-postgres",
+    "sqlx-sqlite",
     "tokio-postgres",
     "tonic",
     "tower",

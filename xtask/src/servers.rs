@@ -1,38 +1,71 @@
 //! The servers that tests start: finds them, and installs what the system's packages have.
 
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::Failure;
-
-/// The oldest version whose commands the tests use.
-const OLDEST: (u32, u32) = (7, 0);
 
 struct Server {
     program: &'static str,
     /// Names another program.
     variable: &'static str,
+    /// Where each version has a directory of its own, if not in PATH. Then the variable names
+    /// the directory of the programs.
+    versions: Option<&'static str>,
     /// What distributions call it, the likelier first.
     packages: &'static [&'static str],
+    /// What stands before the number when it says its version.
+    before: &'static str,
+    /// The oldest version that has what the tests use.
+    oldest: (u32, u32),
 }
 
 const REDIS: Server = Server {
     program: "redis-server",
     variable: "IDEM_REDIS_SERVER",
+    versions: None,
     packages: &["redis-server"],
+    before: "v=",
+    oldest: (7, 0),
 };
 
 const VALKEY: Server = Server {
     program: "valkey-server",
     variable: "IDEM_VALKEY_SERVER",
+    versions: None,
     packages: &["valkey-server", "valkey"],
+    before: "v=",
+    oldest: (7, 0),
 };
 
-/// Redis must be there afterwards; Valkey only where there is a package.
+const POSTGRES: Server = Server {
+    program: "postgres",
+    variable: "IDEM_POSTGRES_BIN",
+    versions: Some("/usr/lib/postgresql"),
+    packages: &["postgresql"],
+    before: "(PostgreSQL) ",
+    oldest: (14, 0),
+};
+
+/// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
+const WITHOUT_CLUSTER: &str = r#"
+directory=/etc/postgresql-common/createcluster.d
+file=$directory/idem-xtask.conf
+trap 'rm -f "$file"; rmdir "$directory" 2>/dev/null' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
+"#;
+
+/// Redis and PostgreSQL must be there afterwards; Valkey only where there is a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    if REDIS.version().is_none() {
-        REDIS.install()?;
+    for server in [REDIS, POSTGRES] {
+        if server.version().is_none() {
+            server.install()?;
+        }
+        println!("{}", server.verified()?);
     }
-    println!("{}", REDIS.verified()?);
     if VALKEY.version().is_none() {
         if VALKEY.package().is_none() {
             println!("no valkey package here: only Redis is tested");
@@ -74,37 +107,69 @@ impl Server {
         let Some(version) = self.version() else {
             return Err(self.missing("it is not in PATH, or does not run"));
         };
-        match number(&version) {
-            Some(number) if number >= OLDEST => Ok(version),
+        match self.number(&version) {
+            Some(number) if number >= self.oldest => Ok(version),
             _ => Err(self.missing(&format!("not recent enough: {version}"))),
         }
     }
 
     /// What the program says of itself, if it runs.
     fn version(&self) -> Option<String> {
-        let program = std::env::var_os(self.variable).unwrap_or_else(|| self.program.into());
-        let output = Command::new(program).arg("--version").output().ok()?;
+        let output = Command::new(self.found()).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout);
         output.status.success().then(|| text.trim().to_owned())
+    }
+
+    /// The named program, else that in PATH, else that of the newest version.
+    fn found(&self) -> OsString {
+        if let Some(named) = std::env::var_os(self.variable) {
+            return match self.versions {
+                Some(_) => Path::new(&named).join(self.program).into(),
+                None => named,
+            };
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut in_path = std::env::split_paths(&path).map(|it| it.join(self.program));
+        if in_path.any(|it| it.is_file()) {
+            return self.program.into();
+        }
+        let newest = self.versions.and_then(|versions| self.newest(versions));
+        newest.map_or_else(|| self.program.into(), PathBuf::into_os_string)
+    }
+
+    fn newest(&self, versions: &str) -> Option<PathBuf> {
+        let numbered = fs::read_dir(versions).ok()?.flatten().filter_map(|it| {
+            let number: u32 = it.file_name().to_str()?.parse().ok()?;
+            Some((number, it.path().join("bin").join(self.program)))
+        });
+        let there = numbered.filter(|(_, program)| program.is_file());
+        there.max().map(|(_, program)| program)
+    }
+
+    /// The number in `Redis server v=7.0.15 sha=…` or `postgres (PostgreSQL) 15.18 (Debian …)`.
+    /// What is to become 19 says `19devel` or `19beta1`.
+    fn number(&self, version: &str) -> Option<(u32, u32)> {
+        let (_, rest) = version.split_once(self.before)?;
+        let mut parts = rest.split(|it: char| !it.is_ascii_digit());
+        let major = parts.next()?.parse().ok()?;
+        let minor = parts.next().and_then(|it| it.parse().ok());
+        Some((major, minor.unwrap_or(0)))
     }
 
     fn missing(&self, why: &str) -> Failure {
         let Self {
             program, variable, ..
         } = self;
-        let (major, minor) = OLDEST;
+        let (major, minor) = self.oldest;
+        let what = match self.versions {
+            Some(_) => "the directory of its programs",
+            None => "the program",
+        };
         Failure(format!(
             "tests need {program} {major}.{minor} or newer: {why}\n\
-             Install it, or name the program in {variable}"
+             Install it, or name {what} in {variable}"
         ))
     }
-}
-
-/// The number in `Redis server v=7.0.15 sha=…`.
-fn number(version: &str) -> Option<(u32, u32)> {
-    let (_, rest) = version.split_once("v=")?;
-    let mut parts = rest.split(['.', ' ']).map_while(|part| part.parse().ok());
-    Some((parts.next()?, parts.next()?))
 }
 
 fn has_candidate(package: &str) -> bool {
@@ -126,8 +191,9 @@ fn apt_get(words: &[&str]) -> Result<(), Failure> {
     let root = id.is_ok_and(|id| id.stdout.trim_ascii() == b"0");
     let sudo: &[&str] = if root { &[] } else { &["sudo", "-n"] };
     let set = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive"];
-    let line = [sudo, &set, &["apt-get"], words].concat();
-    let failure = |why: String| Failure(format!("{}: {why}", line.join(" ")));
+    let without_cluster = ["sh", "-c", WITHOUT_CLUSTER, "sh"];
+    let line = [sudo, &set, &without_cluster, &["apt-get"], words].concat();
+    let failure = |why: String| Failure(format!("apt-get {}: {why}", words.join(" ")));
     match Command::new(line[0]).args(&line[1..]).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(failure(status.to_string())),

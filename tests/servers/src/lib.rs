@@ -9,14 +9,22 @@
 //! redis.console().call(&["SET", "key", "value"]);
 //! redis.pause(); // clients of redis.url() now wait
 //! redis.resume();
+//!
+//! let postgres = idem_tests::Postgres::start();
+//! postgres.psql("CREATE TABLE kept (key text)");
+//! postgres.kill();
+//! postgres.restart();
+//! assert_eq!(postgres.psql("SELECT count(*) FROM kept"), "0");
 //! ```
 
 mod console;
+mod postgres;
 mod process;
 mod redis;
 mod support;
 
 pub use console::{Console, Reply};
+pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
 pub use support::wait_until;

@@ -1,7 +1,9 @@
-//! A child program that does not outlive this process, and signals to it.
+//! A child program that does not outlive this process, and signals to it and its children.
 //!
 //! A shell stands between: it holds the read end of a pipe whose write end is held here and
 //! nowhere else. Whatever ends this process closes the pipe, and then the shell kills the program.
+
+mod family;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -12,45 +14,63 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::support::wait_until;
+use crate::support::{User, wait_until};
+
+pub use family::Signal;
+use family::{CHILDREN, children, send, state, wait_until_stopped};
 
 /// How long a program may take to end: Redis waits ten seconds for a replica that lags.
 const END: Duration = Duration::from_secs(30);
 
 /// Ends when the program ends, with its status. Only the guard keeps the pipe; the program has
-/// neither end. The guard dies before the program's pid can mean somebody else.
+/// neither end. The guard dies before the program's pid can mean somebody else, unless it has
+/// fired: then nobody is left to remove the directory.
 const SHELL: &str = r#"
+directory=$1
+shift
+# The system hangs up on a group that its parent has left when a member is stopped.
+trap '' HUP
 exec 3<&0 </dev/null
 "$@" 3<&- >&2 &
 program=$!
-(read -r _ <&3; kill -KILL "$program") >/dev/null 2>&1 &
+(
+    read -r _ <&3
+    trap '' TERM
+    kill -STOP "$program"
+    kill -KILL $(children "$program") "$program"
+) >/dev/null 2>&1 &
 guard=$!
 echo "$program"
 wait "$program"
 status=$?
-kill -KILL "$guard" 2>/dev/null
+kill -TERM "$guard" 2>/dev/null
+wait "$guard" 2>/dev/null
+fired=$?
+# Who is killed leaves shared memory behind, and a system has only so many pieces.
+if [ -r /proc/sysvipc/shm ]; then
+    while read -r _ piece _ _ creator _; do
+        [ "$creator" = "$program" ] && ipcrm -m "$piece"
+    done </proc/sysvipc/shm
+fi
+[ "$fired" = 0 ] && [ -n "$directory" ] && rm -rf "$directory"
 exit "$status"
 "#;
-
-/// What [`Process::signal`] sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// Stops it where it stands. See [`Process::pause`], which also waits for it.
-    Stop,
-    /// Lets it go on.
-    Cont,
-    /// Asks it to end.
-    Term,
-    /// Ends it.
-    Kill,
-}
 
 /// A running program, which is killed on drop.
 #[derive(Debug)]
 pub struct Process {
+    program: Program,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug)]
+struct Program {
     command: Vec<OsString>,
     log: PathBuf,
-    running: Mutex<Running>,
+    /// Where it runs, unless it is here. Goes with the holder.
+    directory: Option<PathBuf>,
+    /// Whom it runs as, unless it is us.
+    user: Option<User>,
 }
 
 #[derive(Debug)]
@@ -72,18 +92,35 @@ impl Process {
     ) -> Self {
         let mut command = vec![program.as_ref().as_os_str().to_owned()];
         command.extend(args.into_iter().map(Into::into));
-        let log = log.into();
-        Self {
-            running: Mutex::new(Running::start(&command, &log)),
+        Self::run(Program {
             command,
-            log,
+            log: log.into(),
+            directory: None,
+            user: None,
+        })
+    }
+
+    /// The same in a directory that is removed with the holder, which has the file `log`.
+    pub(crate) fn start_in(directory: &Path, user: Option<User>, command: Vec<OsString>) -> Self {
+        Self::run(Program {
+            command,
+            log: directory.join("log"),
+            directory: Some(directory.to_owned()),
+            user,
+        })
+    }
+
+    fn run(program: Program) -> Self {
+        Self {
+            running: Mutex::new(Running::start(&program)),
+            program,
         }
     }
 
     /// Starts it again with the same arguments; kills it before if it runs.
     pub fn restart(&self) {
         self.kill();
-        *self.running() = Running::start(&self.command, &self.log);
+        *self.running() = Running::start(&self.program);
     }
 
     /// Its process id. After its end, the one it had.
@@ -110,29 +147,35 @@ impl Process {
         );
     }
 
-    /// Stops it where it stands (SIGSTOP), and waits until it does. Its connections stay open.
+    /// Stops it and its children where they stand (SIGSTOP), and waits until they do. Their
+    /// connections stay open.
     pub fn pause(&self) {
         self.signal(Signal::Stop);
-        let stat = format!("/proc/{}/stat", self.pid());
-        wait_until("a pause", END, || match fs::read_to_string(&stat) {
-            Ok(stat) => match stat.rsplit_once(") ") {
-                Some((_, rest)) if rest.starts_with('T') => Ok(()),
-                _ => Err(stat),
-            },
-            // No such file system here: then the signal must do.
-            Err(_) => Ok(()),
-        });
+        let pid = self.pid();
+        wait_until_stopped(pid);
+        let children = children(pid);
+        send(Signal::Stop, &children);
+        children.into_iter().for_each(wait_until_stopped);
     }
 
-    /// Lets a paused program go on.
+    /// Lets a paused program and its children go on.
     pub fn resume(&self) {
+        send(Signal::Cont, &children(self.pid()));
         self.signal(Signal::Cont);
     }
 
-    /// Ends it without notice (SIGKILL), paused or not, and waits until it is gone. Does nothing
-    /// when it has ended.
+    /// Ends it and its children without notice (SIGKILL), paused or not, and waits until they are
+    /// gone. Does nothing when it has ended.
     pub fn kill(&self) {
+        let children = self.stop_and_list();
+        send(Signal::Kill, &children);
         self.end(Signal::Kill);
+        for child in children {
+            wait_until("end of a program's child", END, || match state(child) {
+                None | Some('Z' | 'X') => Ok(()),
+                Some(state) => Err(format!("{child} is in state {state}: {}", self.describe())),
+            });
+        }
     }
 
     /// Asks it to end (SIGTERM) and waits until it is gone. Does nothing when it has ended.
@@ -144,19 +187,34 @@ impl Process {
         self.end(Signal::Term);
     }
 
+    /// See [`Process::stop`]: the same with SIGINT.
+    pub(crate) fn interrupt(&self) {
+        self.end(Signal::Int);
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
+        let log = fs::read(&self.program.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// Its children before it ends. None when it has ended.
+    fn stop_and_list(&self) -> Vec<u32> {
+        let mut running = self.running();
+        if !(running.is_alive() && running.signal(Signal::Stop)) {
+            return Vec::new();
+        }
+        wait_until_stopped(running.pid);
+        children(running.pid)
+    }
+
     fn end(&self, signal: Signal) {
         let mut running = self.running();
         // It may end by itself between the two.
-        if running.is_alive() && !running.signal(signal) && running.is_alive() {
-            panic!("{signal:?} could not be sent to {}", self.describe());
+        if running.is_alive() {
+            running.signal(signal);
         }
         let what = format!("end of a program by {signal:?}");
         wait_until(&what, END, || match running.is_alive() {
@@ -166,7 +224,8 @@ impl Process {
     }
 
     fn describe(&self) -> String {
-        format!("{:?}; its log ends:\n{}", self.command, self.log_tail())
+        let command = &self.program.command;
+        format!("{command:?}; its log ends:\n{}", self.log_tail())
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -175,14 +234,28 @@ impl Process {
 }
 
 impl Running {
-    fn start(command: &[OsString], log: &Path) -> Self {
+    fn start(program: &Program) -> Self {
+        let Program {
+            command,
+            log,
+            directory,
+            user,
+        } = program;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .unwrap_or_else(|error| panic!("{}: {error}", log.display()));
-        let mut shell = Command::new("sh")
-            .args(["-c", SHELL, "sh"])
+        let mut shell = Command::new("sh");
+        if let Some(directory) = directory {
+            shell.current_dir(directory);
+        }
+        if let Some(user) = user {
+            user.runs(&mut shell);
+        }
+        let mut shell = shell
+            .args(["-c", &format!("{CHILDREN}{SHELL}"), "sh"])
+            .arg(directory.as_deref().unwrap_or(Path::new("")))
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -210,19 +283,7 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) -> bool {
-        let name = match signal {
-            Signal::Stop => "STOP",
-            Signal::Cont => "CONT",
-            Signal::Term => "TERM",
-            Signal::Kill => "KILL",
-        };
-        // The shell's own `kill`: the program of that name is not installed everywhere.
-        Command::new("sh")
-            .args(["-c", r#"kill -s "$1" "$2""#, "sh", name])
-            .arg(self.pid.to_string())
-            .stdin(Stdio::null())
-            .output()
-            .is_ok_and(|output| output.status.success())
+        send(signal, &[self.pid])
     }
 }
 

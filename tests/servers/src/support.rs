@@ -1,9 +1,13 @@
-//! Waiting, free ports and temporary directories.
+//! Waiting, free ports, temporary directories and programs that end.
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -78,4 +82,73 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Somebody else, whom programs can run as when we are root.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl User {
+    pub(crate) fn runs(self, command: &mut Command) {
+        command.uid(self.uid).gid(self.gid);
+    }
+
+    pub(crate) fn owns(self, path: &Path) {
+        chown(path, Some(self.uid), Some(self.gid))
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// Runs a program to its end and gives its output. The `Err` says what went wrong, in the
+/// program's words if it has any.
+pub(crate) fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Vec<u8>, String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        unreachable!("all are piped");
+    };
+    thread::scope(|scope| {
+        // It may end before it has read everything.
+        scope.spawn(move || stdin.write_all(input));
+        let output = scope.spawn(|| read(stdout));
+        let errors = scope.spawn(|| read(stderr));
+        let start = Instant::now();
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if start.elapsed() < limit => thread::sleep(Duration::from_millis(1)),
+                other => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(format!(
+                        "{command:?} did not end within {limit:?}: {other:?}"
+                    ));
+                }
+            }
+        };
+        let [output, errors] = [output, errors].map(|it| it.join().expect("reads"));
+        if status.success() {
+            return Ok(output);
+        }
+        let errors = String::from_utf8_lossy(&errors).trim().to_owned();
+        Err(if errors.is_empty() {
+            format!("{command:?}: {status}")
+        } else {
+            errors
+        })
+    })
+}
+
+fn read(mut from: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _: io::Result<usize> = from.read_to_end(&mut bytes);
+    bytes
 }

@@ -97,20 +97,23 @@ fn a_server_and_its_directory_are_gone_after_drop_paused_or_not() {
 #[test]
 fn a_server_dies_with_the_process_that_holds_it() {
     let directory = Directory::new("hold");
-    let mut holder = Command::new(env!("CARGO_BIN_EXE_hold"))
-        // Nobody is left to remove what the server leaves behind.
-        .env("TMPDIR", &directory.0)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut pid = String::new();
-    let output = holder.stdout.take().unwrap();
-    BufReader::new(output).read_line(&mut pid).unwrap();
-    let pid = pid.trim();
-    assert!(exists(pid));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    wait_until_gone(pid);
+    for args in [&["redis"][..], &["redis", "paused"]] {
+        let mut holder = Command::new(env!("CARGO_BIN_EXE_hold"))
+            .args(args)
+            // Nobody is left to remove what the server leaves behind.
+            .env("TMPDIR", &directory.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pid = String::new();
+        let output = holder.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut pid).unwrap();
+        let pid = pid.trim();
+        assert!(exists(pid));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        wait_until_gone(pid);
+    }
 }
 
 #[test]

@@ -39,8 +39,12 @@ impl RedisCluster {
             let mut console = node.console();
             let [first, last] = [first, last].map(|slot| slot.to_string());
             console.call(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
-            // Nodes that meet with equal epochs would have to settle who gives way.
+            // Nodes that meet with equal epochs would have to settle who gives way. Who has met
+            // another can be given none.
             console.call(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
+        }
+        for node in &cluster.nodes {
+            let mut console = node.console();
             for other in cluster.nodes.iter().filter(|other| other.port != node.port) {
                 let port = other.port.to_string();
                 let bus_port = other.bus_port.expect("a node has one").to_string();

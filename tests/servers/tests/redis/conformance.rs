@@ -69,7 +69,7 @@ pub(crate) fn claim(number: u8) -> Claim {
     }
 }
 
-fn key(claim: &Claim) -> Vec<u8> {
+pub(crate) fn key(claim: &Claim) -> Vec<u8> {
     [b"idem:", claim.id.as_bytes().as_slice()].concat()
 }
 
@@ -136,6 +136,26 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
             "{what}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_running_record_that_lost_its_end_is_not_taken_over() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let holder = claim(1);
+    store.claim(&holder).await.unwrap();
+    let words = [b"PERSIST".as_slice(), &key(&holder)];
+    assert_eq!(redis.console().call(&words), Reply::Integer(1));
+    // How much of the lease is left cannot be told; that its holder is alive can be.
+    let answer = store.claim(&claim(1)).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreadable { .. })),
+        "{answer:?}"
+    );
+    let renewed = store.renew(&holder.id, &holder.token, holder.lease, holder.retention);
+    assert_eq!(renewed.await.unwrap(), Change::Applied);
+    let answer = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(answer, Claimed::InFlight { .. }), "{answer:?}");
 }
 
 #[tokio::test]

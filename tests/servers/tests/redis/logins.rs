@@ -1,13 +1,14 @@
 //! Logins, TLS and URLs: they work, and credentials appear nowhere.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idem::stores::redis::RedisStore;
-use idem::{Claimed, Engine, Fingerprint, Store};
-use idem_tests::{Redis, RedisSentinel};
+use idem::{Change, Claimed, ConnectError, Engine, Fingerprint, Phase, Store, StoreError};
+use idem_tests::{Redis, RedisCluster, RedisSentinel};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::conformance::claim;
@@ -28,6 +29,13 @@ fn with_user() -> Redis {
 
 fn url(redis: &Redis, login: &str) -> String {
     redis.url().replace("://", &format!("://{login}@"))
+}
+
+/// Changes what a user may do, or makes one.
+fn set_user(server: &Redis, user: &str) {
+    let mut words = vec!["ACL", "SETUSER"];
+    words.extend(user.split_whitespace());
+    server.console().call(&words);
 }
 
 /// Everything that can be asked of a store.
@@ -69,9 +77,92 @@ async fn a_user_with_the_documented_rights_is_enough() {
 #[tokio::test]
 async fn a_user_who_may_not_ask_for_settings_is_enough() {
     let redis = with_user();
-    redis.console().call(&["ACL", "SETUSER", "app", "-info"]);
+    set_user(&redis, "app -info");
     let url = url(&redis, &format!("app:{SECRET}"));
     exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_and_a_database_number_need_one_documented_right_more() {
+    let redis = with_user();
+    set_user(&redis, "app +select");
+    let url = url(&redis, &format!("app:{SECRET}"));
+    exercise(&RedisStore::connect(&format!("{url}/1")).await.unwrap()).await;
+
+    let cluster = RedisCluster::start();
+    for node in cluster.nodes() {
+        set_user(node, &format!("app on >{DECODED} {RIGHTS} +cluster|slots"));
+    }
+    let url = cluster.url().replace("://", &format!("://app:{SECRET}@"));
+    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn who_may_not_publish_ends_watched_records_all_the_same() {
+    let redis = Redis::start();
+    let watcher = RedisStore::connect(&redis.url()).await.unwrap();
+    for rights in ["+@all resetchannels", "+@all -spublish allchannels"] {
+        set_user(&redis, &format!("mute reset on >pw ~idem:* {rights}"));
+        let writer = RedisStore::connect(&url(&redis, "mute:pw")).await.unwrap();
+        let (released, abandoned, completed) = (claim(1), claim(2), claim(3));
+        let mut watches = Vec::new();
+        for claim in [&released, &abandoned, &completed] {
+            watcher.claim(claim).await.unwrap();
+            watches.push(watcher.watch(&claim.id).await.unwrap());
+        }
+
+        let change = writer.release(&released.id, &released.token).await;
+        assert_eq!(change.unwrap(), Change::Applied, "{rights}");
+        assert_eq!(watcher.inspect(&released.id).await.unwrap(), None);
+        let change = writer.abandon(&abandoned.id, &abandoned.token).await;
+        assert_eq!(change.unwrap(), Change::Applied, "{rights}");
+        let taken_over = watcher.claim(&claim(2)).await.unwrap();
+        assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
+        let outcome = bytes::Bytes::from_static(b"outcome");
+        let change = writer.complete(
+            &completed.id,
+            &completed.token,
+            outcome,
+            completed.retention,
+        );
+        assert_eq!(change.await.unwrap(), Change::Applied, "{rights}");
+        let seen = watcher.inspect(&completed.id).await.unwrap().unwrap();
+        assert!(matches!(seen.phase, Phase::Finished { .. }), "{seen:?}");
+        redis.console().call(&["FLUSHALL"]);
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_a_refusal_and_never_fails_open() {
+    let redis = with_user();
+    let app = url(&redis, &format!("app:{SECRET}"));
+    let store = RedisStore::connect(&app).await.unwrap();
+    set_user(&redis, "app -set");
+    let refused = store.claim(&claim(1)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Rejected { .. })),
+        "{refused:?}"
+    );
+    let engine = Engine::builder(store).fail_open(true).build();
+    let body = async { panic!("this body must not run") };
+    let request = Fingerprint::of("request").unwrap();
+    let refused: Result<u32, _> = engine.operation("op").run("k", request, body).await;
+    assert!(
+        matches!(
+            refused,
+            Err(idem::Error::Store(StoreError::Rejected { .. }))
+        ),
+        "{refused:?}"
+    );
+    // So is the password, when connecting.
+    let refused = RedisStore::connect(&url(&redis, "app:wrong")).await;
+    assert!(
+        matches!(
+            refused,
+            Err(ConnectError::Store(StoreError::Rejected { .. }))
+        ),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -85,15 +176,10 @@ async fn a_password_alone_is_the_default_users() {
 async fn a_primary_behind_sentinels_has_a_login_of_its_own() {
     let sentinel = RedisSentinel::start();
     for server in sentinel.servers() {
-        let user = format!("app on >{DECODED} {RIGHTS} +role");
-        let mut words = vec!["ACL", "SETUSER"];
-        words.extend(user.split(' '));
-        server.console().call(&words);
+        set_user(server, &format!("app on >{DECODED} {RIGHTS} +role"));
     }
     for server in sentinel.sentinels() {
-        server
-            .console()
-            .call(&["ACL", "SETUSER", "default", "resetpass", ">watch"]);
+        set_user(server, "default resetpass >watch");
     }
     let url = sentinel.url().replace("://", &format!("://app:{SECRET}@"));
     let refused = RedisStore::connect(&url).await;
@@ -153,6 +239,9 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         ("redis://user:hunter2@host?prefix=%ff", "UTF-8"),
         ("redis-cluster://user:hunter2@one,two/3", "database"),
         ("redis-sentinel://user:hunter2@one,two", "?master=NAME"),
+        ("redis://hunter2@host", "user:password@"),
+        ("redis-cluster://hunter2@one,two", "user:password@"),
+        ("redis://user:hunter2#@host", "%23"),
         ("redis-ring://user:hunter2@host", "no store"),
         ("redissss://user:hunter2@host", "no store"),
     ];
@@ -164,6 +253,69 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         assert!(message.contains(hint), "{url}: {message}");
         assert!(!message.contains("hunter2"), "{message}");
     }
+}
+
+/// A server that notes whether anybody came.
+struct Doorbell(TcpListener);
+
+impl Doorbell {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self(listener)
+    }
+
+    fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Who has connected is seen here, also if nobody has let them in.
+    fn was_rung(&self) -> bool {
+        match self.0.accept() {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scheme_that_is_not_exactly_known_sends_nobodys_password_in_plain_text() {
+    let server = Doorbell::new();
+    for scheme in [
+        "REDISS",
+        "Rediss",
+        "valkeys",
+        "https",
+        "redis+tls",
+        "REDISS-CLUSTER",
+        "rediss-Sentinel",
+        "redis-clusters",
+        "rediss ",
+    ] {
+        let url = format!("{scheme}://:hunter2@127.0.0.1:{}", server.port());
+        let by_hand = RedisStore::connect(&url).await;
+        assert!(
+            matches!(by_hand, Err(ConnectError::UnknownScheme)),
+            "{scheme}: {by_hand:?}"
+        );
+        assert!(idem::connect(&url).await.is_err(), "{scheme}");
+        assert!(!server.was_rung(), "{scheme}");
+    }
+}
+
+#[tokio::test]
+async fn a_hash_in_a_login_leads_nowhere_else() {
+    // To a parser for which a # ends the authority, the login is the host.
+    let elsewhere = Doorbell::new();
+    let hash = format!("redis://127.0.0.1:{}#x@localhost:1", elsewhere.port());
+    let refused = RedisStore::connect(&hash).await.unwrap_err();
+    assert!(chain(&refused).contains("%23"), "{}", chain(&refused));
+    assert!(!elsewhere.was_rung());
+    // Encoded, it is a character like others.
+    let redis = Redis::with(&["--requirepass", "p#ss"]);
+    let encoded = url(&redis, ":p%23ss");
+    exercise(&RedisStore::connect(&encoded).await.unwrap()).await;
 }
 
 /// What is logged, whoever logs it.

@@ -1,9 +1,17 @@
 //! The Redis store against real servers: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/load.rs"]
+mod load;
+#[path = "../support/processes.rs"]
+mod many;
+#[path = "../support/worker.rs"]
+mod worker;
+
 mod commands;
 mod conformance;
+mod links;
 mod logins;
 mod outages;
 mod processes;
-mod worker;
+mod proxy;

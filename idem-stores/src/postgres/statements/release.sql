@@ -1,0 +1,5 @@
+-- $1 record, $2 token
+-- A row where the token held the record.
+DELETE FROM idem_records
+WHERE id = $1 AND token = $2 AND outcome IS NULL AND expires_at > now()
+RETURNING CASE WHEN watched THEN pg_notify('idem', encode(id, 'hex')) END

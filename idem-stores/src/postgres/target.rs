@@ -1,0 +1,170 @@
+//! What a URL says. The one place that sees credentials, on their way into the driver's options.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::ConnectError;
+
+/// The options of a URL that are the driver's. It would log one that it does not know, with its
+/// value.
+const OF_THE_DRIVER: &[&str] = &[
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// How many prepared statements a connection keeps at least, so that none of the store's is
+/// prepared twice.
+const FEWEST_STATEMENTS: usize = 16;
+
+/// The options of a URL that are not the driver's.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) max_connections: usize,
+    pub(super) timeout: Duration,
+    pub(super) migrate: bool,
+    pub(super) sweep_every: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            timeout: Duration::from_secs(2),
+            migrate: true,
+            sweep_every: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+fn bad(expected: &'static str) -> ConnectError {
+    ConnectError::BadOption {
+        scheme: "postgres",
+        expected,
+    }
+}
+
+/// Reads `scheme://[user[:password]@][host][:port][/database][?option=value&…]`.
+pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectError> {
+    let (scheme, _) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
+    if !matches!(scheme, "postgres" | "postgresql") {
+        return Err(ConnectError::UnknownScheme);
+    }
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut settings = Settings::default();
+    let mut of_the_driver = Vec::new();
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            "max_connections" => {
+                let count = value.parse().ok().filter(|count| *count > 0);
+                settings.max_connections =
+                    count.ok_or(bad("max_connections is a whole number from 1"))?;
+            }
+            "timeout" => {
+                settings.timeout = humantime::parse_duration(value)
+                    .map_err(|_| bad("timeout is a duration such as 2s or 500ms"))?;
+            }
+            "migrate" => {
+                settings.migrate = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(bad("migrate is on or off")),
+                };
+            }
+            "sweep" if value == "off" => settings.sweep_every = None,
+            "sweep" => {
+                let every = humantime::parse_duration(value);
+                settings.sweep_every =
+                    Some(every.map_err(|_| bad("sweep is a duration such as 60s, or off"))?);
+            }
+            name if OF_THE_DRIVER.contains(&name) || name.starts_with("options[") => {
+                let is_too_small = |value: &str| {
+                    let capacity = value.parse::<usize>();
+                    capacity.is_ok_and(|capacity| capacity < FEWEST_STATEMENTS)
+                };
+                if name == "statement-cache-capacity" && is_too_small(value) {
+                    return Err(bad("statement-cache-capacity is a whole number from 16"));
+                }
+                of_the_driver.push(option);
+            }
+            _ => {
+                return Err(bad(
+                    "the options are max_connections, timeout, migrate, sweep, and those of the driver",
+                ));
+            }
+        }
+    }
+    let mut options = PgConnectOptions::from_str(&format!("{place}?{}", of_the_driver.join("&")))
+        .map_err(|_| {
+            bad("it is postgres://[user[:password]@][host][:port][/database][?option=value&…]")
+        })?
+        // Of every call there is a span already.
+        .disable_statement_logging();
+    if options.get_application_name().is_none() {
+        options = options.application_name("idem");
+    }
+    let encrypts = matches!(
+        options.get_ssl_mode(),
+        PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
+    );
+    if encrypts && !cfg!(feature = "postgres-tls") {
+        return Err(bad(
+            "its sslmode needs the feature `postgres-tls` of idem-rs",
+        ));
+    }
+    Ok((options, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_options_are_its_own() {
+        let (options, settings) = parse(
+            "postgresql://app:p%40ss@db.example:6432/shop?sslmode=disable&max_connections=3\
+             &options[search_path]=idem&timeout=800ms&migrate=off&sweep=5m&application_name=till",
+        )
+        .unwrap();
+        assert_eq!(
+            (options.get_host(), options.get_port()),
+            ("db.example", 6432)
+        );
+        assert_eq!(options.get_username(), "app");
+        assert_eq!(options.get_database(), Some("shop"));
+        assert_eq!(options.get_application_name(), Some("till"));
+        assert_eq!(options.get_options(), Some("-c search_path=idem"));
+        assert_eq!(settings.max_connections, 3);
+        assert_eq!(settings.timeout, Duration::from_millis(800));
+        assert_eq!(settings.sweep_every, Some(Duration::from_secs(300)));
+        assert!(!settings.migrate);
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let (options, settings) = parse("postgres://app@db.example/shop?sweep=off").unwrap();
+        assert_eq!(options.get_application_name(), Some("idem"));
+        assert!(settings.migrate && settings.sweep_every.is_none());
+        assert_eq!(settings.max_connections, 10);
+        assert_eq!(settings.timeout, Duration::from_secs(2));
+    }
+}

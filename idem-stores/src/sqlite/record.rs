@@ -1,0 +1,143 @@
+//! A record as a row, and what it says to a claim that changes nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, Token};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+/// The longest time that is counted with: beyond it the arithmetic in the statements ends.
+const LONGEST: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
+
+/// A duration in the store's milliseconds, rounded up.
+pub(super) fn millis(duration: Duration) -> i64 {
+    let millis = duration.min(LONGEST).as_nanos().div_ceil(1_000_000);
+    i64::try_from(millis).unwrap_or(i64::MAX)
+}
+
+/// A record as it was found, before its end.
+#[derive(Debug)]
+pub(super) struct Record {
+    fingerprint: Fingerprint,
+    attempt: u32,
+    token: Option<Token>,
+    life: Life,
+}
+
+#[derive(Debug)]
+enum Life {
+    Running {
+        lease_left: Option<Duration>,
+    },
+    Finished {
+        /// Empty where it was not asked for.
+        outcome: Bytes,
+        left: Duration,
+    },
+}
+
+impl Record {
+    /// Reads what `look.sql` answers.
+    ///
+    /// # Errors
+    /// When the row is not one that this version writes.
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let left = |column| Ok::<_, sqlx::Error>(positive(row.try_get(column)?));
+        Ok(Self {
+            fingerprint: Fingerprint::from_bytes(array(row.try_get("fingerprint")?)?),
+            attempt: attempt(row)?,
+            token: token(row)?,
+            life: if row.try_get("is_finished")? {
+                Life::Finished {
+                    outcome: row
+                        .try_get::<Option<Vec<u8>>, _>("outcome")?
+                        .map_or_else(Bytes::new, Bytes::from),
+                    left: left("left")?.unwrap_or_default(),
+                }
+            } else {
+                Life::Running {
+                    lease_left: left("lease_left")?,
+                }
+            },
+        })
+    }
+
+    /// The answer to a claim that leaves the record as it is. `None` is to write the claim.
+    pub(super) fn answer(self, claim: &Claim) -> Option<Claimed> {
+        if self.fingerprint != claim.fingerprint {
+            return Some(Claimed::Mismatch);
+        }
+        let attempt = self.attempt;
+        match self.life {
+            Life::Finished { outcome, left } => Some(Claimed::Finished {
+                outcome,
+                retention_left: claim.ask_retention.then_some(left),
+            }),
+            Life::Running { .. } if self.token == Some(claim.token) => {
+                Some(Claimed::Acquired { attempt })
+            }
+            Life::Running {
+                lease_left: Some(lease_left),
+            } => Some(Claimed::InFlight { lease_left }),
+            Life::Running { lease_left: None } => match claim.on_crash {
+                OnCrash::Refuse => Some(Claimed::OutcomeUnknown { attempt }),
+                OnCrash::Rerun => None,
+            },
+        }
+    }
+
+    pub(super) fn inspection(self) -> Inspection {
+        Inspection {
+            fingerprint: self.fingerprint,
+            attempt: self.attempt,
+            phase: match self.life {
+                Life::Running { lease_left } => Phase::Running { lease_left },
+                Life::Finished { outcome, .. } => Phase::Finished { outcome },
+            },
+        }
+    }
+}
+
+/// An attempt's number in an answer.
+pub(super) fn attempt(row: &SqliteRow) -> Result<u32, sqlx::Error> {
+    let attempt: i64 = row.try_get("attempt")?;
+    u32::try_from(attempt).map_err(strange)
+}
+
+/// A token in an answer; `None` where the attempt was abandoned.
+pub(super) fn token(row: &SqliteRow) -> Result<Option<Token>, sqlx::Error> {
+    let token: Option<&[u8]> = row.try_get("token")?;
+    token
+        .map(|token| Ok(Token::from_bytes(array(token)?)))
+        .transpose()
+}
+
+/// Bytes of a fixed length in an answer.
+pub(super) fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], sqlx::Error> {
+    bytes.try_into().map_err(strange)
+}
+
+fn strange(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+fn positive(millis: i64) -> Option<Duration> {
+    u64::try_from(millis)
+        .ok()
+        .filter(|millis| *millis > 0)
+        .map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up_and_bounded() {
+        assert_eq!(millis(Duration::ZERO), 0);
+        assert_eq!(millis(Duration::from_nanos(1)), 1);
+        assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
+        assert_eq!(millis(Duration::MAX), millis(LONGEST));
+    }
+}

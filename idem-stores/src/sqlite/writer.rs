@@ -1,0 +1,279 @@
+//! The one that writes. Whatever has been asked for while a commit was under way is committed
+//! together in the next one, which is as durable and costs the disk as much as a single one.
+//!
+//! It has a thread of its own, and so outlives the runtimes of those who ask. The thread ends
+//! with the last handle, and begins anew with the next write if it has ended otherwise.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use idem_core::StoreError;
+use sqlx::sqlite::SqliteConnection;
+use tokio::runtime;
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
+use tokio::time::sleep;
+use tracing::{debug, error};
+
+use super::errors::{is_busy, spares_the_connection, store_error};
+use super::target::Target;
+use super::watching::{Watchers, look_out};
+use super::writes::{Asked, Write};
+use super::{NAME, execute};
+
+/// The most writes of one transaction, and the most bytes of outcomes: how long others wait.
+const MOST: usize = 128;
+const HEAVY: usize = 4 * 1024 * 1024;
+
+/// Records that are swept in one transaction, and the pause after it.
+const SWEPT: u32 = 256;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes writes, from any runtime.
+pub(super) struct Writer {
+    work: Work,
+    queue: Mutex<Option<UnboundedSender<Write>>>,
+}
+
+/// What the thread needs.
+#[derive(Clone)]
+struct Work {
+    target: Arc<Target>,
+    watchers: Arc<Watchers>,
+    sweep_every: Option<Duration>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        target: Arc<Target>,
+        watchers: Arc<Watchers>,
+        sweep_every: Option<Duration>,
+    ) -> Self {
+        Self {
+            work: Work {
+                target,
+                watchers,
+                sweep_every,
+            },
+            queue: Mutex::default(),
+        }
+    }
+
+    /// Writes, and answers when it is committed. A caller that goes away does not stop it.
+    pub(super) async fn ask<Q, A>(
+        &self,
+        question: Q,
+        write: impl FnOnce(Asked<Q, A>) -> Write,
+    ) -> Result<A, StoreError> {
+        let (asked, answered) = Asked::new(question);
+        let ended = || Err(StoreError::unavailable(NAME, Ended));
+        match self.queue()?.send(write(asked)) {
+            Ok(()) => answered.await.unwrap_or_else(|_| ended()),
+            Err(_) => ended(),
+        }
+    }
+
+    /// The way to the thread, which is started where there is none.
+    pub(super) fn queue(&self) -> Result<UnboundedSender<Write>, StoreError> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queue.as_ref().filter(|queue| !queue.is_closed()) {
+            return Ok(queue.clone());
+        }
+        let (sender, writes) = unbounded_channel();
+        let (work, own) = (self.work.clone(), sender.downgrade());
+        thread::Builder::new()
+            .name("idem-sqlite".to_owned())
+            .spawn(move || work.run(writes, own))
+            .map_err(|error| StoreError::unavailable(NAME, error))?;
+        *queue = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+impl Work {
+    /// The thread.
+    fn run(self, mut writes: UnboundedReceiver<Write>, own: WeakUnboundedSender<Write>) {
+        // However it ends, nobody waits for news that do not come.
+        let _end = WakesAll(Arc::clone(&self.watchers));
+        let runtime = match runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                error!(
+                    target: "idem",
+                    error = &error as &dyn std::error::Error,
+                    "the sqlite store cannot write"
+                );
+                return;
+            }
+        };
+        runtime.block_on(async {
+            // Both end with the runtime.
+            tokio::spawn(look_out(
+                Arc::clone(&self.watchers),
+                Arc::clone(&self.target),
+            ));
+            if let Some(pause) = self.sweep_every {
+                tokio::spawn(sweep(own, pause));
+            }
+            let mut connection = None;
+            while let Some(first) = writes.recv().await {
+                let batch = collect(first, &mut writes);
+                self.write(batch, &mut connection).await;
+            }
+        });
+    }
+
+    async fn write(&self, mut batch: Vec<Write>, connection: &mut Option<SqliteConnection>) {
+        batch.retain(Write::is_wanted);
+        let together = match batch[..] {
+            // A statement of its own is a transaction of its own.
+            [] | [_] => None,
+            _ => Some(self.together(&mut batch, connection).await),
+        };
+        match together {
+            Some(Ok(())) => self.announce(batch),
+            Some(Err(error)) if is_busy(&error) => fail(batch, error),
+            // One of them cannot be written; the others can.
+            Some(Err(_)) | None => self.one_by_one(batch, connection).await,
+        }
+    }
+
+    /// All in one transaction, or none.
+    async fn together(
+        &self,
+        batch: &mut [Write],
+        connection: &mut Option<SqliteConnection>,
+    ) -> Result<(), sqlx::Error> {
+        let used = self.open(connection).await?;
+        // Never a transaction that begins with a look and becomes one that writes: another
+        // process could write in between, and SQLite would refuse the rest.
+        execute(used, "BEGIN IMMEDIATE").await?;
+        let done = match Write::run_all(batch, used).await {
+            Ok(()) => execute(used, "COMMIT").await,
+            failed => failed,
+        };
+        if done.is_err() && execute(used, "ROLLBACK").await.is_err() {
+            // It has rolled itself back, or it is broken: closing does the same.
+            *connection = None;
+        }
+        done
+    }
+
+    async fn one_by_one(&self, batch: Vec<Write>, connection: &mut Option<SqliteConnection>) {
+        let mut batch = batch.into_iter();
+        while let Some(mut write) = batch.next() {
+            let done = match self.open(connection).await {
+                Ok(used) => write.run(used).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = done else {
+                self.announce([write]);
+                continue;
+            };
+            if !spares_the_connection(&error) {
+                *connection = None;
+            }
+            if is_busy(&error) {
+                // Whoever is in the way was waited for once, and that is enough for all.
+                fail([write].into_iter().chain(batch), error);
+                return;
+            }
+            write.fail(store_error(error));
+        }
+    }
+
+    async fn open<'a>(
+        &self,
+        connection: &'a mut Option<SqliteConnection>,
+    ) -> Result<&'a mut SqliteConnection, sqlx::Error> {
+        match connection {
+            Some(connection) => Ok(connection),
+            none => Ok(none.insert(self.target.open().await?)),
+        }
+    }
+
+    /// It is committed.
+    fn announce(&self, batch: impl IntoIterator<Item = Write>) {
+        for write in batch {
+            if let Some(id) = write.news() {
+                self.watchers.wake(id);
+            }
+            write.give();
+        }
+    }
+}
+
+/// What waits, up to the bounds of a transaction.
+fn collect(first: Write, writes: &mut UnboundedReceiver<Write>) -> Vec<Write> {
+    let mut heavy = first.weight();
+    let mut batch = vec![first];
+    while batch.len() < MOST
+        && heavy < HEAVY
+        && let Ok(write) = writes.try_recv()
+    {
+        heavy += write.weight();
+        batch.push(write);
+    }
+    batch
+}
+
+fn fail(batch: impl IntoIterator<Item = Write>, error: sqlx::Error) {
+    let error = store_error(error);
+    for write in batch {
+        write.fail(error.clone());
+    }
+}
+
+/// Deletes what is over, a little at a time: in between, others write.
+async fn sweep(queue: WeakUnboundedSender<Write>, pause: Duration) {
+    loop {
+        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        loop {
+            let (asked, answered) = Asked::new(SWEPT);
+            // Gone with the last handle.
+            let Some(queue) = queue.upgrade() else {
+                return;
+            };
+            if queue.send(Write::Sweep(asked)).is_err() {
+                return;
+            }
+            drop(queue);
+            match answered.await {
+                Ok(Ok(swept)) if swept == u64::from(SWEPT) => sleep(PAUSE).await,
+                Ok(Ok(_)) => break,
+                Ok(Err(error)) => {
+                    debug!(
+                        target: "idem",
+                        error = &error as &dyn std::error::Error,
+                        "the sqlite database could not be swept"
+                    );
+                    break;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+struct WakesAll(Arc<Watchers>);
+
+impl Drop for WakesAll {
+    fn drop(&mut self) {
+        self.0.wake_all();
+    }
+}
+
+/// The thread has ended in the middle of a write.
+#[derive(Debug)]
+struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the thread that writes has ended, and whether it has written is not known")
+    }
+}
+
+impl std::error::Error for Ended {}

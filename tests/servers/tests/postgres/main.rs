@@ -1,0 +1,13 @@
+//! The Postgres store against real servers: conformance, what it costs, many processes, and what
+//! happens when servers and processes stop, die, hang and come back.
+
+#[path = "../support/load.rs"]
+mod load;
+#[path = "../support/processes.rs"]
+mod many;
+#[path = "../support/worker.rs"]
+mod worker;
+
+mod conformance;
+mod outages;
+mod processes;

@@ -1,0 +1,435 @@
+//! Connections that go silent, open slowly or are used from many runtimes, and nodes that hang:
+//! what a process sees of its server without any fault of the server's own.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use idem::stores::redis::RedisStore;
+use idem::{
+    Change, Claim, Claimed, ConnectError, Engine, Error, Fingerprint, InFlight, Key, OnCrash,
+    Operation, Phase, RecordId, Store, StoreError,
+};
+use idem_tests::{Redis, RedisCluster, RedisSentinel, Reply};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::conformance::{claim, key};
+use crate::proxy::Proxy;
+
+/// How long anything here may take. It bounds a hang, and says nothing of speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until the answer is `Ok`.
+async fn eventually<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(seen) => assert!(
+                start.elapsed() < PATIENCE,
+                "{what}: not within {PATIENCE:?}, but: {seen:?}"
+            ),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// For [`eventually`].
+fn is(condition: bool) -> Result<(), &'static str> {
+    condition.then_some(()).ok_or("not yet")
+}
+
+async fn connect(url: &str, command_timeout: Duration) -> Result<RedisStore, ConnectError> {
+    let builder = RedisStore::builder(url)?;
+    builder.command_timeout(command_timeout).connect().await
+}
+
+async fn run(operation: &Operation, key: &str) -> Result<u32, Error> {
+    let request = Fingerprint::of("request").unwrap();
+    let body = async { Ok(idem::attempt().number()) };
+    operation.run(key, request, body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_connection_is_replaced_though_every_caller_gives_up_sooner() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis).await;
+    let store = RedisStore::connect(&proxy.url()).await.unwrap();
+    // Half of what a command may take.
+    let engine = Engine::builder(store).store_timeout(Duration::from_secs(1));
+    let operation = engine.build().operation("op");
+    run(&operation, "before").await.unwrap();
+    proxy.lose();
+    eventually("an answer", || run(&operation, "after")).await;
+    assert_eq!(proxy.accepted(), 2, "one was replaced by one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_outlives_the_connection_that_its_renewals_were_sent_over() {
+    const LEASE: Duration = Duration::from_secs(5);
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis).await;
+    // A renewal is given up after a third of the lease, which is sooner than a command.
+    let here = Engine::new(RedisStore::connect(&proxy.url()).await.unwrap());
+    let there = RedisStore::connect(&redis.url()).await.unwrap();
+    let (started, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let first = tokio::spawn({
+        let operation = here.operation("op").lease(LEASE);
+        let (started, end) = (started.clone(), end.clone());
+        async move {
+            let body = async {
+                started.notify_one();
+                end.notified().await;
+                Ok::<_, Error>(!idem::attempt().lease_lost())
+            };
+            let request = Fingerprint::of("request").unwrap();
+            operation.run("k", request, body).await
+        }
+    });
+    started.notified().await;
+    proxy.lose();
+
+    let id = RecordId::derive("", "op", None, &Key::of("k").unwrap());
+    let mut least = LEASE;
+    eventually("a renewal", async || {
+        let seen = there.inspect(&id).await.unwrap().unwrap();
+        let Phase::Running {
+            lease_left: Some(left),
+        } = seen.phase
+        else {
+            panic!("the lease is over: {seen:?}");
+        };
+        least = least.min(left);
+        is(left > least + LEASE / 10)
+    })
+    .await;
+    // Who asks elsewhere waits for the one execution.
+    let operation = Engine::new(there).operation("op").lease(LEASE);
+    let waiting = operation.in_flight(InFlight::Wait(PATIENCE));
+    let body = async { panic!("this body must not run") };
+    let request = Fingerprint::of("request").unwrap();
+    end.notify_one();
+    let answer: Result<bool, Error> = waiting.run("k", request, body).await;
+    assert!(answer.unwrap(), "the body held its lease");
+    assert!(first.await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_that_hangs_is_passed_over_though_it_takes_longer_than_a_command() {
+    let sentinel = RedisSentinel::start();
+    let command_timeout = Duration::from_millis(800);
+    let running = connect(&sentinel.url(), command_timeout).await.unwrap();
+    running.claim(&claim(1)).await.unwrap();
+    let primary = sentinel.primary();
+    // The first that is asked.
+    sentinel.sentinels()[0].pause();
+    let starting = connect(&sentinel.url(), command_timeout).await.unwrap();
+    starting.claim(&claim(2)).await.unwrap();
+    let killed = ["CLIENT", "KILL", "TYPE", "normal"];
+    primary.console().call(&killed);
+    eventually("an answer", async || running.claim(&claim(3)).await).await;
+    sentinel.sentinels()[0].resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_may_take_longer_to_open_than_a_command_may_take() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis).await;
+    let command_timeout = Duration::from_millis(500);
+    let store = connect(&proxy.url(), command_timeout).await.unwrap();
+    store.claim(&claim(1)).await.unwrap();
+    // Below the second that a server has to accept a connection.
+    proxy.delay_openings(Duration::from_millis(700));
+    let killed = ["CLIENT", "KILL", "TYPE", "normal"];
+    redis.console().call(&killed);
+    eventually("an answer", async || store.claim(&claim(2)).await).await;
+}
+
+#[tokio::test]
+async fn an_opening_that_failed_while_nobody_waited_is_no_later_calls_answer() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis).await;
+    // A database has to be selected: who was accepted and hung up on has not connected.
+    let url = format!("{}/1", proxy.url());
+    let store = RedisStore::connect(&url).await.unwrap();
+    proxy.refuse(true);
+    let killed = ["CLIENT", "KILL", "TYPE", "normal"];
+    redis.console().call(&killed);
+    eventually("a connection that is refused", async || {
+        let answer = store.claim(&claim(1)).await;
+        is(answer.is_err() && proxy.refused() > 0)
+    })
+    .await;
+    let refused = proxy.refused();
+    // Begins an opening, and goes away.
+    assert!(store.claim(&claim(2)).now_or_never().is_none());
+    eventually("another one", async || is(proxy.refused() > refused)).await;
+    // One thread: when this goes on, its failure has gone as far as it can.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    proxy.refuse(false);
+    let answer = store.claim(&claim(3)).await;
+    assert_eq!(answer.unwrap(), Claimed::Acquired { attempt: 1 });
+}
+
+#[test]
+fn a_runtime_that_blocks_does_not_keep_the_others_from_the_server() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let redis = Redis::start();
+    let url = redis.url();
+    let (sender, stores) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let blocked = thread::spawn(move || {
+        runtime().block_on(async {
+            let store = connect(&url, Duration::from_millis(300)).await.unwrap();
+            sender.send(store).unwrap();
+            // As a body does that blocks its thread. The connection is driven by this runtime.
+            let _ = ended.recv();
+        });
+    });
+    let store = stores.recv().unwrap();
+    runtime().block_on(eventually("an answer", async || {
+        store.claim(&claim(1)).await
+    }));
+    drop(end);
+    blocked.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_command_timeout_is_one() {
+    let cluster = RedisCluster::start();
+    let redis = Redis::start();
+    for (url, node) in [(redis.url(), &redis), (cluster.url(), &cluster.nodes()[0])] {
+        for store in [
+            connect(&url, Duration::MAX).await.unwrap(),
+            RedisStore::connect(&format!("{url}?timeout=1000000y"))
+                .await
+                .unwrap(),
+        ] {
+            let record = claim_on(&cluster, 0);
+            store.claim(&record).await.unwrap();
+            // An answer that is an error, as well.
+            let mut console = node.console();
+            console.call(&["FLUSHALL"]);
+            console.call(&[b"RPUSH".as_slice(), &key(&record), b"a list"]);
+            let answer = store.claim(&record).await;
+            assert!(
+                matches!(answer, Err(StoreError::Unreadable { .. })),
+                "{answer:?}"
+            );
+            console.call(&["FLUSHALL"]);
+        }
+    }
+}
+
+/// A claim whose record is that node's.
+fn claim_on(cluster: &RedisCluster, node: usize) -> Claim {
+    let mut console = cluster.nodes()[0].console();
+    let mut slot = |claim: &Claim| {
+        let words = [b"CLUSTER".as_slice(), b"KEYSLOT", &key(claim)];
+        match console.call(&words) {
+            Reply::Integer(slot) => usize::try_from(slot).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Each node has a third of the slots.
+    let mut claims = (1..=255).map(claim);
+    claims
+        .find(|claim| slot(claim) * cluster.nodes().len() / 16384 == node)
+        .unwrap()
+}
+
+/// Servers of a cluster go on answering when it is not complete.
+fn cluster_without_full_coverage() -> RedisCluster {
+    let cluster = RedisCluster::start();
+    for node in cluster.nodes() {
+        let words = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+        node.console().call(&words);
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_node_that_hangs_costs_the_other_nodes_no_call() {
+    let cluster = cluster_without_full_coverage();
+    let claims = [0, 1, 2].map(|node| claim_on(&cluster, node));
+    let calls = async |command_timeout, rounds| {
+        let store = connect(&cluster.url(), command_timeout).await.unwrap();
+        for claim in &claims {
+            store.claim(claim).await.unwrap();
+        }
+        cluster.nodes()[1].pause();
+        for round in 0..rounds {
+            let hung = store.claim(&claims[1]).await;
+            assert!(hung.is_err(), "{hung:?}");
+            for node in [0, 2] {
+                let answer = store.claim(&claims[node]).await;
+                assert!(
+                    answer.is_ok(),
+                    "round {round} at {command_timeout:?}, node {node}: {answer:?}"
+                );
+            }
+        }
+    };
+    // The default, and a short one.
+    calls(Duration::from_millis(800), 4).await;
+    cluster.nodes()[1].resume();
+    calls(Duration::from_secs(2), 2).await;
+    cluster.nodes()[1].resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_starts_while_a_cluster_node_hangs() {
+    let cluster = cluster_without_full_coverage();
+    cluster.nodes()[1].pause();
+    let store = RedisStore::connect(&cluster.url()).await.unwrap();
+    for node in [0, 2] {
+        let answer = store.claim(&claim_on(&cluster, node)).await;
+        assert_eq!(answer.unwrap(), Claimed::Acquired { attempt: 1 }, "{node}");
+    }
+    cluster.nodes()[1].resume();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_arrives_long_after_it_was_given_up_is_freed_where_a_crash_refuses() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis).await;
+    let store = connect(&proxy.url(), Duration::from_millis(300)).await;
+    let engine = Engine::new(store.unwrap());
+    let operation = engine.operation("op").on_crash(OnCrash::Refuse);
+    run(&operation, "before").await.unwrap();
+    // A claim is a `SET`; what frees it is a script without one.
+    let claims = || redis.console().info("commandstats", "cmdstat_set");
+
+    // Longer than a lost claim is looked for where a crash runs again.
+    proxy.hold_up(Duration::from_secs(7));
+    proxy.refuse(true);
+    let before = claims();
+    let refused = run(&operation, "k").await;
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    proxy.refuse(false);
+    eventually("the late claim", async || is(claims() != before)).await;
+    eventually("a key that is free", async || {
+        match operation.inspect("k").await {
+            Ok(None) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(run(&operation, "k").await.unwrap(), 1);
+}
+
+/// A claim of its own record, of thousands.
+fn claim_of(number: u32) -> Claim {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    Claim {
+        id: RecordId::from_bytes(id),
+        ..claim(0)
+    }
+}
+
+async fn no_channel_stays_subscribed(redis: &Redis) {
+    eventually("the end of all subscriptions", async || {
+        let channels = redis.console().call(&["PUBSUB", "SHARDCHANNELS"]);
+        match channels.items().len() {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_watches_that_are_dropped_at_once_leave_no_subscription() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    for number in 0..500 {
+        let claim = claim_of(number);
+        store.claim(&claim).await.unwrap();
+        let watches = tokio::join!(store.watch(&claim.id), store.watch(&claim.id));
+        let at_once = Barrier::new(2);
+        thread::scope(|scope| {
+            for watch in [watches.0.unwrap(), watches.1.unwrap()] {
+                let at_once = &at_once;
+                scope.spawn(move || {
+                    at_once.wait();
+                    drop(watch);
+                });
+            }
+        });
+    }
+    no_channel_stays_subscribed(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_watches_that_one_publication_wakes_leave_no_subscription() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let woken = Arc::new(AtomicUsize::new(0));
+    for number in 0..500 {
+        let claim = claim_of(number);
+        store.claim(&claim).await.unwrap();
+        let mut watches = Vec::new();
+        for _ in 0..2 {
+            let (watch, woken) = (store.watch(&claim.id).await.unwrap(), woken.clone());
+            watches.push(tokio::spawn(async move {
+                watch.await;
+                woken.fetch_add(1, Ordering::Relaxed);
+            }));
+        }
+        let outcome = Bytes::from_static(b"outcome");
+        let change = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+        assert_eq!(change.await.unwrap(), Change::Applied);
+        for watch in watches {
+            timeout(PATIENCE, watch).await.expect("it wakes").unwrap();
+        }
+    }
+    assert_eq!(woken.load(Ordering::Relaxed), 1000);
+    no_channel_stays_subscribed(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_connection_was_lost_before_it_began_wakes() {
+    let redis = Redis::start();
+    let store = connect(&redis.url(), PATIENCE).await.unwrap();
+    let (record, other) = (claim(1), claim(2));
+    for claim in [&record, &other] {
+        store.claim(claim).await.unwrap();
+    }
+    // The subscriptions' connection is there.
+    drop(store.watch(&other.id).await.unwrap());
+    let mut console = redis.console();
+    // The record cannot be marked: a watch gets no further than its subscription.
+    console.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let watching = tokio::spawn({
+        let store = store.clone();
+        async move { store.watch(&record.id).await }
+    });
+    eventually("a subscription", async || {
+        let words = [b"PUBSUB".as_slice(), b"SHARDNUMSUB", &key(&record)];
+        match console.call(&words).items() {
+            [_, Reply::Integer(1)] => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let killed = console.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(killed, Reply::Integer(1));
+    console.call(&["CLIENT", "UNPAUSE"]);
+
+    let watch = watching.await.unwrap().unwrap();
+    let outcome = Bytes::from_static(b"outcome");
+    let change = store.complete(&record.id, &record.token, outcome, record.retention);
+    assert_eq!(change.await.unwrap(), Change::Applied);
+    timeout(PATIENCE, watch).await.expect("the watch wakes");
+}

@@ -1,0 +1,275 @@
+//! Load, and a witness of what it does, for tests of servers that are stopped, killed, paused, cut
+//! off and failed over.
+//!
+//! Clients send each of their requests to two engines at once, as to two processes, and again
+//! until it is answered. What is checked, whatever happens to the server:
+//!
+//! - no body runs without a claim that the server has acknowledged,
+//! - no body runs twice, unless the server has forgotten what it had acknowledged,
+//! - every call is answered within the engine's timeouts,
+//! - once the server is back, calls succeed again, by themselves.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use idem::{
+    Change, Claim, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key,
+    Operation, RecordId, Store, StoreError, Token, Watch,
+};
+use idem_tests::wait_until;
+use tokio::task::JoinSet;
+
+/// How long a call of the stores under test may take: two tries fit into the engine's timeout.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+const WAIT: Duration = Duration::from_secs(10);
+const OPERATION: &str = "tests.outages";
+const CLIENTS: usize = 16;
+
+/// A call may claim, wait, and store, and a busy machine may be slow; what hangs is longer.
+const ANSWER: Duration = Duration::from_secs(3 + 10 + 3 + 15);
+
+/// Every attempt that was acknowledged, with its token.
+type Acquired = Arc<Mutex<HashMap<RecordId, Vec<(Token, u32)>>>>;
+
+/// A store that remembers which claims its server has acknowledged.
+#[derive(Clone)]
+struct Witnessed {
+    store: Arc<dyn Store>,
+    acquired: Acquired,
+}
+
+#[async_trait]
+impl Store for Witnessed {
+    fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let answer = self.store.claim(claim).await;
+        if let Ok(Claimed::Acquired { attempt }) = answer {
+            let mut acquired = self.acquired.lock().unwrap();
+            let acquired = acquired.entry(claim.id).or_default();
+            // The same claim again is no other.
+            if !acquired.contains(&(claim.token, attempt)) {
+                acquired.push((claim.token, attempt));
+            }
+        }
+        answer
+    }
+
+    async fn renew(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        lease: Duration,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        self.store.renew(id, token, lease, retention).await
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: &Token,
+        outcome: Bytes,
+        retention: Duration,
+    ) -> Result<Change, StoreError> {
+        self.store.complete(id, token, outcome, retention).await
+    }
+
+    async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.store.release(id, token).await
+    }
+
+    async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.store.abandon(id, token).await
+    }
+
+    async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        self.store.inspect(id).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
+        self.store.watch(id).await
+    }
+}
+
+/// What was executed, what was answered, and how the clients fared.
+#[derive(Default)]
+struct Shop {
+    executions: Mutex<HashMap<String, usize>>,
+    calls: AtomicU64,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    longest_ms: AtomicU64,
+    closed: AtomicBool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Load {
+    shop: Arc<Shop>,
+    engines: [Operation; 2],
+    acquired: Acquired,
+}
+
+impl Load {
+    /// Load on two engines over two handles onto the same storage.
+    pub(crate) fn over(stores: [Arc<dyn Store>; 2]) -> Self {
+        let acquired = Acquired::default();
+        let engines = stores.map(|store| {
+            let store = Witnessed {
+                store,
+                acquired: Arc::clone(&acquired),
+            };
+            let engine = EngineBuilder::over(Arc::new(store)).store_timeout(STORE_TIMEOUT);
+            let operation = engine.build().operation(OPERATION);
+            operation
+                .in_flight(InFlight::Wait(WAIT))
+                .lease(Duration::from_secs(120))
+        });
+        Self {
+            engines,
+            shop: Arc::default(),
+            acquired,
+        }
+    }
+
+    /// A call that is refused at once where the store cannot answer: its body must not run.
+    pub(crate) async fn refused(&self, key: &str) -> Duration {
+        let started = Instant::now();
+        let body = async { panic!("this body must not run") };
+        let fingerprint = Fingerprint::of(key).unwrap();
+        let refused: Result<u32, Error> = self.engines[0].run(key, fingerprint, body).await;
+        assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+        started.elapsed()
+    }
+
+    fn acquired(&self, key: &str) -> Vec<(Token, u32)> {
+        let id = RecordId::derive("", OPERATION, None, &Key::of(key).unwrap());
+        let acquired = self.acquired.lock().unwrap();
+        acquired.get(&id).cloned().unwrap_or_default()
+    }
+
+    async fn body(&self, key: &str) -> String {
+        let number = idem::attempt().number();
+        let acknowledged = self.acquired(key);
+        assert!(
+            acknowledged.iter().any(|(_, attempt)| *attempt == number),
+            "attempt {number} of {key} runs without a claim: {acknowledged:?}"
+        );
+        let execution = {
+            let mut executions = self.shop.executions.lock().unwrap();
+            let execution = executions.entry(key.to_owned()).or_default();
+            *execution += 1;
+            *execution
+        };
+        // Work.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..30))).await;
+        format!("execution {execution} of {key}")
+    }
+
+    /// Asks one engine until it answers with an outcome.
+    pub(crate) async fn ask(&self, engine: usize, key: &str) -> String {
+        loop {
+            let started = Instant::now();
+            let fingerprint = Fingerprint::of(key).unwrap();
+            let body = async { Ok::<_, Error>(self.body(key).await) };
+            let answer = self.engines[engine].run(key, fingerprint, body);
+            let answer = tokio::time::timeout(ANSWER, answer).await;
+            let answer = answer.unwrap_or_else(|_| panic!("no answer within {ANSWER:?}"));
+            let took = u64::try_from(started.elapsed().as_millis()).unwrap();
+            self.shop.longest_ms.fetch_max(took, Ordering::Relaxed);
+            self.shop.calls.fetch_add(1, Ordering::Relaxed);
+            match answer {
+                Ok(outcome) => {
+                    self.shop.answered.fetch_add(1, Ordering::Relaxed);
+                    return outcome;
+                }
+                Err(Error::Store(_) | Error::InFlight { .. }) => {
+                    self.shop.refused.fetch_add(1, Ordering::Relaxed);
+                    // As `Retry-After` says to a client.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn client(self, number: usize, may_forget: bool) {
+        for order in 0.. {
+            if self.shop.closed.load(Ordering::Acquire) {
+                return;
+            }
+            let key = format!("client {number}, order {order}");
+            let (one, other) = tokio::join!(self.ask(0, &key), self.ask(1, &key));
+            let again = self.ask(order % 2, &key).await;
+            let executions = self.shop.executions.lock().unwrap()[&key];
+            if executions == 1 {
+                assert_eq!((&one, &other), (&again, &again));
+                continue;
+            }
+            let acknowledged = self.acquired(&key);
+            assert!(may_forget, "{key} ran {executions} times: {acknowledged:?}");
+            // Each execution was acknowledged as a first: the server had forgotten the others.
+            let firsts = acknowledged.iter().filter(|(_, attempt)| *attempt == 1);
+            assert!(firsts.count() >= executions, "{key}: {acknowledged:?}");
+        }
+    }
+
+    /// Waits until so many more calls have been answered.
+    pub(crate) fn recovers(&self, what: &str) {
+        let before = self.shop.answered.load(Ordering::Relaxed);
+        let what = format!("recovery after {what}");
+        wait_until(&what, Duration::from_secs(60), || {
+            let answered = self.shop.answered.load(Ordering::Relaxed) - before;
+            if answered > 200 {
+                Ok(())
+            } else {
+                Err(format!("{answered} calls answered"))
+            }
+        });
+    }
+}
+
+pub(crate) type Faults<'a> = &'a [(&'a str, &'a dyn Fn())];
+
+/// Applies every fault in turn, over and over, for so long; then closes the shop and checks it.
+pub(crate) async fn withstands(load: Load, time: Duration, may_forget: bool, faults: Faults<'_>) {
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        clients.spawn(load.clone().client(number, may_forget));
+    }
+    let mut befell = 0;
+    tokio::task::block_in_place(|| {
+        load.recovers("the start");
+        let started = Instant::now();
+        // All of them once at least.
+        for (what, fault) in faults.iter().cycle() {
+            if befell >= faults.len() && started.elapsed() > time {
+                break;
+            }
+            fault();
+            load.recovers(what);
+            befell += 1;
+        }
+    });
+    load.shop.closed.store(true, Ordering::Release);
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    let executions = load.shop.executions.lock().unwrap();
+    let repeated = executions.values().filter(|count| **count > 1).count();
+    println!(
+        "{befell} faults, {} keys, {} calls, {} refused, {repeated} keys executed again after a \
+         forgotten claim, longest call {} ms",
+        executions.len(),
+        load.shop.calls.load(Ordering::Relaxed),
+        load.shop.refused.load(Ordering::Relaxed),
+        load.shop.longest_ms.load(Ordering::Relaxed),
+    );
+}

@@ -1,0 +1,8 @@
+//! Claims, writes and outcomes in one transaction, on both databases: all of it happens, once, or
+//! nothing does.
+
+mod databases;
+mod faults;
+mod handlers;
+mod statements;
+mod suite;
