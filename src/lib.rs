@@ -25,6 +25,8 @@ pub use idem_stores::ConnectError;
 /// | `memory://`, `memory://?max_bytes=N` | this process | `memory` |
 /// | `redis://…`, `redis-cluster://…`, `redis-sentinel://…` | Redis or Valkey | `redis` |
 /// | `rediss://…` and so on | the same over TLS | `redis-tls` |
+/// | `postgres://…` | PostgreSQL | `postgres` |
+/// | `sqlite://file.db` | a file of this machine | `sqlite` |
 ///
 /// [`stores::connect`] says what a URL can hold.
 ///
