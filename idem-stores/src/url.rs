@@ -26,6 +26,7 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// |---|---|
 /// | `memory://` | this process, 256 MiB |
 /// | `memory://?max_bytes=N` | this process, at most `N` bytes |
+/// | `postgres://[user[:password]@][host][:5432][/database]`, `postgresql://…` | a PostgreSQL server, over TLS where its `sslmode` says so |
 /// | `redis://[user:password@]host[:6379][/database]` | one Redis or Valkey server |
 /// | `redis-cluster://[…@]host:port[,host:port]…` | a cluster, found through these nodes |
 /// | `redis-sentinel://[…@]host[:26379][,host[:port]]…[/database]?master=NAME` | the primary that these sentinels name |
@@ -36,6 +37,12 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// `timeout=2s` how long one command may take, and with SQLite how long a call waits for the lock
 /// of another process. Reserved characters of a login or an option are
 /// percent-encoded.
+///
+/// With PostgreSQL, `max_connections=10` bounds the store's connections, `migrate=off` leaves the
+/// tables to whoever runs the migrations by hand, and `sweep=60s` is how often what has expired is
+/// deleted, or `off`. The others are the driver's: `sslmode`, `sslrootcert`,
+/// `options[search_path]=…`. What a URL does not say comes from the variables of libpq
+/// (`PGHOST`, `PGPASSWORD`) and its password file.
 ///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or

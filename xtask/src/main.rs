@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` checks everything that must hold before a change lands.
 
+mod crashes;
 mod features;
 mod run;
 mod servers;
@@ -21,13 +22,22 @@ struct Options {
 enum Command {
     /// Servers, format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
     Test,
+    /// Kills the example ledger and its database, over and over, and compares what it says with
+    /// what is there.
+    Crash {
+        /// How often the server is killed in each run in a transaction; a quarter as often, or less,
+        /// in the others.
+        #[arg(long, default_value_t = crashes::KILLS)]
+        kills: u32,
+    },
 }
 
 fn main() -> ExitCode {
-    let Options {
-        command: Command::Test,
-    } = Options::parse();
-    match test() {
+    let ended = match Options::parse().command {
+        Command::Test => test(),
+        Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
+    };
+    match ended {
         Ok(()) => {
             println!("\neverything holds");
             ExitCode::SUCCESS
@@ -68,6 +78,9 @@ fn test() -> Result<(), Failure> {
 
     step("all tests, with every feature");
     cargo(&["test", "--workspace", "--all-features"]).run()?;
+
+    step("crashes");
+    crashes::run(crashes::KILLS)?;
 
     step("each feature alone");
     features::check_each()?;

@@ -24,7 +24,7 @@ use sqlx::{Connection, PgPool, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::errors::{connect_error, has_met_another, is_of_the_connection, store_error};
+use super::errors::{has_met_another, is_of_the_connection, schema_error, store_error};
 use super::own::{Own, Taken};
 use crate::ConnectError;
 
@@ -123,8 +123,8 @@ impl Connections {
     ) -> Result<T, ConnectError> {
         let lent = timeout(self.timeout, self.lend()).await;
         let lent = lent.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let mut loan = lent.map_err(connect_error)?;
-        let answer = used(loan.connection().map_err(connect_error)?).await;
+        let mut loan = lent.map_err(schema_error)?;
+        let answer = used(loan.connection().map_err(schema_error)?).await;
         let failed = answer.is_err().then_some(&sqlx::Error::WorkerCrashed);
         loan.ended_with(failed);
         answer

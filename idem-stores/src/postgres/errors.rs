@@ -12,6 +12,8 @@ mod code {
     pub(super) const READ_ONLY_TRANSACTION: &str = "25006";
     pub(super) const SERIALIZATION_FAILURE: &str = "40001";
     pub(super) const DEADLOCK_DETECTED: &str = "40P01";
+    /// A class: a right that is missing, a table of another's making.
+    pub(super) const ACCESS_RULE_VIOLATION: &str = "42";
     pub(super) const DISK_FULL: &str = "53100";
 }
 
@@ -28,8 +30,17 @@ pub(super) fn store_error(error: Error) -> StoreError {
     StoreError::unavailable(NAME, error)
 }
 
-pub(super) fn connect_error(error: Error) -> ConnectError {
-    ConnectError::Store(store_error(error))
+/// What fails while the tables are looked at or made. What the server refuses there is no outage.
+pub(super) fn schema_error(error: Error) -> ConnectError {
+    match of_the_server(&error) {
+        Some(refusal) if refusal.code().starts_with(code::ACCESS_RULE_VIOLATION) => {
+            ConnectError::Unfit {
+                store: NAME,
+                problem: format!("its tables cannot be made or read: {}", refusal.message()).into(),
+            }
+        }
+        _ => ConnectError::Store(store_error(error)),
+    }
 }
 
 /// The transaction met another one and was rolled back: it has had no effect. At the server's

@@ -68,8 +68,8 @@ use crate::ConnectError;
 use checks::Server;
 use connections::{Connections, Statement};
 use sweeping::Sweeping;
-pub use transaction::PgTransactions;
 use target::Settings;
+pub use transaction::PgTransactions;
 use watching::Watching;
 
 const NAME: &str = "postgres";

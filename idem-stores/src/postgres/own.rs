@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Pauses between attempts to connect while a server is away: doubled from the first to the
 /// last.
@@ -22,9 +22,7 @@ const LONGEST_REST: Duration = Duration::from_secs(10 * 60);
 
 pub(super) struct Own {
     options: PgConnectOptions,
-    /// How long the server may work on a statement: what a caller has given up is not carried
-    /// out much later.
-    statement_timeout: Duration,
+    timeout: Duration,
     permits: Arc<Semaphore>,
     shelf: Mutex<Shelf>,
 }
@@ -54,12 +52,12 @@ impl Own {
     pub(super) fn new(
         options: PgConnectOptions,
         max_connections: usize,
-        statement_timeout: Duration,
+        timeout: Duration,
     ) -> Self {
         let permits = max_connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             options,
-            statement_timeout,
+            timeout,
             permits: Arc::new(Semaphore::new(permits)),
             shelf: Mutex::default(),
         }
@@ -69,21 +67,33 @@ impl Own {
         &self.options
     }
 
-    /// A connection that rests, or a new one. Waits where all are taken. Dropping the future
-    /// gives up what it has begun.
-    pub(super) async fn take(&self) -> Result<Taken, sqlx::Error> {
+    /// A connection that rests, or a new one. Waits where all are taken.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Taken, sqlx::Error> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
         let rested = self.shelf().take();
-        let (connection, opened) = match rested {
-            Some(line) => (line.connection, line.opened),
-            None => (self.open().await?, Instant::now()),
-        };
-        Ok(Taken {
-            connection,
-            opened,
-            _permit: permit,
-        })
+        if let Some(line) = rested {
+            return Ok(Taken {
+                connection: line.connection,
+                opened: line.opened,
+                _permit: permit,
+            });
+        }
+        // On a task of its own, which goes on when the call that began it is dropped: otherwise
+        // callers who have waited for long would each begin what they have no time to end.
+        let (opened, opening) = oneshot::channel();
+        let own = Arc::clone(self);
+        tokio::spawn(async move {
+            let result = own.open().await.map(|connection| Taken {
+                connection,
+                opened: Instant::now(),
+                _permit: permit,
+            });
+            if let Err(Ok(unclaimed)) = opened.send(result) {
+                own.give_back(unclaimed);
+            }
+        });
+        opening.await.unwrap_or(Err(sqlx::Error::PoolClosed))
     }
 
     /// Takes back a connection that has just answered.
@@ -109,7 +119,8 @@ impl Own {
     async fn open(&self) -> Result<PgConnection, sqlx::Error> {
         let pause = self.shelf().pause();
         sleep(pause).await;
-        let opened = self.open_now().await;
+        let opened = timeout(self.timeout, self.open_now()).await;
+        let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let mut shelf = self.shelf();
         shelf.failed = match opened {
             Ok(_) => 0,
@@ -121,10 +132,11 @@ impl Own {
     async fn open_now(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         // A plan that was made while the table was small would read all of it, and is kept until
-        // the statistics say otherwise.
+        // the statistics say otherwise. Nothing here is worth compiling. And what a caller has
+        // given up is not carried out much later.
         let settings = format!(
-            "SET enable_seqscan = off; SET statement_timeout = {}",
-            self.statement_timeout.as_millis().clamp(1, 2_147_483_647)
+            "SET enable_seqscan = off; SET jit = off; SET statement_timeout = {}",
+            self.timeout.as_millis().clamp(1, 2_147_483_647)
         );
         connection.execute(AssertSqlSafe(settings)).await?;
         Ok(connection)

@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
+use sqlx::Connection;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Row};
 
 use super::NAME;
-use super::errors::connect_error;
+use super::errors::schema_error;
 use crate::ConnectError;
 
 /// Each makes the next version of its predecessor's tables, and says so in `idem_schema`.
@@ -18,27 +18,28 @@ pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_records.s
 /// Of the processes that want to migrate, the one that holds this advisory lock does: "idem_001".
 const LOCK: i64 = 0x6964_656d_5f30_3031;
 
-const TABLES: &str = "SELECT to_regclass('idem_schema') IS NOT NULL AS schema, \
-    to_regclass('idem_records') IS NOT NULL AS records";
+/// Asked of the catalog itself: what the server's process remembers of names may be from before
+/// the lock.
+const TABLES: &str = "SELECT relname::text FROM pg_catalog.pg_class \
+    WHERE relname IN ('idem_records', 'idem_schema') AND pg_table_is_visible(oid)";
 
 /// The version of the tables; 0 where there are none.
 async fn look(connection: &mut PgConnection) -> Result<usize, ConnectError> {
-    let tables = sqlx::query(TABLES)
+    let tables: Vec<String> = sqlx::query_scalar(TABLES)
         .persistent(false)
-        .fetch_one(&mut *connection)
+        .fetch_all(&mut *connection)
         .await
-        .map_err(connect_error)?;
-    let is_there = |table| tables.try_get::<bool, _>(table).map_err(connect_error);
-    match (is_there("schema")?, is_there("records")?) {
-        (false, false) => return Ok(0),
-        (true, true) => {}
-        _ => return Err(unfit("of idem_records and idem_schema it has only one")),
+        .map_err(schema_error)?;
+    match &tables[..] {
+        [] => return Ok(0),
+        [only] => return Err(unfit(format!("of its two tables there is only {only}"))),
+        _ => {}
     }
     let version: Option<i32> = sqlx::query_scalar("SELECT max(version) FROM idem_schema")
         .persistent(false)
         .fetch_one(connection)
         .await
-        .map_err(connect_error)?;
+        .map_err(schema_error)?;
     match version.map(usize::try_from) {
         Some(Ok(version @ 1..)) if version <= MIGRATIONS.len() => Ok(version),
         _ => Err(unfit(format!(
@@ -78,24 +79,24 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), Connect
     if look(&mut *connection).await? == MIGRATIONS.len() {
         return Ok(());
     }
-    let mut transaction = connection.begin().await.map_err(connect_error)?;
+    let mut transaction = connection.begin().await.map_err(schema_error)?;
     // It may wait for another process, and change much.
     sqlx::raw_sql("SET LOCAL statement_timeout = 0")
         .execute(&mut *transaction)
         .await
-        .map_err(connect_error)?;
+        .map_err(schema_error)?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(LOCK)
         .persistent(false)
         .execute(&mut *transaction)
         .await
-        .map_err(connect_error)?;
+        .map_err(schema_error)?;
     let version = look(&mut transaction).await?;
     for migration in &MIGRATIONS[version..] {
         sqlx::raw_sql(*migration)
             .execute(&mut *transaction)
             .await
-            .map_err(connect_error)?;
+            .map_err(schema_error)?;
     }
-    transaction.commit().await.map_err(connect_error)
+    transaction.commit().await.map_err(schema_error)
 }

@@ -167,4 +167,14 @@ mod tests {
         assert_eq!(settings.max_connections, 10);
         assert_eq!(settings.timeout, Duration::from_secs(2));
     }
+
+    #[cfg(not(feature = "postgres-tls"))]
+    #[test]
+    fn what_is_to_be_encrypted_needs_the_feature() {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            let url = format!("postgres://app@db.example/shop?sslmode={mode}");
+            let error = parse(&url).unwrap_err();
+            assert!(error.to_string().contains("postgres-tls"), "{error}");
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! What an error of the driver says to whoever asked the store.
 
 use idem_core::StoreError;
-use tracing::error;
 
 use super::NAME;
 use crate::ConnectError;
 
 // https://sqlite.org/rescode.html
 const ERROR: i32 = 1;
+const PERM: i32 = 3;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const READONLY: i32 = 8;
@@ -15,6 +15,7 @@ const CORRUPT: i32 = 11;
 const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const CONSTRAINT: i32 = 19;
+const AUTH: i32 = 23;
 const NOTADB: i32 = 26;
 
 /// SQLite's primary result code, where it is SQLite that failed.
@@ -48,14 +49,8 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
                 store: NAME,
                 max_bytes: None,
             },
-            // No outage, behind which something may run unprotected: records may be in there.
-            Some(CORRUPT | NOTADB) => {
-                error!(
-                    target: "idem",
-                    error = &error as &dyn std::error::Error,
-                    "the sqlite database is damaged"
-                );
-                StoreError::Unreadable { store: NAME }
+            Some(ERROR | PERM | READONLY | CORRUPT | AUTH | NOTADB) => {
+                StoreError::rejected(NAME, error)
             }
             _ => StoreError::unavailable(NAME, error),
         },

@@ -68,8 +68,8 @@ use crate::ConnectError;
 use errors::{connect_error, store_error};
 use readers::Readers;
 use record::Record;
-pub use transaction::SqliteTransactions;
 use target::Target;
+pub use transaction::SqliteTransactions;
 use watching::Watchers;
 use writer::Writer;
 use writes::{Completion, To, Write};
@@ -115,7 +115,7 @@ impl SqliteStoreBuilder {
             .map_err(connect_error)?;
         schema::migrate(&mut connection).await?;
         checks::run(&mut connection).await.map_err(connect_error)?;
-        let store = SqliteStore::over(target, Some(self.sweep_every));
+        let store = SqliteStore::over(target, connection, Some(self.sweep_every));
         // It sweeps, also where this process never writes.
         store.inner.writer.queue().map_err(ConnectError::Store)?;
         Ok(store)
@@ -192,17 +192,23 @@ impl SqliteStore {
         schema::check(&mut connection).await?;
         let mut pooled = pool.acquire().await.map_err(connect_error)?;
         checks::run(&mut pooled).await.map_err(connect_error)?;
-        Ok(Self::over(target, None))
+        Ok(Self::over(target, connection, None))
     }
 
-    fn over(target: Target, sweep_every: Option<Duration>) -> Self {
+    fn over(target: Target, opened: SqliteConnection, sweep_every: Option<Duration>) -> Self {
         let target = Arc::new(target);
         let watchers = Arc::<Watchers>::default();
+        let writer = Writer::new(
+            Arc::clone(&target),
+            opened,
+            Arc::clone(&watchers),
+            sweep_every,
+        );
         Self {
             inner: Arc::new(Inner {
                 readers: Readers::new(Arc::clone(&target)),
-                writer: Writer::new(Arc::clone(&target), Arc::clone(&watchers), sweep_every),
                 watchers,
+                writer,
                 target,
             }),
         }

@@ -38,7 +38,7 @@ impl Readers {
         let free = self.free().pop();
         let mut connection = match free {
             Some(connection) => connection,
-            None => self.target.open_to_read().await?,
+            None => self.target.open_to_read("idem-reader").await?,
         };
         // Where the caller goes away meanwhile, the connection goes, too.
         let result = read(&mut connection).await;

@@ -43,7 +43,12 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, Co
                 MIGRATIONS.len()
             ))),
         },
-        Err(error) if !is_refused_statement(&error) => Err(connect_error(error)),
+        Err(error)
+            if !is_refused_statement(&error)
+                && !matches!(error, sqlx::Error::ColumnDecode { .. }) =>
+        {
+            Err(connect_error(error))
+        }
         _ => Err(unfit(format!(
             "it has tables of another's making, or only a part of ours: {}",
             tables.join(", ")

@@ -1,5 +1,5 @@
 //! The statements, on any connection to the database: inside of a transaction or not, each
-//! transition is judged by itself, by the time that the statement reads.
+//! transition is judged by itself, by the time that its statement reads.
 //!
 //! A statement that writes is always run to its end. Outside of a transaction it commits when it
 //! ends, and the driver would not tell of a commit that failed behind the first row.
@@ -8,12 +8,12 @@ mod many;
 
 use idem_core::{Change as Changed, Claim, Claimed, Fingerprint, OnCrash, RecordId, Token};
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 
 use super::record::{self, Record, millis};
 use super::writes::{Change, Completion, To};
-use many::Many;
 pub(super) use many::MANY;
+use many::Many;
 
 /// A statement that begins by looking at the clock: the one place where time is read.
 macro_rules! on_the_clock {
@@ -25,14 +25,16 @@ macro_rules! on_the_clock {
     };
 }
 
-static CLAIM: Many = Many::new(on_the_clock!("claim"), "(?, ?, ?, ?, ?)");
-static COMPLETE: Many = Many::new(on_the_clock!("complete"), "(?, ?, ?, ?)");
+const CLAIM: &str = on_the_clock!("claim");
 const RENEW: &str = on_the_clock!("renew");
+const COMPLETE: &str = on_the_clock!("complete");
 const RELEASE: &str = on_the_clock!("release");
 const ABANDON: &str = on_the_clock!("abandon");
 const LOOK: &str = on_the_clock!("look");
 const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
+static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
+static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
 
 /// One claim.
 pub(super) async fn claim(
@@ -40,9 +42,18 @@ pub(super) async fn claim(
     claim: &Claim,
 ) -> Result<Claimed, sqlx::Error> {
     loop {
-        let acquired = acquire(&mut *connection, &[claim], claim.on_crash).await?;
-        if let [Some(answer)] = &acquired[..] {
-            return Ok(answer.clone());
+        let acquired = sqlx::query(CLAIM)
+            .bind(claim.id.as_bytes().as_slice())
+            .bind(claim.fingerprint.to_bytes().as_slice())
+            .bind(claim.token.as_bytes().as_slice())
+            .bind(millis(claim.lease))
+            .bind(millis(claim.retention))
+            .bind(claim.on_crash == OnCrash::Rerun)
+            .fetch_all(&mut *connection)
+            .await?;
+        if let Some(row) = acquired.first() {
+            let attempt = record::attempt(row)?;
+            return Ok(Claimed::Acquired { attempt });
         }
         if let Some(answer) = answer(connection, claim).await? {
             return Ok(answer);
@@ -51,14 +62,13 @@ pub(super) async fn claim(
     }
 }
 
-/// Up to [`MANY`] claims of one policy, each judged by itself: those that acquire their record.
-/// What the others find is [`claim`]'s to say.
-pub(super) async fn acquire(
+/// Up to [`MANY`] claims, each judged by itself, in one statement. What it cannot tell is each
+/// asked for again, in the same transaction: a claim recognises itself.
+pub(super) async fn claim_many(
     connection: &mut SqliteConnection,
     claims: &[&Claim],
-    on_crash: OnCrash,
-) -> Result<Vec<Option<Claimed>>, sqlx::Error> {
-    let mut query = CLAIM.of(claims.len()).bind(on_crash == OnCrash::Rerun);
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let mut query = CLAIM_MANY.of(claims.len());
     for claim in claims {
         query = query
             .bind(claim.id.as_bytes().as_slice())
@@ -67,31 +77,15 @@ pub(super) async fn acquire(
             .bind(millis(claim.lease))
             .bind(millis(claim.retention));
     }
-    let acquired = query.fetch_all(connection).await?;
-    let answers = claims.iter().map(|claim| {
-        let row = find(&acquired, &claim.id, &claim.token)?;
-        row.map(|row| {
-            let attempt = record::attempt(row)?;
-            Ok(Claimed::Acquired { attempt })
-        })
-        .transpose()
-    });
-    answers.collect()
-}
-
-/// The row of this record and this token.
-fn find<'a>(
-    rows: &'a [SqliteRow],
-    id: &RecordId,
-    token: &Token,
-) -> Result<Option<&'a SqliteRow>, sqlx::Error> {
-    for row in rows {
-        let (of, by): (&[u8], &[u8]) = (row.try_get("id")?, row.try_get("token")?);
-        if of == id.as_bytes() && by == token.as_bytes() {
-            return Ok(Some(row));
-        }
+    let done = query.execute(&mut *connection).await?;
+    if done.rows_affected() == claims.len() as u64 {
+        return Ok(vec![Claimed::Acquired { attempt: 1 }; claims.len()]);
     }
-    Ok(None)
+    let mut answers = Vec::with_capacity(claims.len());
+    for asked in claims {
+        answers.push(claim(connection, asked).await?);
+    }
+    Ok(answers)
 }
 
 /// The answer to a claim that changes nothing. `None` is to write the claim.
@@ -117,12 +111,27 @@ pub(super) async fn look(
     row.as_ref().map(Record::read).transpose()
 }
 
-/// Up to [`MANY`] completions, each judged by itself.
+/// One completion.
 pub(super) async fn complete(
+    connection: &mut SqliteConnection,
+    completion: &Completion,
+) -> Result<Changed, sqlx::Error> {
+    let done = sqlx::query(COMPLETE)
+        .bind(completion.id.as_bytes().as_slice())
+        .bind(completion.token.as_bytes().as_slice())
+        .bind(&completion.outcome[..])
+        .bind(millis(completion.retention))
+        .execute(connection)
+        .await?;
+    Ok(changed(&done))
+}
+
+/// Up to [`MANY`] completions, as [`claim_many`].
+pub(super) async fn complete_many(
     connection: &mut SqliteConnection,
     completions: &[&Completion],
 ) -> Result<Vec<Changed>, sqlx::Error> {
-    let mut query = COMPLETE.of(completions.len());
+    let mut query = COMPLETE_MANY.of(completions.len());
     for completion in completions {
         query = query
             .bind(completion.id.as_bytes().as_slice())
@@ -130,16 +139,15 @@ pub(super) async fn complete(
             .bind(&completion.outcome[..])
             .bind(millis(completion.retention));
     }
-    let finished = query.fetch_all(connection).await?;
-    let changed = completions.iter().map(|completion| {
-        Ok(
-            match find(&finished, &completion.id, &completion.token)? {
-                Some(_) => Changed::Applied,
-                None => Changed::LeaseLost,
-            },
-        )
-    });
-    changed.collect()
+    let done = query.execute(&mut *connection).await?;
+    if done.rows_affected() == completions.len() as u64 {
+        return Ok(vec![Changed::Applied; completions.len()]);
+    }
+    let mut answers = Vec::with_capacity(completions.len());
+    for asked in completions {
+        answers.push(complete(connection, asked).await?);
+    }
+    Ok(answers)
 }
 
 /// Any other change that needs the token.
@@ -157,11 +165,14 @@ pub(super) async fn change(
         To::Absent => of(RELEASE),
         To::Abandoned => of(ABANDON),
     };
-    let done = query.execute(connection).await?;
-    Ok(match done.rows_affected() {
+    Ok(changed(&query.execute(connection).await?))
+}
+
+fn changed(done: &SqliteQueryResult) -> Changed {
+    match done.rows_affected() {
         0 => Changed::LeaseLost,
         _ => Changed::Applied,
-    })
+    }
 }
 
 /// Which of the records are running, each with the token that holds it.

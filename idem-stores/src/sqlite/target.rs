@@ -78,14 +78,13 @@ impl Target {
         Self {
             options: options
                 .disable_statement_logging()
-                .statement_cache_capacity(32)
-                .thread_name(|number| format!("idem-sqlite-{number}")),
+                .statement_cache_capacity(32),
         }
     }
 
     /// Opens a connection that writes, and whose commits are durable.
     pub(super) async fn open(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+        let mut connection = self.connect("idem-writer").await?;
         if synchronous(&mut connection).await? < FULL {
             execute(&mut connection, "PRAGMA synchronous = FULL").await?;
         }
@@ -93,10 +92,18 @@ impl Target {
     }
 
     /// Opens a connection that cannot write.
-    pub(super) async fn open_to_read(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+    pub(super) async fn open_to_read(
+        &self,
+        thread: &'static str,
+    ) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.connect(thread).await?;
         execute(&mut connection, "PRAGMA query_only = ON").await?;
         Ok(connection)
+    }
+
+    async fn connect(&self, thread: &'static str) -> Result<SqliteConnection, sqlx::Error> {
+        let options = self.options.clone().thread_name(move |_| thread.to_owned());
+        options.connect().await
     }
 
     /// Creates the file where it is missing, makes its journal a write-ahead log, and opens it

@@ -63,10 +63,10 @@ impl Transactional for SqliteTransactions {
             outcome: ended.outcome.clone(),
             retention: ended.claim.retention,
         };
-        let completed = statements::complete(&mut transaction, &[&completion])
+        let completed = statements::complete(&mut transaction, &completion)
             .await
             .map_err(rolled_back)?;
-        if completed != [Change::Applied] {
+        if completed != Change::Applied {
             // The body has ended the transaction by itself, and somebody came between.
             return Err(CommitError::Overtaken);
         }

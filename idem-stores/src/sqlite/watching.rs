@@ -171,7 +171,7 @@ pub(super) async fn look_out(watchers: Arc<Watchers>, target: Arc<Target>) {
         let looked = async {
             let connection = match &mut connection {
                 Some(connection) => connection,
-                none => none.insert(target.open_to_read().await?),
+                none => none.insert(target.open_to_read("idem-watcher").await?),
             };
             look(&watchers, connection, &mut version).await
         };

@@ -35,7 +35,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Takes writes, from any runtime.
 pub(super) struct Writer {
     work: Work,
-    queue: Mutex<Option<UnboundedSender<Write>>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: Option<UnboundedSender<Write>>,
+    /// For the first thread: a database that nobody has open is closed at some cost.
+    opened: Option<SqliteConnection>,
 }
 
 /// What the thread needs.
@@ -49,6 +55,7 @@ struct Work {
 impl Writer {
     pub(super) fn new(
         target: Arc<Target>,
+        opened: SqliteConnection,
         watchers: Arc<Watchers>,
         sweep_every: Option<Duration>,
     ) -> Self {
@@ -58,7 +65,10 @@ impl Writer {
                 watchers,
                 sweep_every,
             },
-            queue: Mutex::default(),
+            state: Mutex::new(State {
+                queue: None,
+                opened: Some(opened),
+            }),
         }
     }
 
@@ -78,24 +88,29 @@ impl Writer {
 
     /// The way to the thread, which is started where there is none.
     pub(super) fn queue(&self) -> Result<UnboundedSender<Write>, StoreError> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = queue.as_ref().filter(|queue| !queue.is_closed()) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = state.queue.as_ref().filter(|queue| !queue.is_closed()) {
             return Ok(queue.clone());
         }
         let (sender, writes) = unbounded_channel();
-        let (work, own) = (self.work.clone(), sender.downgrade());
+        let (work, own, opened) = (self.work.clone(), sender.downgrade(), state.opened.take());
         thread::Builder::new()
             .name("idem-sqlite".to_owned())
-            .spawn(move || work.run(writes, own))
+            .spawn(move || work.run(writes, own, opened))
             .map_err(|error| StoreError::unavailable(NAME, error))?;
-        *queue = Some(sender.clone());
+        state.queue = Some(sender.clone());
         Ok(sender)
     }
 }
 
 impl Work {
     /// The thread.
-    fn run(self, mut writes: UnboundedReceiver<Write>, own: WeakUnboundedSender<Write>) {
+    fn run(
+        self,
+        mut writes: UnboundedReceiver<Write>,
+        own: WeakUnboundedSender<Write>,
+        mut connection: Option<SqliteConnection>,
+    ) {
         // However it ends, nobody waits for news that do not come.
         let _end = WakesAll(Arc::clone(&self.watchers));
         let runtime = match runtime::Builder::new_current_thread().enable_time().build() {
@@ -118,7 +133,6 @@ impl Work {
             if let Some(pause) = self.sweep_every {
                 tokio::spawn(sweep(own, pause));
             }
-            let mut connection = None;
             while let Some(first) = writes.recv().await {
                 let batch = collect(first, &mut writes);
                 self.write(batch, &mut connection).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{Change as Changed, Claim, Claimed, OnCrash, RecordId, StoreError, Token};
+use idem_core::{Change as Changed, Claim, Claimed, RecordId, StoreError, Token};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::oneshot;
 
@@ -72,8 +72,6 @@ pub(super) enum Write {
     Complete(Asked<Completion, Changed>),
     Change(Asked<Change, Changed>),
     Sweep(Asked<u32, u64>),
-    #[cfg(test)]
-    Panic,
 }
 
 impl Write {
@@ -87,8 +85,7 @@ impl Write {
                 asked.answer = Some(statements::claim(connection, &asked.question).await?);
             }
             Self::Complete(asked) => {
-                let changed = statements::complete(connection, &[&asked.question]).await?;
-                asked.answer = changed.first().copied();
+                asked.answer = Some(statements::complete(connection, &asked.question).await?);
             }
             Self::Change(asked) => {
                 asked.answer = Some(statements::change(connection, &asked.question).await?);
@@ -96,9 +93,6 @@ impl Write {
             Self::Sweep(asked) => {
                 asked.answer = Some(statements::sweep(connection, asked.question).await?);
             }
-            #[cfg(test)]
-            #[allow(clippy::panic, reason = "what a test asked for")]
-            Self::Panic => panic!("as asked"),
         }
         Ok(())
     }
@@ -109,39 +103,23 @@ impl Write {
         all: &mut [Self],
         connection: &mut SqliteConnection,
     ) -> Result<(), sqlx::Error> {
-        let (mut rerunning, mut refusing) = (Vec::new(), Vec::new());
-        let (mut completions, mut others) = (Vec::new(), Vec::new());
+        let (mut claims, mut completions, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for write in all {
             match write {
-                Self::Claim(asked) => match asked.question.on_crash {
-                    OnCrash::Rerun => rerunning.push(asked),
-                    OnCrash::Refuse => refusing.push(asked),
-                },
+                Self::Claim(asked) => claims.push(asked),
                 Self::Complete(asked) => completions.push(asked),
                 other => others.push(other),
             }
         }
-        for (claims, on_crash) in [
-            (&mut rerunning, OnCrash::Rerun),
-            (&mut refusing, OnCrash::Refuse),
-        ] {
-            for claims in claims.chunks_mut(MANY) {
-                let questions: Vec<_> = claims.iter().map(|asked| &asked.question).collect();
-                let acquired = statements::acquire(connection, &questions, on_crash).await?;
-                for (asked, acquired) in claims.iter_mut().zip(acquired) {
-                    asked.answer = Some(match acquired {
-                        Some(acquired) => acquired,
-                        None => statements::claim(connection, &asked.question).await?,
-                    });
-                }
-            }
+        for claims in claims.chunks_mut(MANY) {
+            let questions: Vec<_> = claims.iter().map(|asked| &asked.question).collect();
+            let answers = statements::claim_many(connection, &questions).await?;
+            keep(claims, answers);
         }
         for completions in completions.chunks_mut(MANY) {
             let questions: Vec<_> = completions.iter().map(|asked| &asked.question).collect();
-            let changed = statements::complete(connection, &questions).await?;
-            for (asked, changed) in completions.iter_mut().zip(changed) {
-                asked.answer = Some(changed);
-            }
+            let answers = statements::complete_many(connection, &questions).await?;
+            keep(completions, answers);
         }
         for other in others {
             other.run(connection).await?;
@@ -200,8 +178,6 @@ impl Write {
             Self::Complete(asked) => asked.give(),
             Self::Change(asked) => asked.give(),
             Self::Sweep(asked) => asked.give(),
-            #[cfg(test)]
-            Self::Panic => {}
         }
     }
 
@@ -212,8 +188,12 @@ impl Write {
             Self::Complete(asked) => asked.fail(error),
             Self::Change(asked) => asked.fail(error),
             Self::Sweep(asked) => asked.fail(error),
-            #[cfg(test)]
-            Self::Panic => {}
         }
+    }
+}
+
+fn keep<Q, A>(asked: &mut [&mut Asked<Q, A>], answers: Vec<A>) {
+    for (asked, answer) in asked.iter_mut().zip(answers) {
+        asked.answer = Some(answer);
     }
 }

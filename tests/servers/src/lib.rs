@@ -27,4 +27,4 @@ pub use console::{Console, Reply};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
-pub use support::wait_until;
+pub use support::{TempDir, free_port, wait_until};

@@ -49,7 +49,11 @@ fn unique() -> u64 {
 /// It lies below the ports that systems give to clients. From among those, a client that retries
 /// a server that is down can be given the server's own port, and then connects to itself and
 /// keeps the server from coming back.
-pub(crate) fn free_port() -> u16 {
+///
+/// # Panics
+///
+/// When there is none.
+pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 22_000;
     for _ in 0..COUNT {
@@ -63,17 +67,23 @@ pub(crate) fn free_port() -> u16 {
 
 /// A directory that is removed on drop.
 #[derive(Debug)]
-pub(crate) struct TempDir(PathBuf);
+pub struct TempDir(PathBuf);
 
 impl TempDir {
-    pub(crate) fn new(name: &str) -> Self {
+    /// Makes a new one.
+    ///
+    /// # Panics
+    ///
+    /// When that is not possible.
+    pub fn new(name: &str) -> Self {
         // Short: a socket's path has room for about a hundred bytes.
         let path = std::env::temp_dir().join(format!("idem-{name}-{:016x}", unique()));
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self(path)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -1,10 +1,7 @@
-, policy (rerun) AS (VALUES (?))
-, given (id, fingerprint, token, lease, retention) AS (VALUES (?, ?, ?, ?, ?))
--- Answers those that acquired their record, with the attempt's number. The others have changed
--- nothing.
+-- ?1 id, ?2 fingerprint, ?3 token, ?4 lease, ?5 retention, ?6 whether to rerun
+-- Answers the attempt's number; or nothing, and has changed nothing.
 INSERT INTO idem_records (id, fingerprint, attempt, token, lease_until, gone_at)
-SELECT id, fingerprint, 1, token, now + lease, now + lease + retention
-FROM clock CROSS JOIN given WHERE id IS NOT NULL
+SELECT ?1, ?2, 1, ?3, now + ?4, now + ?4 + ?5 FROM clock WHERE true
 ON CONFLICT (id) DO UPDATE SET
   fingerprint = excluded.fingerprint,
   attempt = iif(gone_at <= (SELECT now FROM clock), 1, min(attempt + 1, 4294967295)),
@@ -14,10 +11,10 @@ ON CONFLICT (id) DO UPDATE SET
   outcome = NULL
 WHERE gone_at <= (SELECT now FROM clock)
   OR (
-    (SELECT rerun FROM policy)
+    ?6
     AND outcome IS NULL
     AND lease_until <= (SELECT now FROM clock)
     AND fingerprint = excluded.fingerprint
     AND token IS NOT excluded.token
   )
-RETURNING id, token, attempt
+RETURNING attempt

@@ -1,9 +1,7 @@
-, given (id, token, outcome, retention) AS (VALUES (?, ?, ?, ?))
--- Answers those that are finished by this token. The same completion again finds its outcome
--- there, and leaves it as it is.
+-- ?1 id, ?2 token, ?3 outcome, ?4 retention
+-- The same completion again finds an outcome there, and leaves it as it is.
 UPDATE idem_records SET
-  outcome = coalesce(idem_records.outcome, given.outcome),
-  gone_at = iif(idem_records.outcome IS NULL, now + retention, gone_at)
-FROM given CROSS JOIN clock
-WHERE idem_records.id = given.id AND idem_records.token = given.token AND gone_at > now
-RETURNING id, token
+  outcome = coalesce(outcome, ?3),
+  gone_at = iif(outcome IS NULL, now + ?4, gone_at)
+FROM clock
+WHERE id = ?1 AND token = ?2 AND gone_at > now

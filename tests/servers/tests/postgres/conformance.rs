@@ -1,15 +1,12 @@
 //! The suite that every store passes, in every set-up, and what only Postgres can get wrong.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::postgres::PostgresStore;
-use idem::{
-    Change, Claim, Claimed, Fingerprint, OnCrash, Phase, RecordId, Store, StoreError, Token,
-};
+use idem::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, StoreError, Token};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
@@ -112,4 +109,156 @@ async fn conforms_where_transactions_are_repeatable_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_where_transactions_are_serializable() {
     conforms_over_pools("serializable").await;
+}
+
+/// A server with a clock that the test moves: a function `now` that is found before the real one.
+struct Moved(Postgres);
+
+impl Moved {
+    fn start() -> Self {
+        let postgres = Postgres::start();
+        postgres.psql(
+            "CREATE SCHEMA clock;
+             CREATE TABLE clock.shift (by interval NOT NULL);
+             INSERT INTO clock.shift VALUES ('-25 years');
+             CREATE FUNCTION clock.now() RETURNS timestamptz LANGUAGE sql STABLE
+                AS 'SELECT pg_catalog.now() + by FROM clock.shift';
+             ALTER ROLE postgres SET search_path = clock, pg_catalog, public",
+        );
+        Self(postgres)
+    }
+}
+
+#[async_trait]
+impl Harness for Moved {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(PostgresStore::connect(&self.0.url()).await.unwrap())
+    }
+
+    async fn advance(&self, by: Duration) {
+        let micros = by.as_micros();
+        let update = "UPDATE clock.shift SET by = by + interval '1 microsecond' *";
+        self.0.psql(&format!("{update} {micros}"));
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    fn notifies(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_servers_clock_is_asked() {
+    let moved = Moved::start();
+    assert_conforms(&moved).await;
+    // Nothing that was written is of this process's time, which is a quarter of a century later.
+    let records = "SELECT count(*), count(*) FILTER (WHERE \
+            greatest(lease_until, expires_at, sweep_at) > pg_catalog.now() - interval '20 years') \
+        FROM idem_records";
+    let counts = moved.0.psql(records);
+    let (all, of_now) = counts.split_once('|').unwrap();
+    assert!(all.parse::<u32>().unwrap() > 50, "{counts}");
+    assert_eq!(of_now, "0");
+}
+
+pub(crate) fn claim(number: u8) -> Claim {
+    Claim {
+        id: RecordId::from_bytes([number; 32]),
+        token: Token::random(),
+        fingerprint: Fingerprint::of("request").unwrap(),
+        lease: Duration::from_secs(30),
+        retention: Duration::from_secs(3600),
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    }
+}
+
+pub(crate) async fn finish(store: &PostgresStore, claim: &Claim, outcome: &[u8]) {
+    let acquired = store.claim(claim).await.unwrap();
+    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    let outcome = bytes::Bytes::copy_from_slice(outcome);
+    let change = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    assert_eq!(change.await.unwrap(), Change::Applied);
+}
+
+#[tokio::test]
+async fn a_replay_always_says_how_long_it_is_kept() {
+    let postgres = Postgres::start();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let first = claim(1);
+    finish(&store, &first, b"done").await;
+    let answer = store.claim(&claim(1)).await.unwrap();
+    let Claimed::Finished {
+        outcome,
+        retention_left: Some(left),
+    } = answer
+    else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(outcome, "done");
+    assert!(left <= first.retention && left > first.retention / 2);
+}
+
+#[tokio::test]
+async fn times_without_end_are_two_hundred_years() {
+    let postgres = Postgres::start();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let for_ever = Claim {
+        lease: Duration::MAX,
+        retention: Duration::MAX,
+        ..claim(1)
+    };
+    store.claim(&for_ever).await.unwrap();
+    let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
+        panic!("the lease is alive");
+    };
+    let years = Duration::from_secs(365 * 24 * 60 * 60);
+    assert!(lease_left > 199 * years && lease_left <= 200 * years);
+    let renewed = store.renew(&for_ever.id, &for_ever.token, Duration::MAX, Duration::MAX);
+    assert_eq!(renewed.await.unwrap(), Change::Applied);
+    // And none is shorter than a millisecond.
+    let brief = Claim {
+        lease: Duration::ZERO,
+        retention: Duration::ZERO,
+        ..claim(2)
+    };
+    store.claim(&brief).await.unwrap();
+    let kept = "SELECT expires_at - lease_until FROM idem_records WHERE lease_until < now() + interval '1 year'";
+    assert_eq!(postgres.psql(kept), "00:00:00.001");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_an_error_and_stays() {
+    let postgres = Postgres::start();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    finish(&store, &claim(1), b"done").await;
+    postgres.psql("UPDATE idem_records SET attempt = -1, fingerprint = '\\x01'");
+    let answer = store.inspect(&claim(1).id).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreadable { .. })),
+        "{answer:?}"
+    );
+    let answer = store.claim(&claim(1)).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreadable { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(postgres.psql("SELECT count(*) FROM idem_records"), "1");
+}
+
+#[tokio::test]
+async fn schemas_keep_records_apart() {
+    let postgres = Postgres::start();
+    postgres.psql("CREATE SCHEMA shop; CREATE SCHEMA till");
+    for schema in ["shop", "till", "public"] {
+        let url = format!("{}?options[search_path]={schema}", postgres.url());
+        let store = PostgresStore::connect(&url).await.unwrap();
+        let acquired = store.claim(&claim(1)).await.unwrap();
+        assert_eq!(acquired, Claimed::Acquired { attempt: 1 }, "{schema}");
+    }
+    let tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'idem_records'";
+    assert_eq!(postgres.psql(tables), "3");
 }

@@ -9,5 +9,11 @@ mod many;
 mod worker;
 
 mod conformance;
+mod costs;
+mod dropped;
+mod logins;
 mod outages;
 mod processes;
+mod schema;
+mod sweeping;
+mod waiting;

@@ -1,12 +1,16 @@
 //! A server that is stopped, killed, paused and cut off, under load.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use idem::Store;
 use idem::stores::postgres::PostgresStore;
-use idem_tests::Postgres;
+use idem_tests::{Postgres, wait_until};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
 
+use crate::conformance::claim;
 use crate::load::{CALL_TIMEOUT, Load, withstands};
 
 async fn load(url: &str) -> Load {
@@ -21,18 +25,16 @@ fn pass(time: Duration) {
     std::thread::sleep(time);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_in_trouble_for_forty_seconds_runs_nothing_twice() {
-    let postgres = Postgres::start();
+async fn is_withstood(postgres: &Postgres, load: Load, time: Duration) {
     let a_while = Duration::from_millis(2500);
-    let terminate =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idem'";
+    let backends = "pg_stat_activity WHERE application_name = 'idem'";
+    let terminate = format!("SELECT pg_terminate_backend(pid) FROM {backends}");
     withstands(
-        load(&postgres.url()).await,
-        Duration::from_secs(40),
+        load,
+        time,
         false,
         &[
-            ("pg_terminate_backend", &|| drop(postgres.psql(terminate))),
+            ("pg_terminate_backend", &|| drop(postgres.psql(&terminate))),
             ("SIGSTOP", &|| {
                 postgres.pause();
                 pass(a_while);
@@ -47,6 +49,70 @@ async fn a_server_in_trouble_for_forty_seconds_runs_nothing_twice() {
         ],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_in_trouble_for_forty_seconds_runs_nothing_twice() {
+    let postgres = Postgres::start();
+    let load = load(&postgres.url()).await;
+    is_withstood(&postgres, load, Duration::from_secs(40)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn so_it_is_with_pools_of_the_application() {
+    let postgres = Postgres::start();
+    let url = format!("{}?application_name=idem", postgres.url());
+    let store = async || {
+        let store = PostgresStore::from_pool(PgPool::connect(&url).await.unwrap());
+        store.migrate().await.unwrap();
+        Arc::new(store) as Arc<dyn Store>
+    };
+    let load = Load::over([store().await, store().await]);
+    is_withstood(&postgres, load, Duration::from_secs(15)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_that_waits_for_connections_does_not_keep_them_from_being_opened() {
+    let postgres = Postgres::start();
+    // Less than the store pauses between attempts to connect.
+    let url = format!("{}?max_connections=2&timeout=250ms", postgres.url());
+    let store = PostgresStore::connect(&url).await.unwrap();
+    let (served, closed) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let mut crowd = JoinSet::new();
+    for number in 0..200 {
+        let (store, served, closed) = (store.clone(), Arc::clone(&served), Arc::clone(&closed));
+        crowd.spawn(async move {
+            while !closed.load(Ordering::Relaxed) {
+                if store.inspect(&claim(number).id).await.is_ok() {
+                    served.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+    }
+    tokio::task::block_in_place(|| {
+        for _ in 0..3 {
+            postgres.kill();
+            pass(Duration::from_millis(1500));
+            postgres.restart();
+            let before = served.load(Ordering::Relaxed);
+            wait_until(
+                "a crowd that is served",
+                Duration::from_secs(20),
+                || match served.load(Ordering::Relaxed) - before {
+                    1000.. => Ok(()),
+                    some => Err(format!("{some} calls were answered")),
+                },
+            );
+        }
+    });
+    closed.store(true, Ordering::Relaxed);
+    while let Some(ended) = crowd.join_next().await {
+        ended.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use idem::stores::sqlite::SqliteStore;
+use idem::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
+
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
 /// A directory for one database, which is removed on drop.
 pub(crate) struct File(PathBuf);
@@ -50,10 +55,94 @@ impl File {
         let sql = AssertSqlSafe(sql.to_owned());
         sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     }
+
+    pub(crate) async fn number(&self, sql: &'static str) -> i64 {
+        let mut connection = self.connection().await;
+        let number = sqlx::query_scalar(sql).fetch_one(&mut connection).await;
+        number.unwrap()
+    }
+
+    /// How many transactions the write-ahead log holds: as long as it has not begun anew, all
+    /// that were ever committed.
+    pub(crate) fn commits(&self) -> usize {
+        const HEADER: usize = 32;
+        const FRAME: usize = 24;
+        let log = std::fs::read(self.0.join("idem.db-wal")).unwrap_or_default();
+        let Some(header) = log.first_chunk::<HEADER>() else {
+            return 0;
+        };
+        let page = u32::from_be_bytes(header[8..12].try_into().unwrap()) as usize;
+        let frames = log[HEADER..].chunks_exact(FRAME + page);
+        // A frame that ends a transaction says how large the database is then.
+        frames
+            .take_while(|frame| frame[8..16] == header[16..24])
+            .filter(|frame| frame[4..8] != [0; 4])
+            .count()
+    }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A claim of a record that nobody knows.
+pub(crate) fn claim() -> Claim {
+    Claim {
+        id: RecordId::from_bytes(rand::random()),
+        token: Token::random(),
+        fingerprint: Fingerprint::of("request").unwrap(),
+        lease: LEASE,
+        retention: TTL,
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    }
+}
+
+/// The same request, sent again.
+pub(crate) fn again(claim: &Claim) -> Claim {
+    Claim {
+        token: Token::random(),
+        ..*claim
+    }
+}
+
+pub(crate) const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
+
+pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
+    assert_eq!(store.claim(claim).await.unwrap(), ACQUIRED);
+}
+
+pub(crate) async fn complete(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
+    let done = store
+        .complete(&claim.id, &claim.token, outcome.into(), claim.retention)
+        .await;
+    assert_eq!(done.unwrap(), Change::Applied);
+}
+
+pub(crate) async fn finish(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
+    acquire(store, claim).await;
+    complete(store, claim, outcome).await;
+}
+
+/// A duplicate is given this outcome.
+pub(crate) async fn replays(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
+    let answer = store.claim(&again(claim)).await.unwrap();
+    let expected = Claimed::Finished {
+        outcome: outcome.into(),
+        retention_left: None,
+    };
+    assert_eq!(answer, expected);
+}
+
+/// An error with all its causes.
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -1,0 +1,7 @@
+, given (id, token, outcome, retention) AS NOT MATERIALIZED (VALUES (?, ?, ?, ?))
+UPDATE idem_records SET outcome = given.outcome, gone_at = now + retention
+FROM given CROSS JOIN clock
+WHERE idem_records.id = given.id
+  AND idem_records.token = given.token
+  AND idem_records.outcome IS NULL
+  AND gone_at > now

@@ -1,0 +1,82 @@
+//! Calls that are dropped at any point: no answer is taken for another's, and no connection is
+//! lost for it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idem::stores::postgres::PostgresStore;
+use idem::{Change, Claimed, Store};
+use idem_tests::Postgres;
+use sqlx::postgres::PgPoolOptions;
+use tokio::time::timeout;
+
+use crate::conformance::claim;
+
+const RECORDS: u8 = 4;
+
+/// So large that an answer takes many reads.
+fn outcome(number: u8) -> Bytes {
+    vec![number; 3_000_000 + usize::from(number)].into()
+}
+
+/// Calls a store with one connection, and drops some of them.
+async fn survives(store: PostgresStore) {
+    for number in 0..RECORDS {
+        let claim = claim(number);
+        store.claim(&claim).await.unwrap();
+        let change = store.complete(&claim.id, &claim.token, outcome(number), claim.retention);
+        assert_eq!(change.await.unwrap(), Change::Applied);
+    }
+    let mut dropped = 0;
+    for round in 0..200_u32 {
+        let cut_off = claim((round % u32::from(RECORDS)) as u8);
+        let patience = Duration::from_micros(rand::random_range(0..8000));
+        dropped += u32::from(timeout(patience, store.claim(&cut_off)).await.is_err());
+        // The very next call, on the same connection.
+        let number = ((round + 1) % u32::from(RECORDS)) as u8;
+        let answer = store.claim(&claim(number)).await.unwrap();
+        let Claimed::Finished { outcome: seen, .. } = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(seen == outcome(number), "{} bytes of {number}", seen.len());
+    }
+    println!("{dropped} of 200 calls were dropped");
+    assert!(dropped > 20, "{dropped}");
+}
+
+#[tokio::test]
+async fn on_a_connection_of_its_own() {
+    let postgres = Postgres::start();
+    let url = format!("{}?max_connections=1", postgres.url());
+    survives(PostgresStore::connect(&url).await.unwrap()).await;
+    // The connection that was cut off is the one that went on.
+    let log = postgres.psql("SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'");
+    println!("{log} sessions");
+}
+
+#[tokio::test]
+async fn on_a_connection_of_the_applications_pool() {
+    let postgres = Postgres::start();
+    let pool = PgPoolOptions::new().max_connections(1);
+    let store = PostgresStore::from_pool(pool.connect(&postgres.url()).await.unwrap());
+    store.migrate().await.unwrap();
+    survives(store).await;
+}
+
+#[tokio::test]
+async fn on_a_server_that_does_not_answer() {
+    let postgres = Postgres::start();
+    let url = format!("{}?max_connections=2&timeout=300ms", postgres.url());
+    let store = PostgresStore::connect(&url).await.unwrap();
+    postgres.pause();
+    for round in 0..20_u8 {
+        let patience = Duration::from_millis(u64::from(round) * 10);
+        let _ = timeout(patience, store.claim(&claim(round))).await;
+    }
+    postgres.resume();
+    // At once, though connections are still owed answers.
+    for round in 20..40 {
+        let answer = store.claim(&claim(round)).await;
+        assert_eq!(answer.unwrap(), Claimed::Acquired { attempt: 1 });
+    }
+}

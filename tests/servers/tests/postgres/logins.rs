@@ -1,0 +1,264 @@
+//! Logins and URLs: they work, and credentials appear nowhere.
+
+use std::error::Error;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use idem::stores::postgres::PostgresStore;
+use idem::{Claimed, Engine, Fingerprint, Store};
+use idem_tests::{Postgres, wait_until};
+use sqlx::PgPool;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::conformance::claim;
+
+const SECRET: &str = "s3cr3t-p@ss";
+
+/// Everything that can be asked of a store, of records from this number on.
+pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
+    let (first, second) = (claim(number), claim(number + 1));
+    let acquired = store.claim(&first).await.unwrap();
+    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    let answer = store.claim(&claim(number)).await.unwrap();
+    assert!(matches!(answer, Claimed::InFlight { .. }));
+    let watch = store.watch(&first.id).await.unwrap();
+    let _ = store
+        .renew(&first.id, &first.token, first.lease, first.retention)
+        .await
+        .unwrap();
+    let outcome = bytes::Bytes::from_static(b"outcome");
+    let _ = store
+        .complete(&first.id, &first.token, outcome, first.retention)
+        .await
+        .unwrap();
+    watch.await;
+    store.claim(&second).await.unwrap();
+    let _ = store.abandon(&second.id, &second.token).await.unwrap();
+    let next = claim(number + 1);
+    assert_eq!(
+        store.claim(&next).await.unwrap(),
+        Claimed::Acquired { attempt: 2 }
+    );
+    let _ = store.release(&next.id, &next.token).await.unwrap();
+    assert!(store.inspect(&next.id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_login_of_the_url_is_enough() {
+    let postgres = Postgres::builder().login("app", SECRET).start();
+    exercise(&PostgresStore::connect(&postgres.url()).await.unwrap(), 0).await;
+    // By its other name, too.
+    let url = postgres.url().replace("postgres://", "postgresql://");
+    let store = idem::stores::connect(&url).await.unwrap();
+    assert_eq!(store.name(), "postgres");
+    let named = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE usename = 'app'";
+    assert_eq!(postgres.psql(named), "idem");
+}
+
+/// A server that encrypts, with a certificate for 127.0.0.1 that vouches for itself.
+fn with_tls() -> (Postgres, String) {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let postgres = Postgres::start();
+    for (name, pem) in [("server.crt", &certificate), ("server.key", &key)] {
+        // By the server: a key is to be its own. A row is a line.
+        postgres.psql(&format!(
+            "COPY (SELECT string_to_table('{}', E'\n')) \
+             TO PROGRAM 'umask 077; cat >{name}'",
+            pem.trim()
+        ));
+    }
+    postgres.psql("ALTER SYSTEM SET ssl = on");
+    postgres.psql("SELECT pg_reload_conf()");
+    wait_until("encryption", Duration::from_secs(20), || {
+        match &*postgres.psql("SHOW ssl") {
+            "on" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    (postgres, certificate)
+}
+
+#[tokio::test]
+async fn over_tls_with_a_certificate_that_is_trusted_and_none_that_is_not() {
+    let (postgres, certificate) = with_tls();
+    let file = std::env::temp_dir().join(format!("idem-postgres-{}.pem", std::process::id()));
+    std::fs::write(&file, certificate).unwrap();
+    let verified = format!("{}?sslmode=verify-full", postgres.url());
+    let trusted = format!("{verified}&sslrootcert={}", file.display());
+    exercise(&PostgresStore::connect(&trusted).await.unwrap(), 0).await;
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+        WHERE application_name = 'idem'";
+    assert_eq!(postgres.psql(encrypted), "t");
+    let error = PostgresStore::connect(&verified).await.unwrap_err();
+    assert!(chain(&error).contains("ertificate"), "{}", chain(&error));
+    std::fs::remove_file(&file).unwrap();
+}
+
+/// An error with all its sources, both as they are displayed and as they are debugged.
+fn chain(error: &dyn Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(" {error} {error:?}"));
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
+    let wrong = [
+        ("postgres://app:hunter2@host:notaport", "postgres://[user"),
+        (
+            "postgres://app:hunter2@host/db?speed=hunter2",
+            "max_connections, timeout, migrate, sweep",
+        ),
+        (
+            "postgres://app:hunter2@host/db?timeout=hunter2",
+            "2s or 500ms",
+        ),
+        (
+            "postgres://app:hunter2@host/db?max_connections=0",
+            "whole number",
+        ),
+        (
+            "postgres://app:hunter2@host/db?max_connections=hunter2",
+            "whole number",
+        ),
+        (
+            "postgres://app:hunter2@host/db?migrate=hunter2",
+            "on or off",
+        ),
+        (
+            "postgres://app:hunter2@host/db?sweep=hunter2",
+            "60s, or off",
+        ),
+        (
+            "postgres://app:hunter2@host/db?sslmode=hunter2",
+            "postgres://[user",
+        ),
+        (
+            "postgres://app:hunter2@host/db?port=hunter2",
+            "postgres://[user",
+        ),
+        (
+            "postgres://app:hunter2@host/db?statement-cache-capacity=0",
+            "from 16",
+        ),
+        ("postgres://app:%ff@host/db", "postgres://[user"),
+        ("postgress://app:hunter2@host/db", "no store"),
+        ("postgres:app:hunter2@host/db", "no scheme"),
+    ];
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    for (url, hint) in wrong {
+        let Err(error) = idem::connect(url).await else {
+            panic!("{url} is no store");
+        };
+        let message = chain(&error);
+        assert!(message.contains(hint), "{url}: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    let log = log.text();
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+/// What is logged, whoever logs it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_in_no_log_error_or_debug_form() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let postgres = Postgres::builder().login("app", SECRET).start();
+    let right = postgres.url();
+    let wrong = right.replace("s3cr3t", "wr0ng");
+    let mut seen = chain(&PostgresStore::connect(&wrong).await.unwrap_err());
+    let builder = PostgresStore::builder(&right).unwrap();
+    seen.push_str(&format!("{builder:?}"));
+    let store = builder.timeout(Duration::from_millis(300)).connect().await;
+    let store = store.unwrap();
+    let pooled = PostgresStore::from_pool(PgPool::connect(&right).await.unwrap());
+    seen.push_str(&format!("{store:?} {pooled:?}"));
+    let engine = Engine::new(store.clone());
+    let operation = engine.operation("op");
+    seen.push_str(&format!("{engine:?} {operation:?}"));
+    exercise(&store, 0).await;
+    exercise(&pooled, 2).await;
+    // Bad times are talkative.
+    postgres.kill();
+    let fingerprint = Fingerprint::of("request").unwrap();
+    let body = async { Ok::<_, idem::Error>(1) };
+    let refused = operation.run("the client's key", fingerprint, body).await;
+    seen.push_str(&chain(&refused.unwrap_err()));
+    for store in [&store, &pooled] {
+        seen.push_str(&chain(&store.claim(&claim(1)).await.unwrap_err()));
+        seen.push_str(&chain(&store.watch(&claim(1).id).await.unwrap_err()));
+    }
+
+    let log = log.text();
+    assert!(log.contains("store call failed"), "{log}");
+    seen.push_str(&log);
+    for secret in [SECRET, "s3cr3t", "wr0ng", "the client's key"] {
+        assert!(!seen.contains(secret), "{secret} in {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_records_is_warned_of() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let warned = async |settings: &[(&str, &str)]| {
+        let builder = settings
+            .iter()
+            .fold(Postgres::builder(), |builder, (name, value)| {
+                builder.setting(name, value)
+            });
+        let postgres = builder.start();
+        PostgresStore::connect(&postgres.url()).await.unwrap();
+        log.text()
+    };
+    let text = warned(&[("synchronous_commit", "off")]).await;
+    assert!(text.contains("set synchronous_commit to on"), "{text}");
+    assert!(!text.contains("fsync"), "{text}");
+    let text = warned(&[("fsync", "off")]).await;
+    assert!(text.contains("set fsync to on"), "{text}");
+    assert!(!text.contains("synchronous_commit"), "{text}");
+    assert_eq!(warned(&[]).await, "");
+}

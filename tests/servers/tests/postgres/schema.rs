@@ -1,0 +1,129 @@
+//! The tables: made once by many at once, by hand, and never misunderstood.
+
+use std::sync::Arc;
+
+use idem::Store;
+use idem::stores::postgres::PostgresStore;
+use idem_tests::Postgres;
+use sqlx::PgPool;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::conformance::claim;
+use crate::logins::exercise;
+
+async fn refused(url: &str) -> String {
+    let Err(error) = idem::connect(url).await else {
+        panic!("there are no tables to work with");
+    };
+    error.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_that_migrate_at_once_one_does() {
+    let postgres = Postgres::start();
+    // What the application's own migrations keep is neither used nor disturbed.
+    postgres.psql(
+        "CREATE TABLE _sqlx_migrations (mine text); INSERT INTO _sqlx_migrations VALUES ('kept')",
+    );
+    for _ in 0..5 {
+        let barrier = Arc::new(Barrier::new(8));
+        let mut starting = JoinSet::new();
+        for _ in 0..8 {
+            let (url, barrier) = (postgres.url(), Arc::clone(&barrier));
+            starting.spawn(async move {
+                let pool = PgPool::connect(&url).await.unwrap();
+                let store = PostgresStore::from_pool(pool);
+                barrier.wait().await;
+                store.migrate().await.unwrap();
+                store.inspect(&claim(1).id).await.unwrap()
+            });
+        }
+        while let Some(started) = starting.join_next().await {
+            assert_eq!(started.unwrap(), None);
+        }
+        assert_eq!(postgres.psql("SELECT version FROM idem_schema"), "1");
+        postgres.psql("DROP TABLE idem_records, idem_schema");
+    }
+    assert_eq!(postgres.psql("SELECT mine FROM _sqlx_migrations"), "kept");
+}
+
+#[tokio::test]
+async fn where_the_store_may_not_migrate_missing_tables_are_an_error() {
+    let postgres = Postgres::start();
+    let url = format!("{}?migrate=off", postgres.url());
+    let message = refused(&url).await;
+    assert!(message.contains("no table idem_records"), "{message}");
+    assert_eq!(
+        postgres.psql("SELECT to_regclass('idem_records') IS NULL"),
+        "t"
+    );
+    // With the statements that are shipped it is enough.
+    for migration in PostgresStore::MIGRATIONS {
+        postgres.psql(migration);
+    }
+    exercise(&PostgresStore::connect(&url).await.unwrap(), 0).await;
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_version_are_refused_and_stay() {
+    let postgres = Postgres::start();
+    PostgresStore::connect(&postgres.url()).await.unwrap();
+    postgres.psql("INSERT INTO idem_schema (version) VALUES (2)");
+    for url in [postgres.url(), format!("{}?migrate=off", postgres.url())] {
+        let message = refused(&url).await;
+        assert!(
+            message.contains("version 2") && message.contains("knows 1"),
+            "{message}"
+        );
+    }
+    assert_eq!(postgres.psql("SELECT max(version) FROM idem_schema"), "2");
+}
+
+#[tokio::test]
+async fn a_table_of_another_is_refused_and_stays() {
+    let postgres = Postgres::start();
+    postgres.psql("CREATE TABLE idem_records (theirs text)");
+    let message = refused(&postgres.url()).await;
+    assert!(message.contains("only idem_records"), "{message}");
+    postgres.psql("SELECT theirs FROM idem_records");
+}
+
+/// A user of a database where it may make nothing.
+fn with_user(postgres: &Postgres) -> String {
+    postgres.psql("REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE app LOGIN");
+    postgres.url().replace("//postgres@", "//app@")
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_make_tables_is_told_so() {
+    let postgres = Postgres::start();
+    let url = with_user(&postgres);
+    let message = refused(&url).await;
+    assert!(
+        message.contains("permission denied for schema public"),
+        "{message}"
+    );
+    // Tables that are there, and may not be read.
+    PostgresStore::connect(&postgres.url()).await.unwrap();
+    let message = refused(&url).await;
+    assert!(message.contains("permission denied for table"), "{message}");
+}
+
+#[tokio::test]
+async fn a_user_with_the_documented_rights_is_enough() {
+    let postgres = Postgres::start();
+    let url = with_user(&postgres);
+    // As the file says to whoever runs it by hand.
+    let file = PostgresStore::MIGRATIONS[0];
+    let grants: String = file
+        .lines()
+        .filter_map(|line| line.strip_prefix("--   GRANT "))
+        .map(|grant| format!("GRANT {};", grant.replace("application;", "app")))
+        .collect();
+    postgres.psql(&format!("BEGIN; {file}; COMMIT; {grants}"));
+    // It has nothing to migrate, and so needs no right to.
+    let store = PostgresStore::connect(&url).await.unwrap();
+    exercise(&store, 0).await;
+    store.sweep(10).await.unwrap();
+}

@@ -1,0 +1,183 @@
+//! What the store says of a database's settings, and leaves as it is.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use idem::ConnectError;
+use idem::stores::sqlite::SqliteStore;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::file::{File, claim, finish, replays};
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Warnings of this thread, while the guard lives.
+fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+fn pool(file: &File, mode: SqliteJournalMode, synchronous: SqliteSynchronous) -> SqlitePool {
+    let options = file.options().create_if_missing(true);
+    SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(options.journal_mode(mode).synchronous(synchronous))
+}
+
+#[tokio::test]
+async fn a_file_of_the_stores_own_has_a_write_ahead_log_and_no_warnings() {
+    let (log, _guard) = listen();
+    let file = File::new();
+    let store = file.store().await;
+    assert_eq!(log.take(), "");
+    let mut connection = file.connection().await;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(mode, "wal");
+    drop(store);
+}
+
+#[tokio::test]
+async fn an_applications_settings_stay_and_the_weak_ones_are_warned_of() {
+    let (log, _guard) = listen();
+    let cases = [
+        (
+            SqliteJournalMode::Wal,
+            SqliteSynchronous::Full,
+            [false, false],
+        ),
+        (
+            SqliteJournalMode::Wal,
+            SqliteSynchronous::Extra,
+            [false, false],
+        ),
+        (
+            SqliteJournalMode::Wal,
+            SqliteSynchronous::Normal,
+            [false, true],
+        ),
+        (
+            SqliteJournalMode::Delete,
+            SqliteSynchronous::Off,
+            [true, true],
+        ),
+        (
+            SqliteJournalMode::Truncate,
+            SqliteSynchronous::Full,
+            [true, false],
+        ),
+    ];
+    for (mode, synchronous, warned) in cases {
+        let file = File::new();
+        let pool = pool(&file, mode, synchronous);
+        let store = SqliteStore::from_pool(&pool).await.unwrap();
+        let warnings = log.take();
+        let hints = ["journal_mode to WAL", "synchronous to FULL"];
+        assert_eq!(
+            hints.map(|hint| warnings.contains(hint)),
+            warned,
+            "{warnings}"
+        );
+        assert!(
+            warnings.lines().all(|line| line.contains(" idem: ")),
+            "{warnings}"
+        );
+        assert!(!warnings.contains("idem.db"), "{warnings}");
+
+        // It works, and leaves them as they are.
+        store.migrate().await.unwrap();
+        let claim = claim();
+        finish(&store, &claim, b"outcome").await;
+        replays(&store, &claim, b"outcome").await;
+        let (mode, level): (String, i64) = sqlx::query_as(
+            "SELECT journal_mode, synchronous FROM pragma_journal_mode, pragma_synchronous",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        assert_eq!(mode == "wal", !warned[0]);
+        assert_eq!(level < 2, warned[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_store_takes_no_connection_from_a_pool_of_one() {
+    let file = File::new();
+    let pool = pool(&file, SqliteJournalMode::Wal, SqliteSynchronous::Full);
+    let store = SqliteStore::from_pool(&pool).await.unwrap();
+    let busy = pool.acquire().await.unwrap();
+    store.migrate().await.unwrap();
+    let claim = claim();
+    finish(&store, &claim, b"outcome").await;
+    drop(busy);
+    // And outlives it.
+    pool.close().await;
+    replays(&store, &claim, b"outcome").await;
+}
+
+#[tokio::test]
+async fn databases_in_memory_are_refused_with_a_hint() {
+    for url in [
+        "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite://?mode=memory",
+    ] {
+        let error = SqliteStore::connect(url).await.unwrap_err();
+        assert!(error.to_string().contains("memory://"), "{error}");
+        let Err(error) = idem::stores::connect(url).await else {
+            panic!("{url} is no store");
+        };
+        assert!(error.to_string().contains("memory://"), "{error}");
+    }
+    for url in ["sqlite::memory:", "sqlite://"] {
+        let pool = SqlitePool::connect_lazy(url).unwrap();
+        let error = SqliteStore::from_pool(&pool).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Unfit { .. }), "{error:?}");
+        assert!(error.to_string().contains("memory://"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn urls_say_what_the_store_is_or_what_is_wrong() {
+    let file = File::new();
+    for options in ["", "?", "?timeout=500ms"] {
+        let url = format!("{}{options}", file.url());
+        assert_eq!(idem::stores::connect(&url).await.unwrap().name(), "sqlite");
+    }
+    for (url, hint) in [
+        ("sqlite:secret.db", "sqlite://path"),
+        ("sqlite://secret.db?mode=ro", "timeout"),
+    ] {
+        let Err(error) = idem::stores::connect(url).await else {
+            panic!("{url} is no store");
+        };
+        let message = format!("{error} {error:?}");
+        assert!(message.contains(hint), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+    }
+}

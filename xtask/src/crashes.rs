@@ -1,0 +1,93 @@
+//! The crash harness, in every combination that promises something.
+
+use crate::run::{Failure, cargo};
+
+/// How often the server is killed in each run that must lose nothing and double nothing.
+pub(crate) const KILLS: u32 = 200;
+
+/// What is killed where, and one in how many of the kills.
+const RUNS: &[(&[&str], u32)] = &[
+    (&["--database", "sqlite"], 1),
+    (&["--database", "postgres"], 1),
+    // A database takes its time to come back.
+    (&["--database", "postgres", "--victim", "database"], 10),
+    // A crash is noticed when a lease is over. Doubles are counted where it runs again, and must
+    // not be where it refuses.
+    (
+        &[
+            "--database",
+            "sqlite",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "rerun",
+        ],
+        8,
+    ),
+    (
+        &[
+            "--database",
+            "sqlite",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "refuse",
+        ],
+        8,
+    ),
+    (
+        &[
+            "--database",
+            "postgres",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "rerun",
+        ],
+        8,
+    ),
+    (
+        &[
+            "--database",
+            "postgres",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "refuse",
+        ],
+        8,
+    ),
+];
+
+pub(crate) fn run(kills: u32) -> Result<(), Failure> {
+    // Everything that the tests build, so that nothing is built twice.
+    cargo(&[
+        "build",
+        "--workspace",
+        "--all-features",
+        "--example",
+        "ledger",
+        "--bin",
+        "crash",
+    ])
+    .run()?;
+    for (options, part) in RUNS {
+        let mut crash = cargo(&[
+            "run",
+            "--quiet",
+            "--workspace",
+            "--all-features",
+            "--bin",
+            "crash",
+            "--",
+        ]);
+        for option in *options {
+            crash = crash.arg(option);
+        }
+        crash
+            .arg("--kills")
+            .arg(&(kills / part).max(1).to_string())
+            .run()?;
+    }
+    Ok(())
+}
