@@ -112,6 +112,7 @@ type Booked = Result<(StatusCode, Json<Transfer>), Refused>;
 
 /// The ledger over one kind of database: the SQL and the handlers are the same for both, and the
 /// driver's types are not.
+#[rustfmt::skip] // It would move the attributes a little further each time.
 macro_rules! ledger {
     ($module:ident, $Pool:ty, $Connection:ty, $id:literal) => {
         mod $module {
@@ -163,11 +164,11 @@ macro_rules! ledger {
 
             /// One transaction for everything: `tx` is the attribute's.
             #[idempotent(
-                                key = header("Idempotency-Key"),
-                                ttl = "24h",
-                                name = "ledger.transfer",
-                                transaction = ledger.pool
-                            )]
+                key = header("Idempotency-Key"),
+                ttl = "24h",
+                name = "ledger.transfer",
+                transaction = ledger.pool
+            )]
             async fn transfer(
                 State(ledger): State<Ledger>,
                 Json(order): Json<NewTransfer>,
@@ -177,11 +178,11 @@ macro_rules! ledger {
 
             /// A transaction of its own; the record commits before it, and after it.
             #[idempotent(
-                                key = header("Idempotency-Key"),
-                                ttl = "24h",
-                                name = "ledger.transfer_apart",
-                                lease = "1s"
-                            )]
+                key = header("Idempotency-Key"),
+                ttl = "24h",
+                name = "ledger.transfer_apart",
+                lease = "1s"
+            )]
             async fn transfer_apart(
                 State(ledger): State<Ledger>,
                 Json(order): Json<NewTransfer>,
@@ -191,12 +192,12 @@ macro_rules! ledger {
 
             /// The same, and after a crash it is refused.
             #[idempotent(
-                                key = header("Idempotency-Key"),
-                                ttl = "24h",
-                                name = "ledger.transfer_apart_once",
-                                lease = "1s",
-                                on_crash = "refuse"
-                            )]
+                key = header("Idempotency-Key"),
+                ttl = "24h",
+                name = "ledger.transfer_apart_once",
+                lease = "1s",
+                on_crash = "refuse"
+            )]
             async fn transfer_apart_once(
                 State(ledger): State<Ledger>,
                 Json(order): Json<NewTransfer>,
@@ -235,12 +236,11 @@ macro_rules! ledger {
                         None => Refused::NoSuchPayer,
                     });
                 }
-                let given =
-                    sqlx::query("UPDATE accounts SET balance = balance + $1 WHERE name = $2")
-                        .bind(order.amount)
-                        .bind(&order.to)
-                        .execute(&mut *tx)
-                        .await?;
+                let given = sqlx::query("UPDATE accounts SET balance = balance + $1 WHERE name = $2")
+                    .bind(order.amount)
+                    .bind(&order.to)
+                    .execute(&mut *tx)
+                    .await?;
                 if given.rows_affected() == 0 {
                     return Err(Refused::NoSuchPayee);
                 }
