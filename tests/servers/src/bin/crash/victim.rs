@@ -94,8 +94,17 @@ impl Ledger {
     }
 
     pub(crate) fn wait_until_ready(&mut self) {
-        if !becomes_ready(&self.process, self.port) {
-            panic!("the ledger ended by itself; its log ends:\n{}", self.log());
+        // A server whose database does not answer in time says so and ends; whoever runs it starts
+        // it again.
+        let mut attempts = 0;
+        while !becomes_ready(&self.process, self.port) {
+            attempts += 1;
+            let log = self.log();
+            assert!(
+                log.contains("Unavailable") && attempts < ATTEMPTS,
+                "the ledger ended by itself; its log ends:\n{log}"
+            );
+            self.process.restart();
         }
         self.took = self.started.elapsed();
     }
