@@ -33,7 +33,9 @@ fn start() -> Example {
 
 fn start_over(store: &str) -> Example {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "checkout"])
+        // With everything that the tests are built with, so that nothing is built twice.
+        .args(["build", "--quiet", "--workspace", "--all-features"])
+        .args(["--example", "checkout"])
         .status()
         .unwrap();
     assert!(built.success());

@@ -117,7 +117,8 @@ impl Own {
     }
 
     async fn open(&self) -> Result<PgConnection, sqlx::Error> {
-        let pause = self.shelf().pause();
+        // Whoever waits for it has time left.
+        let pause = self.shelf().pause().min(self.timeout / 4);
         sleep(pause).await;
         let opened = timeout(self.timeout, self.open_now()).await;
         let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));

@@ -66,7 +66,7 @@ async fn on_a_connection_of_the_applications_pool() {
 #[tokio::test]
 async fn on_a_server_that_does_not_answer() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=2&timeout=300ms", postgres.url());
+    let url = format!("{}?max_connections=2&timeout=1s", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
     postgres.pause();
     for round in 0..20_u8 {

@@ -74,8 +74,8 @@ async fn so_it_is_with_pools_of_the_application() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_crowd_that_waits_for_connections_does_not_keep_them_from_being_opened() {
     let postgres = Postgres::start();
-    // Less than the store pauses between attempts to connect.
-    let url = format!("{}?max_connections=2&timeout=250ms", postgres.url());
+    // Hardly more than the store pauses between attempts to connect.
+    let url = format!("{}?max_connections=2&timeout=400ms", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
     let (served, closed) = (
         Arc::new(AtomicU64::new(0)),

@@ -83,13 +83,17 @@ async fn what_somebody_else_has_locked_is_not_waited_for() {
     )
     .unwrap();
     let held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
-    wait_until("a transaction", LIMIT, || match &*postgres.psql(held) {
-        "1" => Ok(()),
-        other => Err(other.to_owned()),
-    });
+    let held_by = |count: &str| {
+        wait_until("transactions", LIMIT, || match &*postgres.psql(held) {
+            seen if seen == count => Ok(()),
+            other => Err(other.to_owned()),
+        });
+    };
+    held_by("1");
     assert_eq!(store.sweep(100).await.unwrap(), 7);
     drop(input);
     locks.wait().unwrap();
+    held_by("0");
     assert_eq!(store.sweep(100).await.unwrap(), 3);
 }
 
