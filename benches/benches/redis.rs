@@ -231,7 +231,7 @@ fn http_cpu(redis: &Redis) {
         ),
         contender("replay, idem, memory store", None, "memory", Known),
     ];
-    let [own, asked] = interleave(scaled(41, 5), contenders);
+    let [own, asked] = interleave(scaled(31, 5), contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");
     let unit = "µs of CPU per request";
     print(&format!("{title}: the HTTP server"), unit, 1000.0, &own);

@@ -132,12 +132,10 @@ async fn the_cache_is_bounded_by_bytes_and_what_falls_out_is_asked_for() {
     );
 }
 
-/// How many of sixty outcomes of so many bytes a cache of a megabyte gives back.
+/// How many of sixty outcomes of so many bytes a cache of ten thousand gives back.
 async fn kept_of_sixty(bytes: usize) -> u64 {
     let store = faulty();
-    let builder = EngineBuilder::over(Arc::new(store.clone())).cache(1_000_000);
-    let engine = builder.max_outcome_bytes(4_000_000).build();
-    let operation = operation_of(&engine).ttl(TTL);
+    let operation = bounded(&store, 10_000);
     for key in 0..60 {
         let body = async { Ok::<_, Error>("x".repeat(bytes)) };
         operation.run(&key, request(), body).await.unwrap();
@@ -154,9 +152,9 @@ async fn kept_of_sixty(bytes: usize) -> u64 {
 #[tokio::test]
 async fn the_cache_keeps_its_bound_however_fast_large_outcomes_come() {
     // What is larger than the whole is not kept for an instant.
-    assert_eq!(kept_of_sixty(2_000_000).await, 0);
+    assert_eq!(kept_of_sixty(20_000).await, 0);
     // Of what fills it, one.
-    let kept = kept_of_sixty(900_000).await;
+    let kept = kept_of_sixty(9_000).await;
     assert!(kept <= 1, "{kept}");
 }
 

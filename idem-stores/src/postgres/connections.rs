@@ -206,7 +206,9 @@ impl Drop for Loan {
             return;
         };
         let (began, limit) = (self.began, self.timeout);
-        // Whoever drops a call need not be on the runtime.
+        // Whoever drops a call need not be on the runtime. The driver's pool needs to be, also where
+        // the runtime is gone.
+        let _context = self.runtime.enter();
         self.runtime.spawn(async move {
             match timeout(limit, line.connection().ping()).await {
                 Ok(Ok(())) => line.give_back(),

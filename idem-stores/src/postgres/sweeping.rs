@@ -62,17 +62,22 @@ impl Drop for Sweeping {
 }
 
 async fn keep_sweeping(connections: Connections, every: Duration) {
-    // The entries of what was deleted stay in the index while any transaction of the database
-    // might still see them: a sweep that began before them each time would read ever more.
+    // The index keeps entries of what was deleted for as long as any transaction of the database
+    // might still see it: a sweep that began at the beginning would read ever more of them.
     let mut from = None;
-    let mut started = Instant::now();
+    let mut began = Instant::now();
     loop {
         sleep(every.mul_f64(rand::random_range(0.5..1.0))).await;
-        if started.elapsed() > FROM_THE_START {
-            from = None;
-            started = Instant::now();
+        let mut place = from.clone();
+        if began.elapsed() > FROM_THE_START {
+            place = None;
+            began = Instant::now();
         }
-        if let Err(error) = sweep_all(&connections, &mut from).await {
+        let swept = sweep_all(&connections, &mut place).await;
+        if place.is_some() {
+            from = place;
+        }
+        if let Err(error) = swept {
             warn!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,
@@ -82,12 +87,16 @@ async fn keep_sweeping(connections: Connections, every: Duration) {
     }
 }
 
-async fn sweep_all(connections: &Connections, from: &mut Option<String>) -> Result<(), StoreError> {
+/// Sweeps until there is no whole batch any more, and says how far it came.
+async fn sweep_all(
+    connections: &Connections,
+    place: &mut Option<String>,
+) -> Result<(), StoreError> {
     loop {
         let began = Instant::now();
-        let swept = sweep(connections, BATCH, from.as_deref()).await?;
+        let swept = sweep(connections, BATCH, place.as_deref()).await?;
         if swept.to.is_some() {
-            *from = swept.to;
+            *place = swept.to;
         }
         if swept.records < BATCH.into() {
             return Ok(());

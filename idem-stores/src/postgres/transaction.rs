@@ -32,6 +32,7 @@ const FINISH: &str = include_str!("statements/transaction_finish.sql");
 #[derive(Clone, Debug)]
 pub struct PgTransactions(PgPool);
 
+#[diagnostic::do_not_recommend]
 impl TransactionSource<Sqlx> for PgPool {
     type Database = PgTransactions;
 

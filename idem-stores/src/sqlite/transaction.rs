@@ -25,6 +25,7 @@ use crate::Sqlx;
 #[derive(Clone, Debug)]
 pub struct SqliteTransactions(SqlitePool);
 
+#[diagnostic::do_not_recommend]
 impl TransactionSource<Sqlx> for SqlitePool {
     type Database = SqliteTransactions;
 

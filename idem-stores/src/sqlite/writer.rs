@@ -291,3 +291,63 @@ impl fmt::Display for Ended {
 }
 
 impl std::error::Error for Ended {}
+
+#[cfg(test)]
+mod tests {
+    use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+
+    use super::*;
+    use crate::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_thread_that_panicked_loses_no_commit_and_begins_anew() {
+        let name = format!("idem-writer-{}.db", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let url = format!("sqlite://{}", path.display());
+        let store = SqliteStore::connect(&url).await.unwrap();
+        let claim = |number| Claim {
+            id: RecordId::from_bytes([number; 32]),
+            token: Token::random(),
+            fingerprint: Fingerprint::of("request").unwrap(),
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(3600),
+            on_crash: OnCrash::Rerun,
+            ask_retention: false,
+        };
+        let acquired = Claimed::Acquired { attempt: 1 };
+        for number in 0..20 {
+            let before = claim(number);
+            assert_eq!(store.claim(&before).await.unwrap(), acquired);
+            let watch = store.watch(&before.id).await.unwrap();
+
+            // A claim, the panic, and two claims: alone or together with it.
+            let queue = store.inner.writer.queue().unwrap();
+            let first = tokio::spawn({
+                let (store, claim) = (store.clone(), claim(100 + number));
+                async move { store.claim(&claim).await }
+            });
+            tokio::task::yield_now().await;
+            let _ = queue.send(Write::Panic);
+            let beside = [claim(30 + number), claim(60 + number)];
+            let answers = tokio::join!(store.claim(&beside[0]), store.claim(&beside[1]), first);
+            let answers = [answers.0, answers.1, answers.2.unwrap()];
+            for answer in &answers {
+                // Answered, or lost.
+                match answer {
+                    Ok(answer) => assert_eq!(*answer, acquired),
+                    Err(error) => assert!(matches!(error, StoreError::Unavailable { .. })),
+                }
+            }
+            // Whoever waited looks.
+            watch.await;
+            // Nothing of a transaction that was not committed has happened, and what was is there.
+            for claim in [&before].into_iter().chain(&beside) {
+                assert_eq!(store.claim(claim).await.unwrap(), acquired);
+            }
+        }
+        drop(store);
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    }
+}

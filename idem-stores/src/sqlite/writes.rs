@@ -72,6 +72,8 @@ pub(super) enum Write {
     Complete(Asked<Completion, Changed>),
     Change(Asked<Change, Changed>),
     Sweep(Asked<u32, u64>),
+    #[cfg(test)]
+    Panic,
 }
 
 impl Write {
@@ -93,6 +95,9 @@ impl Write {
             Self::Sweep(asked) => {
                 asked.answer = Some(statements::sweep(connection, asked.question).await?);
             }
+            #[cfg(test)]
+            #[allow(clippy::panic, reason = "what a test asked for")]
+            Self::Panic => panic!("as asked"),
         }
         Ok(())
     }
@@ -178,6 +183,8 @@ impl Write {
             Self::Complete(asked) => asked.give(),
             Self::Change(asked) => asked.give(),
             Self::Sweep(asked) => asked.give(),
+            #[cfg(test)]
+            Self::Panic => {}
         }
     }
 
@@ -188,6 +195,8 @@ impl Write {
             Self::Complete(asked) => asked.fail(error),
             Self::Change(asked) => asked.fail(error),
             Self::Sweep(asked) => asked.fail(error),
+            #[cfg(test)]
+            Self::Panic => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 -- KEYS[1] record, and the channel of who watches it
 -- ARGV    token, outcome, milliseconds to keep
 -- Answers 1, also to the same completion again; or 0 where the token does not hold the record.
-local head = redis.call('GETRANGE', KEYS[1], 0, 55)
+local head = redis.call('GETRANGE', KEYS[1], '0', '55')
 if string.sub(head, 40, 55) ~= ARGV[1] then
   return 0
 end

@@ -198,11 +198,26 @@ fn a_store_may_be_dropped_with_its_runtime() {
             _ => tokio::runtime::Builder::new_multi_thread(),
         };
         let runtime = builder.enable_all().build().unwrap();
+        let url = format!("{}?application_name=idem", postgres.url());
         let kept = runtime.block_on(async {
-            let store = PostgresStore::connect(&postgres.url()).await.unwrap();
-            store.claim(&claim(1)).await.unwrap();
-            let watch = store.watch(&claim(1).id).await.unwrap();
-            (store, watch)
+            let pool = PgPoolOptions::new().test_before_acquire(false);
+            let stores = [
+                PostgresStore::connect(&url).await.unwrap(),
+                PostgresStore::from_pool(pool.connect(&url).await.unwrap()),
+            ];
+            let mut kept = Vec::new();
+            for (number, store) in (1..).zip(stores) {
+                let claim = claim(number);
+                store.claim(&claim).await.unwrap();
+                let watch = store.watch(&claim.id).await.unwrap();
+                postgres.pause();
+                let mut call = Box::pin(async move { store.claim(&claim).await });
+                let answer = tokio::time::timeout(Duration::from_millis(100), &mut call).await;
+                assert!(answer.is_err(), "{answer:?}");
+                postgres.resume();
+                kept.push((call, watch));
+            }
+            kept
         });
         drop(runtime);
         drop(kept);

@@ -62,6 +62,13 @@ impl File {
         number.unwrap()
     }
 
+    /// Waits until no connection is left: SQLite then removes the write-ahead log.
+    pub(crate) async fn is_closed(&self) {
+        while self.0.join("idem.db-wal").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// How many transactions the write-ahead log holds: as long as it has not begun anew, all
     /// that were ever committed.
     pub(crate) fn commits(&self) -> usize {

@@ -182,10 +182,7 @@ async fn a_file_of_another_process_alone_is_not_opened_and_later_it_is() {
     let store = file.store().await;
     finish(&store, &known, b"outcome").await;
     drop(store);
-    // Its connections are closed when the log is gone.
-    while file.directory().join("idem.db-wal").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    file.is_closed().await;
     let holder = Holder::of_the_file(&file);
     let builder = SqliteStore::builder(&file.url()).unwrap();
     let refused = builder.busy_timeout(BUSY).connect().await;

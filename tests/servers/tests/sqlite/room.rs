@@ -3,23 +3,30 @@
 use std::process::Command;
 
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claimed, ConnectError, Store, StoreError};
+use idem::{Change, Claim, Claimed, ConnectError, Store, StoreError};
 use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::file::{ACQUIRED, File, acquire, again, claim, finish, replays};
 
-/// Fills the store until it takes no more. Gives what was running then.
-async fn fill(store: &SqliteStore) -> idem::Claim {
-    let running = claim();
-    acquire(store, &running).await;
-    for _ in 0..100_000 {
-        match store.claim(&claim()).await {
-            Ok(answer) => assert_eq!(answer, ACQUIRED),
-            Err(StoreError::Full { .. }) => return running,
+/// Fills the store until it takes no more. Gives what is running then.
+async fn fill(store: &SqliteStore) -> Vec<Claim> {
+    let mut running = Vec::new();
+    // Here and there a page has room for one more.
+    let mut refused = 0;
+    while refused < 100 {
+        let claim = claim();
+        match store.claim(&claim).await {
+            Ok(answer) => {
+                assert_eq!(answer, ACQUIRED);
+                running.push(claim);
+                refused = 0;
+            }
+            Err(StoreError::Full { .. }) => refused += 1,
             Err(error) => panic!("{error:?}"),
         }
+        assert!(running.len() < 100_000);
     }
-    panic!("there is always room");
+    running
 }
 
 #[tokio::test]
@@ -31,32 +38,23 @@ async fn a_full_database_takes_nothing_new_and_forgets_nothing() {
     let pool = SqlitePoolOptions::new().connect_lazy_with(limited);
     let store = SqliteStore::from_pool(&pool).await.unwrap();
     let running = fill(&store).await;
-    for _ in 0..10 {
-        let refused = store.claim(&claim()).await;
-        assert!(
-            matches!(refused, Err(StoreError::Full { .. })),
-            "{refused:?}"
-        );
-    }
     replays(&store, &known, b"outcome").await;
-    let duplicate = store.claim(&again(&running)).await.unwrap();
+    let first = running[0];
+    let duplicate = store.claim(&again(&first)).await.unwrap();
     assert!(matches!(duplicate, Claimed::InFlight { .. }));
     // Too large for what is left; nothing of it stays.
     let outcome = vec![7; 100_000];
     let done = store
-        .complete(
-            &running.id,
-            &running.token,
-            outcome.into(),
-            running.retention,
-        )
+        .complete(&first.id, &first.token, outcome.into(), first.retention)
         .await;
     assert!(matches!(done, Err(StoreError::Full { .. })), "{done:?}");
-    assert_eq!(store.claim(&running).await.unwrap(), ACQUIRED);
+    assert_eq!(store.claim(&first).await.unwrap(), ACQUIRED);
     // What makes room goes on.
-    let released = store.release(&running.id, &running.token).await;
-    assert_eq!(released.unwrap(), Change::Applied);
-    acquire(&store, &claim()).await;
+    for claim in &running {
+        let released = store.release(&claim.id, &claim.token).await;
+        assert_eq!(released.unwrap(), Change::Applied);
+    }
+    finish(&store, &first, b"outcome").await;
 }
 
 /// A file system of half a mebibyte, where this may be made.
@@ -70,6 +68,12 @@ impl<'a> Small<'a> {
         mounted
             .is_ok_and(|it| it.status.success())
             .then_some(Self(file))
+    }
+
+    fn make_read_only(&self) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "remount,ro"]).arg(self.0.directory());
+        assert!(mount.status().unwrap().success());
     }
 }
 
@@ -137,4 +141,22 @@ async fn a_database_that_can_only_be_read_is_refused() {
     assert!(error.to_string().contains("cannot be written"), "{error}");
     let error = store.claim(&claim()).await.unwrap_err();
     assert!(matches!(error, StoreError::Rejected { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn in_a_directory_that_can_only_be_read_no_store_opens() {
+    let file = File::new();
+    let Some(small) = Small::mount(&file) else {
+        println!("skipped: nothing can be mounted here");
+        return;
+    };
+    let store = file.store().await;
+    finish(&store, &claim(), b"outcome").await;
+    drop(store);
+    file.is_closed().await;
+    let before = std::fs::read(file.path()).unwrap();
+    small.make_read_only();
+    let message = refused(&file.url()).await;
+    assert!(message.contains("cannot be"), "{message}");
+    assert!(std::fs::read(file.path()).unwrap() == before);
 }

@@ -199,9 +199,7 @@ async fn a_hundred() -> (File, Vec<idem::Claim>) {
         finish(&store, claims.last().unwrap(), &[7; 2000]).await;
     }
     drop(store);
-    while file.directory().join("idem.db-wal").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    file.is_closed().await;
     (file, claims)
 }
 
