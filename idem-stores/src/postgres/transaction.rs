@@ -67,7 +67,7 @@ impl Transactional for PgTransactions {
         }
         transaction.commit().await.map_err(|error| match error {
             // Refused, by a deferred constraint for example.
-            error @ sqlx::Error::Database(_) => rolled_back(error),
+            error @ sqlx::Error::Database(_) if !leaves_open(&error) => rolled_back(error),
             error => CommitError::Unknown(store_error(error)),
         })
     }
@@ -75,6 +75,13 @@ impl Transactional for PgTransactions {
     async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
         transaction.rollback().await.map_err(store_error)
     }
+}
+
+/// Whether the error speaks of the session and not of the transaction: a server that ends, or a
+/// pooler that has lost it. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn leaves_open(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("08") || code.starts_with("57P0") || code == "40003")
 }
 
 /// Advisory locks have 64 bits. Two records that share one are in each other's way, no more.
