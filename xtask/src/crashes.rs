@@ -1,6 +1,6 @@
 //! The crash harness, in every combination that promises something.
 
-use crate::run::{Failure, cargo};
+use crate::run::{Failure, cargo, program};
 
 /// How often the server is killed in each run that must lose nothing and double nothing.
 pub(crate) const KILLS: u32 = 200;
@@ -71,23 +71,13 @@ pub(crate) fn run(kills: u32) -> Result<(), Failure> {
         "crash",
     ])
     .run()?;
+    // Called by its path: `cargo run` knows no `--workspace`, and with other features it would build
+    // everything once more.
+    let us = std::env::current_exe().map_err(|error| Failure(format!("where are we? {error}")))?;
+    let crash = us.with_file_name("crash");
     for (options, part) in RUNS {
-        let mut crash = cargo(&[
-            "run",
-            "--quiet",
-            "--workspace",
-            "--all-features",
-            "--bin",
-            "crash",
-            "--",
-        ]);
-        for option in *options {
-            crash = crash.arg(option);
-        }
-        crash
-            .arg("--kills")
-            .arg(&(kills / part).max(1).to_string())
-            .run()?;
+        let kills = (kills / part).max(1).to_string();
+        program(&crash, options).arg("--kills").arg(&kills).run()?;
     }
     Ok(())
 }

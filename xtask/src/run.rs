@@ -1,7 +1,8 @@
 //! Runs commands and says what failed.
 
-use std::fmt;
+use std::path::Path;
 use std::process::Command;
+use std::{fmt, iter};
 
 /// A command that did not succeed, in words.
 #[derive(Debug)]
@@ -13,22 +14,32 @@ impl fmt::Display for Failure {
     }
 }
 
-/// One cargo call.
-pub(crate) struct Cargo {
+/// One call of a program.
+pub(crate) struct Call {
     words: Vec<String>,
     command: Command,
 }
 
-pub(crate) fn cargo(words: &[&str]) -> Cargo {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+pub(crate) fn cargo(words: &[&str]) -> Call {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut call = program(Path::new(&cargo), words);
+    "cargo".clone_into(&mut call.words[0]);
+    call
+}
+
+pub(crate) fn program(path: &Path, words: &[&str]) -> Call {
+    let mut command = Command::new(path);
     command.args(words);
-    Cargo {
-        words: words.iter().map(|word| (*word).to_owned()).collect(),
+    let words = words.iter().map(|word| (*word).to_owned());
+    Call {
+        words: iter::once(path.display().to_string())
+            .chain(words)
+            .collect(),
         command,
     }
 }
 
-impl Cargo {
+impl Call {
     pub(crate) fn arg(mut self, word: &str) -> Self {
         self.words.push(word.to_owned());
         self.command.arg(word);
@@ -61,7 +72,7 @@ impl Cargo {
     }
 
     fn failure(&self, why: &str) -> Failure {
-        Failure(format!("cargo {}: {why}", self.words.join(" ")))
+        Failure(format!("{}: {why}", self.words.join(" ")))
     }
 }
 

@@ -39,8 +39,12 @@ impl Server {
         }))
     }
 
+    const fn is_too_old(&self) -> bool {
+        self.number < OLDEST
+    }
+
     pub(super) fn warn(&self) {
-        if self.number < OLDEST {
+        if self.is_too_old() {
             warn!(
                 target: "idem",
                 version = self.version,
@@ -59,5 +63,22 @@ impl Server {
                 "the postgres server acknowledges what is not on its disk yet: a crash forgets the newest records, and their retries run again; set synchronous_commit to on"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fourteen_is_not_too_old() {
+        let of = |number| Server {
+            number,
+            version: String::new(),
+            fsync: true,
+            synchronous_commit: "on".to_owned(),
+        };
+        assert!(of(130_022).is_too_old());
+        assert!(!of(140_000).is_too_old());
     }
 }

@@ -235,7 +235,7 @@ impl PostgresStore {
 
     /// Deletes records whose time is over, at most `batch` of them, oldest first, in a short
     /// transaction of its own. None that somebody else has locked is waited for. Answers how many
-    /// it deleted: as many as `batch` says that there may be more. A thousand take some ten
+    /// it deleted: as many as `batch` says that there may be more. A thousand take some twenty
     /// milliseconds.
     ///
     /// # Errors

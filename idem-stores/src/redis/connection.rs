@@ -228,6 +228,9 @@ impl<'a> Waiting<'a> {
                 let is_broken = !error.is_timeout() && !is_cluster;
                 if is_broken || state.is_silent(self.link.patience()) {
                     state.replace();
+                } else if is_cluster && error.is_timeout() && state.waiting <= 1 {
+                    // One node's silence, which grows no longer while nobody waits.
+                    state.silent_since = None;
                 }
             }
             // The server lives, and says that it is the wrong one.

@@ -410,9 +410,15 @@ fn is_refusal(error: &RedisError) -> bool {
         | ErrorKind::RESP3NotSupported
         | ErrorKind::Server(ServerErrorKind::NoPerm) => true,
         ErrorKind::Server(ServerErrorKind::ResponseError) => error.detail().is_some_and(|detail| {
-            ["unknown command", "syntax error", "wrong number"]
-                .iter()
-                .any(|known| detail.starts_with(known))
+            let known = [
+                "unknown command",
+                "syntax error",
+                "wrong number",
+                // Of a command inside a script, and of the database to select.
+                "can't run this command",
+                "no permissions",
+            ];
+            known.iter().any(|known| detail.contains(known))
         }),
         _ => matches!(error.code(), Some("WRONGPASS" | "NOAUTH")),
     }

@@ -115,7 +115,11 @@ impl SqliteStoreBuilder {
             .map_err(connect_error)?;
         schema::migrate(&mut connection).await?;
         checks::run(&mut connection).await.map_err(connect_error)?;
-        let store = SqliteStore::over(target, connection, Some(self.sweep_every));
+        target::hurries(&mut connection)
+            .await
+            .map_err(connect_error)?;
+        let (opened, sweep_every) = (Some(connection), Some(self.sweep_every));
+        let store = SqliteStore::over(target, opened, self.busy_timeout, sweep_every);
         // It sweeps, also where this process never writes.
         store.inner.writer.queue().map_err(ConnectError::Store)?;
         Ok(store)
@@ -192,16 +196,25 @@ impl SqliteStore {
         schema::check(&mut connection).await?;
         let mut pooled = pool.acquire().await.map_err(connect_error)?;
         checks::run(&mut pooled).await.map_err(connect_error)?;
-        Ok(Self::over(target, connection, None))
+        // The writer opens its own: this one may have looked before the tables were there.
+        let patience = target::patience(&mut connection).await;
+        let patience = patience.map_err(connect_error)?;
+        Ok(Self::over(target, None, patience, None))
     }
 
-    fn over(target: Target, opened: SqliteConnection, sweep_every: Option<Duration>) -> Self {
+    fn over(
+        target: Target,
+        opened: Option<SqliteConnection>,
+        patience: Duration,
+        sweep_every: Option<Duration>,
+    ) -> Self {
         let target = Arc::new(target);
         let watchers = Arc::<Watchers>::default();
         let writer = Writer::new(
             Arc::clone(&target),
             opened,
             Arc::clone(&watchers),
+            patience,
             sweep_every,
         );
         Self {

@@ -91,6 +91,13 @@ impl Target {
         Ok(connection)
     }
 
+    /// Opens the writer's connection, which [`hurries`].
+    pub(super) async fn open_to_write(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.open().await?;
+        hurries(&mut connection).await?;
+        Ok(connection)
+    }
+
     /// Opens a connection that cannot write.
     pub(super) async fn open_to_read(
         &self,
@@ -124,6 +131,23 @@ impl Target {
             }
         }
     }
+}
+
+/// Makes a connection look after the lock every millisecond or two, for a moment; its user then
+/// tries again. SQLite itself looks ever more seldom, up to ten times a second, and who comes
+/// later is then served earlier.
+pub(super) async fn hurries(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    execute(connection, "PRAGMA busy_timeout = 3").await
+}
+
+/// How long the connection waits for a lock.
+pub(super) async fn patience(connection: &mut SqliteConnection) -> Result<Duration, sqlx::Error> {
+    let millis: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
+        .fetch_one(connection)
+        .await?;
+    Ok(Duration::from_millis(
+        u64::try_from(millis).unwrap_or_default(),
+    ))
 }
 
 /// Another mode is kept where the file system has no room for a shared index: a warning.

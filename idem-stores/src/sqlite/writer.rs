@@ -15,7 +15,7 @@ use tokio::runtime;
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
 
 use super::errors::{is_busy, spares_the_connection, store_error};
@@ -49,25 +49,30 @@ struct State {
 struct Work {
     target: Arc<Target>,
     watchers: Arc<Watchers>,
+    /// How long a write waits for the lock.
+    patience: Duration,
     sweep_every: Option<Duration>,
 }
 
 impl Writer {
+    /// `opened` is a connection as [`Target::open_to_write`] opens it.
     pub(super) fn new(
         target: Arc<Target>,
-        opened: SqliteConnection,
+        opened: Option<SqliteConnection>,
         watchers: Arc<Watchers>,
+        patience: Duration,
         sweep_every: Option<Duration>,
     ) -> Self {
         Self {
             work: Work {
                 target,
                 watchers,
+                patience,
                 sweep_every,
             },
             state: Mutex::new(State {
                 queue: None,
-                opened: Some(opened),
+                opened,
             }),
         }
     }
@@ -140,19 +145,56 @@ impl Work {
         });
     }
 
+    /// Writes, as soon as nobody else does.
     async fn write(&self, mut batch: Vec<Write>, connection: &mut Option<SqliteConnection>) {
-        batch.retain(Write::is_wanted);
-        let together = match batch[..] {
-            // A statement of its own is a transaction of its own.
-            [] | [_] => None,
-            _ => Some(self.together(&mut batch, connection).await),
-        };
-        match together {
-            Some(Ok(())) => self.announce(batch),
-            Some(Err(error)) if is_busy(&error) => fail(batch, error),
-            // One of them cannot be written; the others can.
-            Some(Err(_)) | None => self.one_by_one(batch, connection).await,
+        let since = Instant::now();
+        while let Err((left, busy)) = self.attempt(batch, connection).await {
+            if since.elapsed() >= self.patience {
+                return fail(left, busy);
+            }
+            batch = left;
         }
+    }
+
+    /// # Errors
+    /// With what is left to write, when another process holds the lock.
+    async fn attempt(
+        &self,
+        mut batch: Vec<Write>,
+        connection: &mut Option<SqliteConnection>,
+    ) -> Result<(), (Vec<Write>, sqlx::Error)> {
+        batch.retain(Write::is_wanted);
+        // A statement of its own is a transaction of its own.
+        if batch.len() > 1 {
+            match self.together(&mut batch, connection).await {
+                Ok(()) => {
+                    self.announce(batch);
+                    return Ok(());
+                }
+                Err(error) if is_busy(&error) => return Err((batch, error)),
+                // One of them cannot be written; the others can.
+                Err(_) => {}
+            }
+        }
+        let mut batch = batch.into_iter();
+        while let Some(mut write) = batch.next() {
+            let done = match self.open(connection).await {
+                Ok(used) => write.run(used).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = done else {
+                self.announce([write]);
+                continue;
+            };
+            if is_busy(&error) {
+                return Err(([write].into_iter().chain(batch).collect(), error));
+            }
+            if !spares_the_connection(&error) {
+                *connection = None;
+            }
+            write.fail(store_error(error));
+        }
+        Ok(())
     }
 
     /// All in one transaction, or none.
@@ -176,36 +218,13 @@ impl Work {
         done
     }
 
-    async fn one_by_one(&self, batch: Vec<Write>, connection: &mut Option<SqliteConnection>) {
-        let mut batch = batch.into_iter();
-        while let Some(mut write) = batch.next() {
-            let done = match self.open(connection).await {
-                Ok(used) => write.run(used).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = done else {
-                self.announce([write]);
-                continue;
-            };
-            if !spares_the_connection(&error) {
-                *connection = None;
-            }
-            if is_busy(&error) {
-                // Whoever is in the way was waited for once, and that is enough for all.
-                fail([write].into_iter().chain(batch), error);
-                return;
-            }
-            write.fail(store_error(error));
-        }
-    }
-
     async fn open<'a>(
         &self,
         connection: &'a mut Option<SqliteConnection>,
     ) -> Result<&'a mut SqliteConnection, sqlx::Error> {
         match connection {
             Some(connection) => Ok(connection),
-            none => Ok(none.insert(self.target.open().await?)),
+            none => Ok(none.insert(self.target.open_to_write().await?)),
         }
     }
 

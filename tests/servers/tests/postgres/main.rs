@@ -11,6 +11,7 @@ mod worker;
 mod conformance;
 mod costs;
 mod dropped;
+mod limits;
 mod logins;
 mod outages;
 mod processes;

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claimed, ConnectError, Engine, Fingerprint, Phase, Store, StoreError};
+use idem::{
+    Change, Claimed, ConnectError, Engine, Fingerprint, InFlight, Phase, Store, StoreError,
+};
 use idem_tests::{Redis, RedisCluster, RedisSentinel};
+use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::conformance::claim;
@@ -156,6 +159,61 @@ async fn a_right_that_is_missing_is_a_refusal_and_never_fails_open() {
     );
     // So is the password, when connecting.
     let refused = RedisStore::connect(&url(&redis, "app:wrong")).await;
+    assert!(
+        matches!(
+            refused,
+            Err(ConnectError::Store(StoreError::Rejected { .. }))
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_right_that_only_scripts_need_runs_nothing_twice_where_it_is_missing() {
+    let redis = with_user();
+    let app = url(&redis, &format!("app:{SECRET}"));
+    let store = RedisStore::connect(&app).await.unwrap();
+    let engine = Engine::builder(store).fail_open(true).build();
+    let operation = engine.operation("op").in_flight(InFlight::Reject);
+    let request = Fingerprint::of("request").unwrap();
+    let (runs, ends) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let body = {
+        let (runs, ends) = (Arc::clone(&runs), Arc::clone(&ends));
+        async move {
+            runs.notify_one();
+            ends.notified().await;
+            Ok::<_, idem::Error>(1)
+        }
+    };
+    let first = tokio::spawn({
+        let operation = operation.clone();
+        async move { operation.run("k", request, body).await }
+    });
+    runs.notified().await;
+
+    set_user(&redis, "app -pttl");
+    // Another process, which sees the record for the first time.
+    let other = RedisStore::connect(&app).await.unwrap();
+    let other = Engine::builder(other).fail_open(true).build();
+    let twice = async { panic!("this body must not run") };
+    let refused: Result<u32, _> = other.operation("op").run("k", request, twice).await;
+    assert!(
+        matches!(
+            refused,
+            Err(idem::Error::Store(StoreError::Rejected { .. }))
+        ),
+        "{refused:?}"
+    );
+    set_user(&redis, "app +pttl");
+    ends.notify_one();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_the_login_may_not_select_is_no_outage() {
+    let redis = with_user();
+    let app = url(&redis, &format!("app:{SECRET}"));
+    let refused = RedisStore::connect(&format!("{app}/1")).await;
     assert!(
         matches!(
             refused,
@@ -341,6 +399,12 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// An event that another test's thread, which has no subscriber, came to first may be taken for one
+/// that nobody hears. To be called when it has happened once.
+fn hear_everything() {
+    tracing::callsite::rebuild_interest_cache();
+}
+
 #[tokio::test]
 async fn credentials_are_in_no_log_error_or_debug_form() {
     let log = Log::default();
@@ -367,10 +431,13 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
     seen.push_str(&format!("{engine:?} {operation:?}"));
     // Bad times are talkative.
     redis.kill();
-    let fingerprint = Fingerprint::of("request").unwrap();
-    let body = async { Ok::<_, idem::Error>(1) };
-    let refused = operation.run("the client's key", fingerprint, body).await;
-    seen.push_str(&chain(&refused.unwrap_err()));
+    for _ in 0..2 {
+        let fingerprint = Fingerprint::of("request").unwrap();
+        let body = async { Ok::<_, idem::Error>(1) };
+        let refused = operation.run("the client's key", fingerprint, body).await;
+        seen.push_str(&chain(&refused.unwrap_err()));
+        hear_everything();
+    }
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("store call failed"), "{log}");
@@ -386,8 +453,10 @@ async fn a_server_that_loses_records_is_warned_of() {
     let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let warned = async |args: &[&str]| {
-        log.0.lock().unwrap().clear();
         let redis = Redis::with(args);
+        RedisStore::connect(&redis.url()).await.unwrap();
+        hear_everything();
+        log.0.lock().unwrap().clear();
         RedisStore::connect(&redis.url()).await.unwrap();
         String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
     };

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::sqlite::SqliteStore;
 use idem::{Change, Claimed, Store, StoreError};
-use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 
 use crate::file::{ACQUIRED, File, TTL, acquire, again, claim, complete, finish, replays};
 
@@ -38,10 +38,10 @@ async fn conforms_in_real_time() {
 }
 
 /// In the application's own database, whose clock is moved as the documentation says.
-struct MovedClock(File);
+struct MovedClock(File, SqliteJournalMode);
 
-async fn beside_the_application(file: &File) -> SqliteStore {
-    let options = file.options().create_if_missing(true);
+async fn beside_the_application(file: &File, mode: SqliteJournalMode) -> SqliteStore {
+    let options = file.options().create_if_missing(true).journal_mode(mode);
     let pool = SqlitePoolOptions::new().connect_lazy_with(options);
     let store = SqliteStore::from_pool(&pool).await.unwrap();
     store.migrate().await.unwrap();
@@ -57,7 +57,7 @@ async fn move_clock(file: &File, by: Duration) {
 #[async_trait]
 impl Harness for MovedClock {
     async fn store(&self) -> Arc<dyn Store> {
-        Arc::new(beside_the_application(&self.0).await)
+        Arc::new(beside_the_application(&self.0, self.1).await)
     }
 
     async fn advance(&self, by: Duration) {
@@ -75,7 +75,12 @@ impl Harness for MovedClock {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_in_an_applications_database_on_a_moved_clock() {
-    assert_conforms(&MovedClock(File::new())).await;
+    assert_conforms(&MovedClock(File::new(), SqliteJournalMode::Wal)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_without_a_write_ahead_log() {
+    assert_conforms(&MovedClock(File::new(), SqliteJournalMode::Delete)).await;
 }
 
 #[tokio::test]
@@ -113,7 +118,7 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
 #[tokio::test]
 async fn records_whose_time_is_over_are_swept_a_batch_at_a_time() {
     let file = File::new();
-    let store = beside_the_application(&file).await;
+    let store = beside_the_application(&file, SqliteJournalMode::Wal).await;
     let stays = claim();
     for _ in 0..25 {
         finish(&store, &claim(), b"outcome").await;
