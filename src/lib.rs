@@ -1,8 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "actix")]
+pub mod actix;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "http")]
+mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 
 #[doc(hidden)]
 #[allow(

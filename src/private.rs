@@ -11,9 +11,13 @@ pub use idem_core::{
     Transactional,
 };
 
+#[cfg(feature = "actix")]
+pub use crate::actix::private as actix;
 #[cfg(feature = "axum")]
 pub use crate::axum::private as axum;
-#[cfg(feature = "axum")]
+#[cfg(feature = "http")]
+pub use crate::http::private as http;
+#[cfg(feature = "http")]
 pub use idem_core::http::DEFAULT_RELEASE;
 
 /// A value that can be part of a fingerprint.

@@ -21,6 +21,9 @@ pub enum Verdict {
     Final(Outcome),
     /// Nothing happened: free the key.
     Released,
+    /// Nobody knows what happened, as after a panic: the lease is over at once, and the next claim
+    /// follows `on_crash`. In a transaction everything is rolled back.
+    Crashed,
 }
 
 /// A final outcome. Its `Debug` form shows no content.

@@ -20,6 +20,8 @@ use values::{argument_name, key, list, operation_name, status, truth, value};
 pub(crate) enum Form {
     Function,
     Axum,
+    Actix,
+    Http,
 }
 
 impl Form {
@@ -32,27 +34,40 @@ impl Form {
 }
 
 /// Where an argument has a meaning.
-const BOTH: [Form; 2] = [Form::Function, Form::Axum];
-const FUNCTION: [Form; 1] = [Form::Function];
-const HANDLER: [Form; 1] = [Form::Axum];
+#[derive(Clone, Copy)]
+enum In {
+    Both,
+    Function,
+    Handler,
+}
+
+impl In {
+    const fn has(self, form: Form) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Function => !form.is_handler(),
+            Self::Handler => form.is_handler(),
+        }
+    }
+}
 
 /// Every argument, in the order of the documentation.
-const KNOWN: [(&str, &[Form]); 15] = [
-    ("key", &BOTH),
-    ("ttl", &BOTH),
-    ("scope", &BOTH),
-    ("name", &BOTH),
-    ("fingerprint", &BOTH),
-    ("skip", &FUNCTION),
-    ("in_flight", &BOTH),
-    ("lease", &BOTH),
-    ("on_crash", &BOTH),
-    ("release", &HANDLER),
-    ("errors", &FUNCTION),
-    ("required", &HANDLER),
-    ("transaction", &BOTH),
-    ("engine", &BOTH),
-    ("crate", &BOTH),
+const KNOWN: [(&str, In); 15] = [
+    ("key", In::Both),
+    ("ttl", In::Both),
+    ("scope", In::Both),
+    ("name", In::Both),
+    ("fingerprint", In::Both),
+    ("skip", In::Function),
+    ("in_flight", In::Both),
+    ("lease", In::Both),
+    ("on_crash", In::Both),
+    ("release", In::Handler),
+    ("errors", In::Function),
+    ("required", In::Handler),
+    ("transaction", In::Both),
+    ("engine", In::Both),
+    ("crate", In::Both),
 ];
 
 /// The arguments of one attribute. `None` is the default.
@@ -164,12 +179,12 @@ impl Args {
             )
         })?;
         let word = name.to_string();
-        let Some((_, forms)) = KNOWN.iter().find(|(known, _)| *known == word) else {
+        let Some((_, place)) = KNOWN.iter().find(|(known, _)| *known == word) else {
             let likely = likely(form, &word);
             given.extend(likely.map(str::to_owned));
             return Err(unknown(form, &name, likely));
         };
-        if !forms.contains(&form) {
+        if !place.has(form) {
             return Err(misplaced(form, &name));
         }
         if given.contains(&word) {
@@ -251,7 +266,7 @@ impl Args {
 fn likely(form: Form, word: &str) -> Option<&'static str> {
     KNOWN
         .iter()
-        .filter(|(_, forms)| forms.contains(&form))
+        .filter(|(_, place)| place.has(form))
         .map(|(known, _)| *known)
         .filter(|known| {
             let typos = strsim::osa_distance(known, word);
@@ -267,7 +282,7 @@ fn unknown(form: Form, name: &Ident, likely: Option<&str>) -> syn::Error {
     );
     let known: Vec<_> = KNOWN
         .iter()
-        .filter(|(_, forms)| forms.contains(&form))
+        .filter(|(_, place)| place.has(form))
         .map(|(known, _)| format!("`{known}`"))
         .collect();
     syn::Error::new(

@@ -25,3 +25,16 @@ pub fn idempotent(args: TokenStream, item: TokenStream) -> TokenStream {
 pub fn idempotent_axum(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(Form::Axum, args.into(), item.into()).into()
 }
+
+/// The same for actix-web. See `idem::actix::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent_actix(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Actix, args.into(), item.into()).into()
+}
+
+/// The same for functions of `http::Request`. See `idem::http::idempotent`, where it is
+/// documented.
+#[proc_macro_attribute]
+pub fn idempotent_http(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Http, args.into(), item.into()).into()
+}

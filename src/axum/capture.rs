@@ -7,24 +7,19 @@
     reason = "the error is the answer, and is moved once"
 )]
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
-use axum::http::Uri;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use idem_core::http::{
-    HttpSettings, Problem, RequestIdentity, capture, collect_body, parse_key, replay,
-};
-use idem_core::{
-    Begun, EndedIn, Engine, Error, Execution, ExecutionIn, Fingerprint, FingerprintError,
-    Fingerprinter, Granted, Key, KeyError, Operation, Outcome, Transactional, Unprotected, Verdict,
-    Writes,
-};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
+use idem_core::{Engine, Transactional};
 
-use crate::__private::{KeySource, Plan, operation};
+use crate::__private::Plan;
+use crate::handler::{self, CapturedRequest, Responded};
 
 /// A request on its way to an idempotent handler: its head has been read by the head
 /// extractors, its body waits. `B` is the handler's last extractor.
@@ -132,11 +127,8 @@ impl<B: Send + 'static> Captured<B> {
     /// names what it binds. Nothing is claimed yet.
     pub async fn extract(self, engine: Option<Engine>) -> Result<(Captured<()>, B), Response> {
         let mut request = self.inner;
-        let body = match engine.map_or_else(|| engine_of(&request.head), Ok) {
-            Ok(engine) => request.read(engine.http()).await?,
-            // The engine may be named by what is read here; without any, `admit` refuses.
-            Err(_) => request.read(&HttpSettings::default()).await?,
-        };
+        let body = handler::read_early(&mut *request, engine).await;
+        let body = body.map_err(answer)?;
         let Inner { head, last, .. } = *request;
         let value = match last {
             Last::Ready(value) => value,
@@ -156,33 +148,10 @@ impl<B: Send + 'static> Captured<B> {
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
-        let (required, release) = (plan.required, plan.release);
-        let identified = self.identify(plan)?;
-        if !required && identified.key == Err(KeyError::Missing) {
-            let permit = Permit::Unprotected(identified.operation.unprotected());
-            let Identified {
-                engine, request, ..
-            } = identified;
-            return Ok(Admitted {
-                permit,
-                engine,
-                request,
-            });
-        }
-        let (keyed, counted) = identified.keyed(Operation::keyed)?;
-        let (fingerprint, engine, request) = counted.fingerprint().await?;
-        // Boxed: it is large, and gone before the handler runs.
-        let begun = Box::pin(keyed.begin(fingerprint)).await;
-        let permit = match begun.map_err(|error| refuse(&error, engine.http()))? {
-            Begun::Execute(execution) => Permit::Execute(execution, release),
-            Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
-            Begun::Replay(outcome) => return Err(given_back(&outcome, engine.http())),
-        };
-        Ok(Admitted {
-            permit,
-            engine,
-            request,
-        })
+        let mut request = self.inner;
+        let admitted = handler::admit(plan, &mut *request).await;
+        let admitted = admitted.map_err(answer)?;
+        Ok(Admitted { admitted, request })
     }
 
     /// Decides whether the handler runs in a transaction of the database.
@@ -190,242 +159,40 @@ impl<B: Send + 'static> Captured<B> {
         self,
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, Response> {
-        let release = plan.release;
-        let identified = self.identify(plan)?;
-        let (keyed, counted) = identified
-            .keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-        let (fingerprint, engine, request) = counted.fingerprint().await?;
-        let granted = Box::pin(keyed.begin(fingerprint)).await;
-        match granted.map_err(|error| refuse(&error, engine.http()))? {
-            Granted::Run(execution) => Ok(AdmittedIn {
-                execution,
-                release,
-                engine,
-                request,
-            }),
-            Granted::Replay(outcome) => Err(given_back(&outcome, engine.http())),
+        let mut request = self.inner;
+        let admitted = handler::admit_in(plan, database, &mut *request).await;
+        let admitted = admitted.map_err(answer)?;
+        Ok(AdmittedIn { admitted, request })
+    }
+}
+
+impl<B> CapturedRequest for Inner<B> {
+    fn identity(&self) -> RequestIdentity<'_> {
+        // The path before any router took a prefix away.
+        let original = self.head.extensions.get::<OriginalUri>();
+        RequestIdentity {
+            method: &self.head.method,
+            uri: original.map_or(&self.head.uri, |OriginalUri(uri)| uri),
+            headers: &self.head.headers,
         }
     }
 
-    /// What needs no more than the request's head.
-    fn identify(self, plan: Plan) -> Result<Identified<B>, Response> {
-        let request = self.inner;
-        let engine = plan
-            .engine
-            .map_or_else(|| engine_of(&request.head), Ok)
-            .map_err(|error| refuse(&error, &HttpSettings::default()))?;
-        let settings = engine.http();
-        let key = match plan.key {
-            KeySource::Value(key) => key,
-            KeySource::Header(name) => {
-                parse_key(request.head.headers.get_all(name), settings.accepted_keys())
-                    .and_then(|key| Key::of(&key))
-            }
-        };
-        let operation = operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope)
-            .map_err(|error| refuse(&error, settings))?;
-        Ok(Identified {
-            engine,
-            operation,
-            key,
-            fingerprint: plan.fingerprint,
-            request,
-        })
+    fn engine(&self) -> Option<Engine> {
+        self.head.extensions.get().cloned()
     }
-}
 
-/// A request whose operation and key are known.
-struct Identified<B> {
-    engine: Engine,
-    operation: Operation,
-    key: Result<Key, KeyError>,
-    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-    request: Box<Inner<B>>,
-}
-
-/// A request whose key is acceptable.
-struct Counted<B> {
-    engine: Engine,
-    has_scope: bool,
-    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-    request: Box<Inner<B>>,
-}
-
-impl<B> Identified<B> {
-    /// Puts the operation under its key. Refused keys cost no look at the body.
-    fn keyed<K>(
-        self,
-        keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
-    ) -> Result<(K, Counted<B>), Response> {
-        let keyed =
-            keyed(&self.operation, self.key).map_err(|error| refuse(&error, self.engine.http()))?;
-        let counted = Counted {
-            has_scope: self.operation.has_scope(),
-            engine: self.engine,
-            fingerprint: self.fingerprint,
-            request: self.request,
-        };
-        Ok((keyed, counted))
-    }
-}
-
-impl<B> Counted<B> {
-    async fn fingerprint(mut self) -> Result<(Fingerprint, Engine, Box<Inner<B>>), Response> {
-        let settings = self.engine.http();
-        let body = self.request.read(settings).await?;
-        let head = &self.request.head;
-        let identity = RequestIdentity {
-            method: &head.method,
-            uri: original_uri(head),
-            headers: &head.headers,
-        };
-        let fingerprint = match self.fingerprint {
-            Some(parts) => {
-                let parts = parts.map_err(|error| refuse(&error.into(), settings))?;
-                identity.fingerprint_of(self.has_scope, parts)
-            }
-            None => identity.fingerprint(self.has_scope, &body),
-        };
-        Ok((fingerprint, self.engine, self.request))
-    }
-}
-
-/// A stored outcome as an answer.
-fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response {
-    match replay(outcome) {
-        Ok(response) => response.map(Body::from),
-        Err(error) => refuse(&error.into(), settings),
-    }
-}
-
-/// The right to run the handler in a transaction.
-pub struct AdmittedIn<B, D: Transactional> {
-    execution: ExecutionIn<D>,
-    release: &'static [u16],
-    engine: Engine,
-    request: Box<Inner<B>>,
-}
-
-impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
-    /// Runs the last extractor, then the handler, on a task of their own; commits, and answers.
-    pub async fn run<F, Fut, R>(self, handler: F) -> Response
-    where
-        F: FnOnce(B, D::Transaction) -> Fut + Send + 'static,
-        Fut: Future<Output = (D::Transaction, R)> + Send + 'static,
-        R: IntoResponse,
-    {
-        let Self {
-            execution,
-            release,
-            engine,
-            request,
-        } = self;
-        let settings = engine.clone();
-        let body = move |transaction| async move {
-            let last = match request.extract().await {
-                Ok(last) => last,
-                Err(rejection) => {
-                    return (transaction, Verdict::Released, Writes::Discard, rejection);
-                }
-            };
-            let (transaction, response) = Box::pin(handler(last, transaction)).await;
-            let response = response.into_response();
-            let status = response.status();
-            let writes = if status.is_client_error() || status.is_server_error() {
-                Writes::Discard
-            } else {
-                Writes::Keep
-            };
-            let limit = engine.max_outcome_bytes();
-            let (verdict, response) = capture(response, release, limit, engine.http()).await;
-            (transaction, verdict, writes, response.map(Body::new))
-        };
-        match Box::pin(execution.drive_detached(body)).await {
-            Ok(EndedIn::Value(response)) => response,
-            Ok(EndedIn::Replay(outcome)) => given_back(&outcome, settings.http()),
-            Ok(EndedIn::Refused(error)) => refuse(&error, settings.http()),
-            // The panic's message has gone to the panic hook, and is not for clients.
-            Err(_) => answer(Problem::rolled_back(), settings.http()),
-        }
-    }
-}
-
-/// The right to run the handler.
-pub struct Admitted<B> {
-    permit: Permit,
-    engine: Engine,
-    request: Box<Inner<B>>,
-}
-
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the rare variant is the small one"
-)]
-enum Permit {
-    /// Once, and store the response unless its status is listed.
-    Execute(Execution, &'static [u16]),
-    /// As if the attribute were not there.
-    Unprotected(Unprotected),
-}
-
-impl<B: Send + 'static> Admitted<B> {
-    /// Runs the last extractor, then the handler, on a task of their own, and answers. The
-    /// handler's future is boxed where it is made, and never moved again.
-    pub async fn run<F, Fut>(self, handler: F) -> Response
-    where
-        F: FnOnce(B) -> Fut + Send + 'static,
-        Fut: Future<Output: IntoResponse> + Send + 'static,
-    {
-        let Self {
-            permit,
-            engine,
-            request,
-        } = self;
-        let settings = engine.clone();
-        let respond = async move {
-            let last = request.extract().await?;
-            Ok::<_, Response>(Box::pin(handler(last)).await.into_response())
-        };
-        let ended = match permit {
-            Permit::Unprotected(unprotected) => {
-                let body = async move { respond.await.unwrap_or_else(|rejection| rejection) };
-                unprotected.drive_detached(Box::pin(body)).await
-            }
-            Permit::Execute(execution, release) => {
-                let body = async move {
-                    let response = match respond.await {
-                        Ok(response) => response,
-                        Err(rejection) => return (Verdict::Released, rejection),
-                    };
-                    let limit = engine.max_outcome_bytes();
-                    let (verdict, response) =
-                        capture(response, release, limit, engine.http()).await;
-                    (verdict, response.map(Body::new))
-                };
-                execution.drive_detached(Box::pin(body)).await
-            }
-        };
-        // The panic's message has gone to the panic hook, and is not for clients.
-        ended.unwrap_or_else(|_| answer(Problem::crashed(), settings.http()))
-    }
-}
-
-impl<B> Inner<B> {
-    /// The request's body, read up to the limit.
-    async fn read(&mut self, settings: &HttpSettings) -> Result<Bytes, Response> {
+    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
         let body = match &mut self.body {
             RequestBody::Read(bytes) => return Ok(bytes.clone()),
             RequestBody::Unread(body) => std::mem::take(body),
         };
-        match collect_body(body, settings.request_limit()).await {
-            Ok(bytes) => {
-                self.body = RequestBody::Read(bytes.clone());
-                Ok(bytes)
-            }
-            Err(error) => Err(answer(error.into(), settings)),
-        }
+        let bytes = collect_body(body, limit).await?;
+        self.body = RequestBody::Read(bytes.clone());
+        Ok(bytes)
     }
+}
 
+impl<B> Inner<B> {
     async fn extract(self: Box<Self>) -> Result<B, Response> {
         let Self { head, body, last } = *self;
         match last {
@@ -441,26 +208,72 @@ impl<B> Inner<B> {
     }
 }
 
-/// The engine of a request's extensions, else the installed one.
-fn engine_of(head: &Parts) -> Result<Engine, Error> {
-    head.extensions
-        .get::<Engine>()
-        .cloned()
-        .map_or_else(Engine::installed, Ok)
+/// The right to run the handler.
+pub struct Admitted<B> {
+    admitted: handler::Admitted,
+    request: Box<Inner<B>>,
 }
 
-/// The path before any router took a prefix away.
-fn original_uri(head: &Parts) -> &Uri {
-    head.extensions
-        .get::<OriginalUri>()
-        .map_or(&head.uri, |OriginalUri(uri)| uri)
+impl<B: Send + 'static> Admitted<B> {
+    /// Runs the last extractor, then the handler, on a task of their own, and answers. The
+    /// handler's future is boxed where it is made, and never moved again.
+    pub async fn run<F, Fut>(self, handler: F) -> Response
+    where
+        F: FnOnce(B) -> Fut + Send + 'static,
+        Fut: Future<Output: IntoResponse> + Send + 'static,
+    {
+        let Self { admitted, request } = self;
+        let respond = async move {
+            match request.extract().await {
+                Ok(last) => Responded::Answered(Box::pin(handler(last)).await.into_response()),
+                Err(rejection) => rejected(rejection),
+            }
+        };
+        answered(admitted.run_detached(respond).await)
+    }
 }
 
-fn refuse(error: &Error, settings: &HttpSettings) -> Response {
-    crate::report_misconfiguration(error);
-    answer(error.into(), settings)
+/// The right to run the handler in a transaction.
+pub struct AdmittedIn<B, D: Transactional> {
+    admitted: handler::AdmittedIn<D>,
+    request: Box<Inner<B>>,
 }
 
-fn answer(problem: Problem, settings: &HttpSettings) -> Response {
-    problem.into_response(settings).map(Body::from)
+impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
+    /// Runs the last extractor, then the handler, on a task of their own; commits, and answers.
+    pub async fn run<F, Fut, R>(self, handler: F) -> Response
+    where
+        F: FnOnce(B, D::Transaction) -> Fut + Send + 'static,
+        Fut: Future<Output = (D::Transaction, R)> + Send + 'static,
+        R: IntoResponse,
+    {
+        let Self { admitted, request } = self;
+        let respond = move |transaction| async move {
+            let last = match request.extract().await {
+                Ok(last) => last,
+                Err(rejection) => return (transaction, rejected(rejection)),
+            };
+            let (transaction, response) = Box::pin(handler(last, transaction)).await;
+            (transaction, Responded::Answered(response.into_response()))
+        };
+        answered(admitted.run_detached(respond).await)
+    }
+}
+
+fn rejected(rejection: Response) -> Responded<Body> {
+    Responded::Rejected(rejection.map(CapturedBody::Passed))
+}
+
+fn answer(response: Response<Bytes>) -> Response {
+    response.map(Body::from)
+}
+
+fn answered(answer: Result<Response<CapturedBody<Body>>, Infallible>) -> Response {
+    match answer {
+        Ok(response) => response.map(|body| match body {
+            CapturedBody::Passed(body) => body,
+            body => Body::new(body),
+        }),
+        Err(never) => match never {},
+    }
 }

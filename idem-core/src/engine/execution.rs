@@ -274,6 +274,9 @@ impl Execution {
                 } else {
                     settlement(verdict, &call, max_bytes)
                 };
+                if matches!(self.settlement, Settlement::Abandon) {
+                    observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
+                }
                 self.settle().await;
                 Ok(value)
             }
@@ -369,8 +372,10 @@ pub(super) fn panic_of(error: JoinError) -> Panic {
 }
 
 pub(super) fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
-    let Verdict::Final(outcome) = verdict else {
-        return Settlement::Release;
+    let outcome = match verdict {
+        Verdict::Final(outcome) => outcome,
+        Verdict::Released => return Settlement::Release,
+        Verdict::Crashed => return Settlement::Abandon,
     };
     let mut encoded = outcome.encode();
     observe::outcome_size(&call.operation, encoded.len());

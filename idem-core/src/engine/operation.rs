@@ -261,7 +261,7 @@ impl Operation {
 
     /// Resolves by hand a record whose attempt crashed, for operations that refuse to run
     /// again: [`Verdict::Released`] says that nothing happened and frees the key,
-    /// [`Verdict::Final`] stores what did happen.
+    /// [`Verdict::Final`] stores what did happen. [`Verdict::Crashed`] leaves it as it is.
     ///
     /// Returns whether there was such a record. The one who resolves takes the next attempt's
     /// number, so that the crashed attempt can change nothing any more.
@@ -315,6 +315,7 @@ impl Operation {
         let is_the_crashed_one = attempt == crashed.saturating_add(1);
         let settlement = match verdict {
             Verdict::Final(outcome) if is_the_crashed_one => Settlement::Complete(outcome.encode()),
+            Verdict::Crashed if is_the_crashed_one => Settlement::Abandon,
             _ => Settlement::Release,
         };
         let change = self

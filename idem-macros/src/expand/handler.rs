@@ -5,16 +5,25 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Expr, FnArg, PatType, ReturnType, Token};
+use syn::visit::Visit;
+use syn::{
+    Attribute, Expr, FnArg, GenericArgument, PatType, PathArguments, ReturnType, Token, Type,
+    TypeImplTrait,
+};
 
 use super::{
     Place, check_key, check_transaction, database, engine, key_of, mixed, name, named_fingerprint,
     policy, private, return_edge, scope, with_transaction,
 };
-use crate::args::{Args, KeySource, Mistakes};
+use crate::args::{Args, Form, KeySource, Mistakes};
 use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
 
-pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
+pub(super) fn expand(
+    form: Form,
+    args: &Args,
+    item: &Item,
+    mistakes: &mut Mistakes,
+) -> Option<TokenStream> {
     if item.sig.asyncness.is_none() {
         mistakes.at(
             &item.sig.fn_token,
@@ -35,12 +44,105 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
         .collect();
     check_key(args, &names, mistakes);
     check_transaction(args, &names, mistakes);
-    build(args, item)
+    let arguments: Vec<_> = item.arguments().collect();
+    match form {
+        Form::Actix => check_readers(&arguments, mistakes),
+        Form::Http => check_request(item, &arguments, mistakes),
+        _ => {}
+    }
+    build(form, args, item)
 }
 
-fn build(args: &Args, item: &Item) -> Option<TokenStream> {
+/// Only the last argument gets the request's body.
+fn check_readers(arguments: &[&PatType], mistakes: &mut Mistakes) {
+    let Some((_, before)) = arguments.split_last() else {
+        return;
+    };
+    for argument in before.iter().filter(|argument| reads_body(&argument.ty)) {
+        mistakes.at(
+            argument,
+            "this argument reads the request's body: put it last, so that what stands before it, such as authentication, runs first",
+        );
+    }
+}
+
+fn check_request(item: &Item, arguments: &[&PatType], mistakes: &mut Mistakes) {
+    if arguments.is_empty() {
+        mistakes.at(
+            &item.sig.ident,
+            "an idempotent function of a request takes it as its last argument, such as `request: http::Request<Bytes>`",
+        );
+    }
+    match &item.sig.output {
+        ReturnType::Type(_, ty) if !has_unnamed(ty) => {}
+        ReturnType::Type(_, ty) => mistakes.at(
+            ty,
+            "name the type of the response's body: what is given back from the store has the same type",
+        ),
+        ReturnType::Default => mistakes.at(
+            &item.sig.ident,
+            "an idempotent function of a request returns an `http::Response<B>` or a `Result` of one",
+        ),
+    }
+}
+
+fn has_unnamed(ty: &Type) -> bool {
+    struct Unnamed(bool);
+    impl Visit<'_> for Unnamed {
+        fn visit_type_impl_trait(&mut self, _: &TypeImplTrait) {
+            self.0 = true;
+        }
+    }
+    let mut unnamed = Unnamed(false);
+    unnamed.visit_type(ty);
+    unnamed.0
+}
+
+/// The extractors of any framework that are known to read the body.
+const BODY_READERS: [&str; 14] = [
+    "Body",
+    "Bytes",
+    "BytesMut",
+    "Either",
+    "Form",
+    "Json",
+    "Multipart",
+    "MultipartForm",
+    "Payload",
+    "Protobuf",
+    "String",
+    "TypedMultipart",
+    "Vec",
+    "Xml",
+];
+
+/// Whether a type is known to read the body. `Option<Json<T>>` and `Result<Json<T>, E>` do too.
+fn reads_body(ty: &Type) -> bool {
+    let Type::Path(path) = ty else {
+        return false;
+    };
+    let Some(last) = path.path.segments.last() else {
+        return false;
+    };
+    if last.ident != "Option" && last.ident != "Result" {
+        return BODY_READERS.iter().any(|known| last.ident == known);
+    }
+    match &last.arguments {
+        PathArguments::AngleBracketed(arguments) => match arguments.args.first() {
+            Some(GenericArgument::Type(inner)) => reads_body(inner),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
     let support = private(args);
-    let private = quote!(#support::axum);
+    let private = match form {
+        Form::Actix => quote!(#support::actix),
+        Form::Http => quote!(#support::http),
+        _ => quote!(#support::axum),
+    };
     let plan = plan(args, item, &support)?;
     let Item {
         attrs,
@@ -49,7 +151,10 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         sig,
         body,
     } = item;
-    let (debug_check, attrs) = debug_check(args, attrs, item);
+    let (debug_check, attrs) = match form {
+        Form::Axum => debug_check(args, attrs, item),
+        _ => (None, attrs.iter().collect()),
+    };
 
     let mut arguments: Vec<&PatType> = item.arguments().collect();
     let last = arguments.pop();
@@ -62,11 +167,12 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
                 ty.to_token_stream(),
             )
         }
-        None => (
+        None if form == Form::Axum => (
             &[][..],
             quote!(_),
             quote!(#private::debug_handler_goes_below_idempotent::NoArgument),
         ),
+        None => (&[][..], quote!(_), quote!(#private::NoArgument)),
     };
     let captured = Ident::new("__idem_captured", Span::mixed_site());
     let mut signature = sig.clone();
@@ -75,12 +181,34 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         .into_iter()
         .map(|argument| FnArg::Typed(argument.clone()))
         .collect();
-    let wrapped = quote_spanned! {mixed(place)=>
-        #(#last_attrs)* #captured: #private::Captured<#last_type>
+    let wrapped = match form {
+        Form::Http => quote_spanned! {mixed(place)=>
+            #(#last_attrs)* #captured: #private::Request<impl #private::Incoming>
+        },
+        _ => quote_spanned! {mixed(place)=>
+            #(#last_attrs)* #captured: #private::Captured<#last_type>
+        },
     };
     inputs.push(syn::parse2(wrapped).ok()?);
     signature.inputs = inputs;
-    signature.output = syn::parse2(quote!(-> #private::Response)).ok()?;
+    let refused = Ident::new("__idem_refused", Span::mixed_site());
+    let (capture, answer, refusal) = match (&sig.output, form) {
+        (ReturnType::Type(_, declared), Form::Http) => {
+            let place = mixed(declared.span());
+            let respond = quote_spanned!(place=> <#declared as #private::Respond>);
+            (
+                quote!(let #captured = #private::Captured::of(#captured);),
+                quote!(#respond::Answer),
+                quote!(#respond::refused(#refused)),
+            )
+        }
+        _ => (
+            TokenStream::new(),
+            quote!(#private::Response),
+            refused.to_token_stream(),
+        ),
+    };
+    signature.output = syn::parse2(quote!(-> #answer)).ok()?;
 
     let returned = match &sig.output {
         ReturnType::Default => Place::start_of(&sig.ident),
@@ -91,10 +219,11 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
     let block = quote_spanned!(body.span()=> { #edge #inner });
     let declared = traits_in_use(&sig.output);
     let planned = Ident::new("__idem_plan", Span::mixed_site());
-    let refused = Ident::new("__idem_refused", Span::mixed_site());
     let admitted = Ident::new("__idem_admitted", Span::mixed_site());
 
-    let (early, parameter) = if needs_last_early(args, last) {
+    // One that may read no more than the head, as authentication does, is not put off.
+    let is_unknown = form == Form::Actix && last.is_some_and(|last| !reads_body(&last.ty));
+    let (early, parameter) = if is_unknown || needs_last_early(args, last) {
         let value = Ident::new("__idem_last", Span::mixed_site());
         // Its settings apply to the body as well, where it can be known before the body is read.
         let engine = match &args.engine {
@@ -104,11 +233,11 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         let early = quote! {
             let (#captured, #value) = match #private::Captured::extract(#captured, #engine).await {
                 ::core::result::Result::Ok(extracted) => extracted,
-                ::core::result::Result::Err(#refused) => return #refused,
+                ::core::result::Result::Err(#refused) => return #refusal,
             };
             let #last_pattern: #last_type = #value;
         };
-        (early, quote!(_: ()))
+        (early, quote!(_))
     } else {
         (TokenStream::new(), quote!(#last_pattern: #last_type))
     };
@@ -136,11 +265,12 @@ fn build(args: &Args, item: &Item) -> Option<TokenStream> {
         #(#attrs)* #vis #defaultness #signature {
             #debug_check
             #declared
+            #capture
             #early
             let #planned = #plan;
             let #admitted = match #private::Captured::#admit(#captured, #planned).await {
                 ::core::result::Result::Ok(admitted) => admitted,
-                ::core::result::Result::Err(#refused) => return #refused,
+                ::core::result::Result::Err(#refused) => return #refusal,
             };
             #run
         }

@@ -26,7 +26,7 @@ pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenS
         }
     };
     let expanded = if form.is_handler() {
-        handler::expand(&args, &parsed, &mut mistakes)
+        handler::expand(form, &args, &parsed, &mut mistakes)
     } else {
         function::expand(&args, &parsed, &mut mistakes)
     };

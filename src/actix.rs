@@ -1,0 +1,48 @@
+//! The handler form for actix-web 4.
+//!
+//! ```
+//! use actix_web::{HttpResponse, Responder, post, web};
+//! use idem::actix::idempotent;
+//!
+//! #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+//! #[post("/charges")]
+//! async fn create_charge(bank: web::Data<String>, order: web::Json<u64>) -> impl Responder {
+//!     HttpResponse::Created().body(format!("{} for {}", order.0, bank.as_str()))
+//! }
+//! # let _ = actix_web::App::new().service(create_charge);
+//! ```
+//!
+//! Order of a request: the extractors that read only its head (so authentication comes first,
+//! and a rejection claims nothing); the key and the scope; the body, up to the limit, and the
+//! fingerprint; the claim; and only when the handler will run, the last extractor, if it is one
+//! that reads the body: `Json`, `Form`, `Bytes`, `String` and so on. One of an unknown type runs
+//! before the claim, with the body that was read. An argument that reads the body goes last.
+//!
+//! The handler runs on a task of its own on the same worker, so it need not be `Send`; a client
+//! that hangs up does not stop it. It must be called within actix's runtime, also in tests:
+//! `#[actix_web::test]`.
+//!
+//! The engine is the request's extension or `app_data` of type [`Engine`](crate::Engine) (plain or
+//! in `web::Data`), else the installed one.
+
+mod body;
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "reached through the hidden `__private` only"
+)]
+mod capture;
+
+pub use idem_macros::idempotent_actix as idempotent;
+
+/// What the attribute writes calls to.
+#[allow(
+    unreachable_pub,
+    reason = "reached through the hidden `__private` only"
+)]
+#[doc(hidden)]
+pub mod private {
+    pub use super::capture::{Admitted, AdmittedIn, Captured, NoArgument};
+    pub use actix_web::HttpResponse as Response;
+}

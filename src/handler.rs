@@ -1,0 +1,385 @@
+//! What every handler form shares: a request is admitted, or answered without its handler; a
+//! handler's response is judged, stored, and answered.
+//!
+//! An adapter brings its request as a [`CapturedRequest`] and its framework's responses as
+//! `http::Response`, and gets such responses back.
+
+#![allow(
+    clippy::result_large_err,
+    reason = "the error is the answer, and is moved once"
+)]
+
+use std::convert::Infallible;
+use std::future::Future;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use idem_core::http::{
+    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+};
+use tracing::Instrument;
+
+use idem_core::{
+    Begun, EndedIn, Engine, Error, Execution, ExecutionIn, Fingerprint, FingerprintError,
+    Fingerprinter, Granted, Key, KeyError, Operation, Outcome, Transactional, Unprotected, Verdict,
+    Writes,
+};
+
+use crate::__private::{KeySource, Plan, operation};
+
+/// A request on its way to an idempotent handler. Its body waits.
+pub(crate) trait CapturedRequest {
+    /// What of its head counts.
+    fn identity(&self) -> RequestIdentity<'_>;
+
+    /// The engine that it carries.
+    fn engine(&self) -> Option<Engine>;
+
+    /// Its body, whole, and kept for the handler.
+    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError>;
+}
+
+/// The request's engine, else the installed one.
+pub(crate) fn engine_of(request: &impl CapturedRequest) -> Result<Engine, Error> {
+    request.engine().map_or_else(Engine::installed, Ok)
+}
+
+/// Reads the body before anything else, because what counts is named by what it says. Nothing is
+/// claimed yet.
+pub(crate) async fn read_early(
+    request: &mut impl CapturedRequest,
+    engine: Option<Engine>,
+) -> Result<Bytes, Response<Bytes>> {
+    let engine = engine.map_or_else(|| engine_of(request), Ok);
+    // The engine may be named by what is read here; without any, `admit` refuses.
+    let fallback = HttpSettings::default();
+    let settings = engine.as_ref().map_or(&fallback, Engine::http);
+    read(request, settings).await
+}
+
+async fn read(
+    request: &mut impl CapturedRequest,
+    settings: &HttpSettings,
+) -> Result<Bytes, Response<Bytes>> {
+    let body = request.read(settings.request_limit()).await;
+    body.map_err(|error| Problem::from(error).into_response(settings))
+}
+
+/// Decides whether the handler runs. An `Err` is the answer without it.
+pub(crate) async fn admit(
+    plan: Plan,
+    request: &mut impl CapturedRequest,
+) -> Result<Admitted, Response<Bytes>> {
+    let (required, release) = (plan.required, plan.release);
+    let identified = identify(plan, request)?;
+    if !required && identified.key == Err(KeyError::Missing) {
+        return Ok(Admitted {
+            permit: Permit::Unprotected(identified.operation.unprotected()),
+            engine: identified.engine,
+        });
+    }
+    let (keyed, counted) = identified.keyed(Operation::keyed)?;
+    let (fingerprint, engine) = counted.fingerprint(request).await?;
+    // Boxed: it is large, and gone before the handler runs.
+    let begun = Box::pin(keyed.begin(fingerprint)).await;
+    let permit = match begun.map_err(|error| refuse(&error, engine.http()))? {
+        Begun::Execute(execution) => Permit::Execute(execution, release),
+        Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
+        Begun::Replay(outcome) => return Err(given_back(&outcome, engine.http())),
+    };
+    Ok(Admitted { permit, engine })
+}
+
+/// Decides whether the handler runs in a transaction of the database.
+pub(crate) async fn admit_in<D: Transactional>(
+    plan: Plan,
+    database: D,
+    request: &mut impl CapturedRequest,
+) -> Result<AdmittedIn<D>, Response<Bytes>> {
+    let release = plan.release;
+    let identified = identify(plan, request)?;
+    let (keyed, counted) =
+        identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
+    let (fingerprint, engine) = counted.fingerprint(request).await?;
+    let granted = Box::pin(keyed.begin(fingerprint)).await;
+    match granted.map_err(|error| refuse(&error, engine.http()))? {
+        Granted::Run(execution) => Ok(AdmittedIn {
+            execution,
+            release,
+            engine,
+        }),
+        Granted::Replay(outcome) => Err(given_back(&outcome, engine.http())),
+    }
+}
+
+/// What needs no more than the request's head.
+fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Response<Bytes>> {
+    let engine = plan
+        .engine
+        .map_or_else(|| engine_of(request), Ok)
+        .map_err(|error| refuse(&error, &HttpSettings::default()))?;
+    let settings = engine.http();
+    let key = match plan.key {
+        KeySource::Value(key) => key,
+        KeySource::Header(name) => {
+            let lines = request.identity().headers.get_all(name);
+            parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
+        }
+    };
+    let operation = operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope)
+        .map_err(|error| refuse(&error, settings))?;
+    Ok(Identified {
+        engine,
+        operation,
+        key,
+        fingerprint: plan.fingerprint,
+    })
+}
+
+/// A request whose operation and key are known.
+struct Identified {
+    engine: Engine,
+    operation: Operation,
+    key: Result<Key, KeyError>,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+}
+
+/// A request whose key is acceptable.
+struct Counted {
+    engine: Engine,
+    has_scope: bool,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+}
+
+impl Identified {
+    /// Puts the operation under its key. Refused keys cost no look at the body.
+    fn keyed<K>(
+        self,
+        keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
+    ) -> Result<(K, Counted), Response<Bytes>> {
+        let keyed =
+            keyed(&self.operation, self.key).map_err(|error| refuse(&error, self.engine.http()))?;
+        let counted = Counted {
+            has_scope: self.operation.has_scope(),
+            engine: self.engine,
+            fingerprint: self.fingerprint,
+        };
+        Ok((keyed, counted))
+    }
+}
+
+impl Counted {
+    async fn fingerprint(
+        self,
+        request: &mut impl CapturedRequest,
+    ) -> Result<(Fingerprint, Engine), Response<Bytes>> {
+        let settings = self.engine.http();
+        let body = read(request, settings).await?;
+        let identity = request.identity();
+        let fingerprint = match self.fingerprint {
+            Some(parts) => {
+                let parts = parts.map_err(|error| refuse(&error.into(), settings))?;
+                identity.fingerprint_of(self.has_scope, parts)
+            }
+            None => identity.fingerprint(self.has_scope, &body),
+        };
+        Ok((fingerprint, self.engine))
+    }
+}
+
+/// What a handler ended with.
+pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
+    /// Its response.
+    Answered(Response<B>),
+    /// It did not run: its last extractor refused, with this response.
+    Rejected(Response<CapturedBody<B>>),
+    /// An error that is no response. Nobody knows what happened before it.
+    Failed(E),
+}
+
+type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
+
+/// The right to run the handler.
+pub(crate) struct Admitted {
+    permit: Permit,
+    engine: Engine,
+}
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the rare variant is the small one"
+)]
+enum Permit {
+    /// Once, and store the response unless its status is listed.
+    Execute(Execution, &'static [u16]),
+    /// As if the attribute were not there.
+    Unprotected(Unprotected),
+}
+
+impl Admitted {
+    #[cfg(feature = "actix")]
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Runs the handler on the caller's task, which must not end with the client's connection.
+    #[cfg(feature = "actix")]
+    pub(crate) async fn run<B, E, F>(self, respond: F) -> Answer<B, E>
+    where
+        B: Body<Data = Bytes>,
+        F: Future<Output = Responded<B, E>>,
+    {
+        let Self { permit, engine } = self;
+        let settings = engine.clone();
+        let ended = match permit {
+            Permit::Unprotected(unprotected) => {
+                let body = unprotected.drive(passed(respond));
+                futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(body)).await
+            }
+            Permit::Execute(execution, release) => {
+                execution.drive(judged(respond, release, engine)).await
+            }
+        };
+        ended.unwrap_or_else(|_| Ok(problem(Problem::crashed(), settings.http())))
+    }
+
+    /// Runs the handler on a task of its own: a client that hangs up does not stop it.
+    pub(crate) async fn run_detached<B, E, F>(self, respond: F) -> Answer<B, E>
+    where
+        B: Body<Data = Bytes, Error: Send> + Send + 'static,
+        E: Send + 'static,
+        F: Future<Output = Responded<B, E>> + Send + 'static,
+    {
+        let Self { permit, engine } = self;
+        let settings = engine.clone();
+        let ended = match permit {
+            Permit::Unprotected(unprotected) => {
+                unprotected.drive_detached(Box::pin(passed(respond))).await
+            }
+            Permit::Execute(execution, release) => {
+                let body = judged(respond, release, engine);
+                execution.drive_detached(Box::pin(body)).await
+            }
+        };
+        // The panic's message has gone to the panic hook, and is not for clients.
+        ended.unwrap_or_else(|_| Ok(problem(Problem::crashed(), settings.http())))
+    }
+}
+
+async fn passed<B, E>(respond: impl Future<Output = Responded<B, E>>) -> Answer<B, E>
+where
+    B: Body<Data = Bytes>,
+{
+    match respond.await {
+        Responded::Answered(response) => Ok(response.map(CapturedBody::Passed)),
+        Responded::Rejected(response) => Ok(response),
+        Responded::Failed(error) => Err(error),
+    }
+}
+
+async fn judged<B, E>(
+    respond: impl Future<Output = Responded<B, E>>,
+    release: &'static [u16],
+    engine: Engine,
+) -> (Verdict, Answer<B, E>)
+where
+    B: Body<Data = Bytes>,
+{
+    match respond.await {
+        Responded::Answered(response) => {
+            let limit = engine.max_outcome_bytes();
+            let (verdict, response) = capture(response, release, limit, engine.http()).await;
+            (verdict, Ok(response))
+        }
+        Responded::Rejected(response) => (Verdict::Released, Ok(response)),
+        Responded::Failed(error) => (Verdict::Crashed, Err(error)),
+    }
+}
+
+/// The right to run the handler in a transaction.
+pub(crate) struct AdmittedIn<D: Transactional> {
+    execution: ExecutionIn<D>,
+    release: &'static [u16],
+    engine: Engine,
+}
+
+impl<D: Transactional> AdmittedIn<D> {
+    #[cfg(feature = "actix")]
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Runs the handler on the caller's task, which must not end with the client's connection;
+    /// commits, and answers.
+    pub(crate) async fn run<B, E, H, F>(self, handler: H) -> Answer<B, E>
+    where
+        B: Body<Data = Bytes>,
+        H: FnOnce(D::Transaction) -> F,
+        F: Future<Output = (D::Transaction, Responded<B, E>)>,
+    {
+        let Self {
+            execution,
+            release,
+            engine,
+        } = self;
+        let settings = engine.clone();
+        let body = move |transaction| async move {
+            let (transaction, responded) = Box::pin(handler(transaction)).await;
+            let writes = match &responded {
+                Responded::Answered(response)
+                    if !response.status().is_client_error()
+                        && !response.status().is_server_error() =>
+                {
+                    Writes::Keep
+                }
+                _ => Writes::Discard,
+            };
+            let (verdict, answer) = judged(std::future::ready(responded), release, engine).await;
+            (transaction, verdict, writes, answer)
+        };
+        match Box::pin(execution.drive(body)).await {
+            Ok(EndedIn::Value(answer)) => answer,
+            Ok(EndedIn::Replay(outcome)) => Ok(whole(given_back(&outcome, settings.http()))),
+            Ok(EndedIn::Refused(error)) => Ok(whole(refuse(&error, settings.http()))),
+            // The panic's message has gone to the panic hook, and is not for clients.
+            Err(_) => Ok(problem(Problem::rolled_back(), settings.http())),
+        }
+    }
+
+    /// Runs the handler on a task of its own; commits, and answers.
+    pub(crate) async fn run_detached<B, E, H, F>(self, handler: H) -> Answer<B, E>
+    where
+        B: Body<Data = Bytes, Error: Send> + Send + 'static,
+        E: Send + 'static,
+        H: FnOnce(D::Transaction) -> F + Send + 'static,
+        F: Future<Output = (D::Transaction, Responded<B, E>)> + Send + 'static,
+    {
+        let settings = self.engine.clone();
+        let running = tokio::spawn(self.run(handler).in_current_span());
+        let ended = running.await;
+        ended.unwrap_or_else(|_| Ok(problem(Problem::rolled_back(), settings.http())))
+    }
+}
+
+/// A stored outcome as an answer.
+fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
+    replay(outcome).unwrap_or_else(|error| refuse(&error.into(), settings))
+}
+
+pub(crate) fn refuse(error: &Error, settings: &HttpSettings) -> Response<Bytes> {
+    crate::report_misconfiguration(error);
+    Problem::from(error).into_response(settings)
+}
+
+fn problem<B: Body<Data = Bytes>>(
+    problem: Problem,
+    settings: &HttpSettings,
+) -> Response<CapturedBody<B>> {
+    whole(problem.into_response(settings))
+}
+
+/// An answer that no handler has made.
+pub(crate) fn whole<B: Body<Data = Bytes>>(response: Response<Bytes>) -> Response<CapturedBody<B>> {
+    response.map(|body| CapturedBody::Whole(body.into()))
+}
