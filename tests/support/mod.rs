@@ -18,6 +18,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -37,6 +38,20 @@ impl Server {
     pub async fn send(self, request: Request<impl Into<Bytes>>) -> Response<Bytes> {
         let (head, body) = self.exchange(request).await.into_parts();
         Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// Announces a body of so many bytes and sends none of it. The answer's status.
+    pub async fn announce(self, path: &str, key: &str, length: usize) -> u16 {
+        let mut stream = TcpStream::connect(self.0).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nidempotency-key: {key}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        let mut answer = BufReader::new(stream);
+        answer.read_line(&mut line).await.unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     /// Sends one request, and reads the answer's head only.
@@ -136,8 +151,13 @@ impl Works {
         request: axum::extract::Request,
         next: Next,
     ) -> axum::response::Response {
-        let _leaving = Leaving(works);
+        let _leaving = works.leaving();
         next.run(request).await
+    }
+
+    /// Held for as long as a server has to do with a request.
+    pub fn leaving(&self) -> Leaving {
+        Leaving(self.clone())
     }
 
     /// In a test: resolves when the server has let go of one more request.
@@ -162,7 +182,9 @@ impl Works {
     }
 }
 
-struct Leaving(Works);
+/// Says so when it is dropped.
+#[derive(Debug)]
+pub struct Leaving(Works);
 
 impl Drop for Leaving {
     fn drop(&mut self) {

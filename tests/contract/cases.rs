@@ -1,0 +1,72 @@
+//! The cases, once. Each is run in every framework.
+
+pub(crate) mod concurrency;
+pub(crate) mod fidelity;
+pub(crate) mod identity;
+pub(crate) mod refusals;
+
+/// Every case, by group, with its title in the README's table: `$with! { $context; cases }`.
+macro_rules! all_cases {
+    ($with:ident, $context:tt) => {
+        $with! {
+            $context;
+            refusals {
+                a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing:
+                    "key missing, malformed, or on two lines: 400, nothing claimed",
+                strict_and_uuid_only_are_settings: "strict and UUID-only keys",
+                problems_carry_the_configured_type_and_link: "problem types and documentation link",
+                without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:
+                    "`required = false`",
+                a_body_over_the_limit_is_413_and_claims_nothing: "body over the limit: 413, nothing claimed",
+                an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed:
+                    "rejected body: the framework's own answer, nothing stays claimed",
+                authentication_comes_before_the_key_and_the_claim:
+                    "authentication comes first, and claims nothing",
+                statuses_that_say_not_processed_free_the_key_and_all_others_are_final:
+                    "401, 408, 425, 429, 503 free the key; every other status is final",
+                an_operation_lists_its_own_released_statuses: "`release(…)`",
+                a_body_can_say_that_nothing_happened: "`idem::attempt().release()`",
+                a_store_that_is_away_runs_nothing: "store away: 503 with `Retry-After`, nothing run",
+            }
+            concurrency {
+                of_64_at_once_one_runs_and_63_wait_for_its_answer: "64 at once, `\"wait 5s\"`: one runs, 63 replays",
+                of_64_at_once_one_runs_and_63_are_told_to_come_back:
+                    "64 at once, `\"reject\"`: one runs, 63 get 409 with `Retry-After`",
+                different_keys_do_not_wait_for_each_other: "different keys run at once",
+                a_client_that_hangs_up_gets_its_answer_on_the_retry:
+                    "a client that hangs up does not stop the body",
+                a_client_that_hangs_up_does_not_stop_an_unprotected_body_either:
+                    "nor without a key, nor when failing open",
+                a_panic_is_500_and_the_next_attempt_follows_the_crash_rule: "a panic: 500, and attempt 2",
+                after_a_panic_a_refusing_operation_waits_for_an_operator:
+                    "`on_crash = \"refuse\"`: 409 until resolved",
+            }
+            fidelity {
+                a_replay_has_the_first_ones_status_headers_and_body:
+                    "a replay has the same status, headers and bytes",
+                location_repeated_headers_and_foreign_bytes_survive:
+                    "repeated, empty and non-ASCII headers",
+                cookies_dates_and_hop_by_hop_headers_are_not_stored:
+                    "no `Set-Cookie`, `Date`, hop-by-hop headers",
+                what_is_too_large_reaches_the_first_caller_whole_and_never_runs_again:
+                    "too large to be kept: whole for the first caller, then 409",
+                what_is_streamed_reaches_the_first_caller_whole_and_never_runs_again:
+                    "streamed: whole for the first caller, then 409",
+                an_endless_response_flows_and_is_never_run_again: "endless: flows, then 409",
+            }
+            identity {
+                another_request_under_a_key_is_a_mismatch_and_harms_nothing: "another request under the key: 422",
+                another_request_under_a_key_is_a_mismatch_while_the_first_runs:
+                    "the same while the first one runs",
+                a_nested_routers_prefix_counts: "a nested router's prefix counts",
+                without_a_scope_a_caller_never_gets_anothers_answer:
+                    "without `scope`, another `Authorization` gets no replay",
+                within_a_scope_each_tenant_has_its_own_keys_and_may_rotate_its_token:
+                    "`scope`: keys of its own for each tenant",
+                two_operations_never_share_a_record: "two operations share no record",
+                a_quoted_and_a_bare_key_name_one_record: "a quoted and a bare key are one",
+            }
+        }
+    };
+}
+pub(crate) use all_cases;

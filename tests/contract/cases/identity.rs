@@ -1,0 +1,129 @@
+//! One key is one request of one caller to one operation, and nothing else.
+
+use bytes::Bytes;
+use http::Request;
+
+use crate::support::{is_replay, post, problem};
+use crate::{Framework, Setup, serve};
+
+fn others(path: &str, key: &str) -> Vec<Request<Bytes>> {
+    let put = Request::put(path)
+        .header("idempotency-key", key)
+        .header("content-type", "application/json")
+        .body(Bytes::from_static(b"{}"))
+        .unwrap();
+    let mut content_type = post(path, key, "{}");
+    let text = "text/plain".parse().unwrap();
+    content_type.headers_mut().insert("content-type", text);
+    vec![
+        post(path, key, "{ }"),
+        post(path, key, ""),
+        post(&format!("{path}/other"), key, "{}"),
+        post(&format!("{path}?dry=1"), key, "{}"),
+        put,
+        content_type,
+    ]
+}
+
+pub(crate) async fn another_request_under_a_key_is_a_mismatch_and_harms_nothing<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let first = server.send(post("/echo", "a", "{}")).await;
+    for other in others("/echo", "a") {
+        let refused = server.send(other).await;
+        assert_eq!(refused.status(), 422);
+        assert_eq!(problem(&refused), "mismatch");
+        let replay = server.send(post("/echo", "a", "{}")).await;
+        assert!(is_replay(&replay));
+        assert_eq!(replay.body(), first.body());
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn another_request_under_a_key_is_a_mismatch_while_the_first_runs<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let first = tokio::spawn(server.send(post("/slow", "a", "{}")));
+    works.started().await;
+    for other in others("/slow", "a") {
+        let refused = server.send(other).await;
+        assert_eq!(refused.status(), 422);
+        assert_eq!(problem(&refused), "mismatch");
+    }
+    works.let_go();
+    let first = first.await.unwrap();
+    assert_eq!(first.status(), 201);
+    let replay = server.send(post("/slow", "a", "{}")).await;
+    assert_eq!(replay.body(), first.body());
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn a_nested_routers_prefix_counts<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let first = server.send(post("/v1/echo", "a", "{}")).await;
+    assert_eq!(first.status(), 200);
+    let other = server.send(post("/v2/echo", "a", "{}")).await;
+    assert_eq!(other.status(), 422);
+    let replay = server.send(post("/v1/echo", "a", "{}")).await;
+    assert!(is_replay(&replay));
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn without_a_scope_a_caller_never_gets_anothers_answer<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let with = |authorization: Option<&str>| {
+        let mut request = post("/echo", "a", "{}");
+        if let Some(value) = authorization {
+            let value = value.parse().unwrap();
+            request.headers_mut().insert("authorization", value);
+        }
+        server.send(request)
+    };
+    let first = with(Some("Bearer alice")).await;
+    assert_eq!(first.status(), 200);
+    for other in [Some("Bearer bob"), Some("bearer alice"), Some(""), None] {
+        let refused = with(other).await;
+        assert_eq!(refused.status(), 422);
+        assert_ne!(refused.body(), first.body());
+    }
+    assert!(is_replay(&with(Some("Bearer alice")).await));
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn within_a_scope_each_tenant_has_its_own_keys_and_may_rotate_its_token<
+    F: Framework,
+>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let send = |tenant: &str, key: &str, token: &str| {
+        let mut request = post("/scoped", key, "{}");
+        let headers = request.headers_mut();
+        headers.insert("x-tenant", tenant.parse().unwrap());
+        headers.insert("authorization", token.parse().unwrap());
+        server.send(request)
+    };
+    // ("a", "bc") and ("ab", "c") are different records.
+    for (number, (tenant, key)) in (1..).zip([("a", "bc"), ("ab", "c"), ("b", "bc")]) {
+        let first = send(tenant, key, "Bearer old").await;
+        assert_eq!(first.body(), &format!("{number}: {tenant} {{}}"));
+        let replay = send(tenant, key, "Bearer new").await;
+        assert!(is_replay(&replay));
+        assert_eq!(replay.body(), first.body());
+    }
+    assert_eq!(works.executed(), 3);
+}
+
+pub(crate) async fn two_operations_never_share_a_record<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let charged = server.send(post("/echo", "a", "{}")).await;
+    let refunded = server.send(post("/refunds", "a", "{}")).await;
+    assert!(!is_replay(&refunded));
+    assert_ne!(charged.body(), refunded.body());
+    assert_eq!(works.executed(), 2);
+}
+
+pub(crate) async fn a_quoted_and_a_bare_key_name_one_record<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    for (key, replayed) in [("\"k-1\"", false), ("k-1", true), ("\"k-1\";p=1", true)] {
+        let response = server.send(post("/echo", key, "{}")).await;
+        assert_eq!(is_replay(&response), replayed, "{key}");
+    }
+    assert_eq!(works.executed(), 1);
+}

@@ -1,0 +1,212 @@
+//! When the body must not run, it does not run, and the answer says why.
+
+use http::{Request, StatusCode};
+use idem::conformance::faults::{Fault, Method};
+use idem::http::{HttpSettings, KeySyntax};
+
+use crate::support::{is_replay, post, problem};
+use crate::{Framework, Setup, serve};
+
+const KEY: &str = "idempotency-key";
+
+fn order(amount: u32) -> String {
+    format!("{{\"amount\": {amount}}}")
+}
+
+fn with_keys(keys: &[&[u8]]) -> Request<String> {
+    let mut request = Request::post("/charges").header("content-type", "application/json");
+    for key in keys {
+        request = request.header(KEY, *key);
+    }
+    request.body(order(1)).unwrap()
+}
+
+pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing<
+    F: Framework,
+>() {
+    let setup = serve::<F>(|engine| engine).await;
+    let long = "k".repeat(256);
+    let cases: [(&[&[u8]], &str); 9] = [
+        (&[], "key-missing"),
+        (&[b""], "key-invalid"),
+        (&[b"\"\""], "key-invalid"),
+        (&[b"\"open"], "key-invalid"),
+        (&[b"\"a\"b"], "key-invalid"),
+        (&[b"a b"], "key-invalid"),
+        (&[b"caf\xe9"], "key-invalid"),
+        (&[long.as_bytes()], "key-invalid"),
+        (&[b"a", b"a"], "key-invalid"),
+    ];
+    for (keys, kind) in cases {
+        let refused = setup.server.send(with_keys(keys)).await;
+        assert_eq!(refused.status(), 400);
+        assert_eq!(problem(&refused), kind);
+    }
+    assert_eq!(setup.works.executed(), 0);
+    assert_eq!(setup.store.calls(Method::Claim), 0);
+}
+
+pub(crate) async fn strict_and_uuid_only_are_settings<F: Framework>() {
+    let Setup { server, .. } =
+        serve::<F>(|engine| engine.http(HttpSettings::new().key_syntax(KeySyntax::Strict))).await;
+    assert_eq!(server.send(with_keys(&[b"bare"])).await.status(), 400);
+    assert_eq!(server.send(with_keys(&[b"\"quoted\""])).await.status(), 201);
+    let Setup { server, .. } =
+        serve::<F>(|engine| engine.http(HttpSettings::new().key_syntax(KeySyntax::Uuid))).await;
+    assert_eq!(server.send(with_keys(&[b"\"quoted\""])).await.status(), 400);
+    let id = uuid::Uuid::new_v4().to_string();
+    assert_eq!(server.send(with_keys(&[id.as_bytes()])).await.status(), 201);
+}
+
+pub(crate) async fn problems_carry_the_configured_type_and_link<F: Framework>() {
+    let Setup { server, .. } = serve::<F>(|engine| {
+        engine.http(
+            HttpSettings::new()
+                .problem_base("https://api.example/problems/")
+                .documentation("https://api.example/docs/idempotency"),
+        )
+    })
+    .await;
+    let refused = server.send(with_keys(&[])).await;
+    let body: serde_json::Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(body["type"], "https://api.example/problems/key-missing");
+    assert_eq!(
+        refused.headers()["link"],
+        "<https://api.example/docs/idempotency>; rel=\"describedby\""
+    );
+}
+
+pub(crate) async fn without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused<
+    F: Framework,
+>() {
+    let setup = serve::<F>(|engine| engine).await;
+    for number in 1..=2 {
+        let mut request = post("/optional", "x", "body");
+        request.headers_mut().remove(KEY);
+        let response = setup.server.send(request).await;
+        assert_eq!(response.body(), &format!("{number}: body"));
+    }
+    assert_eq!(setup.store.calls(Method::Claim), 0);
+    let refused = setup.server.send(post("/optional", "a b", "body")).await;
+    assert_eq!(
+        (refused.status(), problem(&refused).as_str()),
+        (StatusCode::BAD_REQUEST, "key-invalid")
+    );
+    for again in [false, true] {
+        let response = setup.server.send(post("/optional", "a", "body")).await;
+        assert_eq!(response.body(), "3: body");
+        assert_eq!(is_replay(&response), again);
+    }
+    assert_eq!(setup.works.executed(), 3);
+}
+
+pub(crate) async fn a_body_over_the_limit_is_413_and_claims_nothing<F: Framework>() {
+    let setup = serve::<F>(|engine| engine.http(HttpSettings::new().max_request_bytes(20))).await;
+    let long = format!("{{\"amount\": 1{}}}", " ".repeat(20));
+    let refused = setup.server.send(post("/charges", "a", long)).await;
+    assert_eq!(refused.status(), 413);
+    assert_eq!(problem(&refused), "body-too-large");
+    assert_eq!(setup.store.calls(Method::Claim), 0);
+    // At the limit.
+    let accepted = setup.server.send(post("/echo", "a", "x".repeat(20))).await;
+    assert_eq!(accepted.status(), 200);
+    // The default limit, by ten megabytes that nobody needs to send.
+    let other = serve::<F>(|engine| engine).await;
+    assert_eq!(other.server.announce("/echo", "a", 10_000_000).await, 413);
+    assert_eq!(other.store.calls(Method::Claim), 0);
+    assert_eq!(setup.works.executed() + other.works.executed(), 1);
+}
+
+pub(crate) async fn an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed<
+    F: Framework,
+>() {
+    let setup = serve::<F>(|engine| engine).await;
+    let bodies = ["{", "{\"amount\": \"much\"}"];
+    for (number, (key, body)) in (1..).zip(["a", "b"].into_iter().zip(bodies)) {
+        let rejected = setup.server.send(post("/charges", key, body)).await;
+        assert!(rejected.status().is_client_error(), "{}", rejected.status());
+        let content_type = rejected.headers().get("content-type");
+        assert!(content_type.is_none_or(|it| it != "application/problem+json"));
+        assert!(!is_replay(&rejected));
+        // The key is free, for another request too.
+        let accepted = setup.server.send(post("/charges", key, order(1))).await;
+        assert_eq!(accepted.status(), 201);
+        assert_eq!(accepted.body(), &format!("{number}: 1"));
+        assert!(!is_replay(&accepted));
+    }
+    assert_eq!(setup.works.executed(), 2);
+}
+
+pub(crate) async fn authentication_comes_before_the_key_and_the_claim<F: Framework>() {
+    let setup = serve::<F>(|engine| engine).await;
+    for key in ["a", "not a key"] {
+        let rejected = setup.server.send(post("/guarded", key, "x")).await;
+        assert_eq!(rejected.status(), 401);
+    }
+    assert_eq!(setup.works.executed(), 0);
+    assert_eq!(setup.store.calls(Method::Claim), 0);
+    let with_login = || {
+        let mut request = post("/guarded", "a", "x");
+        let login = "Bearer alice".parse().unwrap();
+        request.headers_mut().insert("authorization", login);
+        request
+    };
+    for again in [false, true] {
+        let response = setup.server.send(with_login()).await;
+        assert_eq!(response.body(), "1: x");
+        assert_eq!(is_replay(&response), again);
+    }
+    // A replay is not given to who does not log in.
+    let rejected = setup.server.send(post("/guarded", "a", "x")).await;
+    assert_eq!(rejected.status(), 401);
+}
+
+pub(crate) async fn statuses_that_say_not_processed_free_the_key_and_all_others_are_final<
+    F: Framework,
+>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let mut expected = 0;
+    for status in [
+        200, 201, 400, 402, 404, 409, 422, 500, 502, 504, 401, 408, 425, 429, 503,
+    ] {
+        let released = [401, 408, 425, 429, 503].contains(&status);
+        let key = status.to_string();
+        for again in [false, true] {
+            let response = server.send(post("/status", &key, key.clone())).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(is_replay(&response), again && !released, "{status}");
+        }
+        expected += if released { 2 } else { 1 };
+    }
+    assert_eq!(works.executed(), expected);
+}
+
+pub(crate) async fn an_operation_lists_its_own_released_statuses<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    for (status, replayed) in [("500", false), ("503", true)] {
+        server.send(post("/releases-500", status, status)).await;
+        let again = server.send(post("/releases-500", status, status)).await;
+        assert_eq!(is_replay(&again), replayed);
+    }
+    assert_eq!(works.executed(), 3);
+}
+
+pub(crate) async fn a_body_can_say_that_nothing_happened<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    for _ in 0..2 {
+        let response = server.send(post("/nothing-happened", "a", "")).await;
+        assert!(!is_replay(&response));
+        assert_eq!(response.body(), "nothing to do yet");
+    }
+    assert_eq!(works.executed(), 2);
+}
+
+pub(crate) async fn a_store_that_is_away_runs_nothing<F: Framework>() {
+    let setup = serve::<F>(|engine| engine).await;
+    setup.store.fail_always(Method::Claim, Fault::Unavailable);
+    let refused = setup.server.send(post("/echo", "a", "x")).await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(problem(&refused), "store-unavailable");
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(setup.works.executed(), 0);
+}

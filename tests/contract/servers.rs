@@ -1,0 +1,6 @@
+//! One small server for each framework, with the same routes. What they do is in
+//! [`crate::app`].
+
+pub(crate) mod actix;
+pub(crate) mod axum;
+pub(crate) mod hyper;
