@@ -9,6 +9,7 @@
     reason = "the error is the answer, and is moved once"
 )]
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
 
@@ -71,7 +72,8 @@ pub(crate) async fn admit(
     plan: Plan,
     request: &mut impl CapturedRequest,
 ) -> Result<Admitted, Response<Bytes>> {
-    let (required, release) = (plan.required, plan.release);
+    let required = plan.required;
+    let release = plan.release.clone();
     let identified = identify(plan, request)?;
     if !required && identified.key == Err(KeyError::Missing) {
         return Ok(Admitted {
@@ -80,6 +82,12 @@ pub(crate) async fn admit(
         });
     }
     let (keyed, counted) = identified.keyed(Operation::keyed)?;
+    if keyed.is_current() {
+        return Ok(Admitted {
+            permit: Permit::Within,
+            engine: counted.engine,
+        });
+    }
     let (fingerprint, engine) = counted.fingerprint(request).await?;
     // Boxed: it is large, and gone before the handler runs.
     let begun = Box::pin(keyed.begin(fingerprint)).await;
@@ -97,7 +105,7 @@ pub(crate) async fn admit_in<D: Transactional>(
     database: D,
     request: &mut impl CapturedRequest,
 ) -> Result<AdmittedIn<D>, Response<Bytes>> {
-    let release = plan.release;
+    let release = plan.release.clone();
     let identified = identify(plan, request)?;
     let (keyed, counted) =
         identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
@@ -212,9 +220,12 @@ pub(crate) struct Admitted {
 )]
 enum Permit {
     /// Once, and store the response unless its status is listed.
-    Execute(Execution, &'static [u16]),
+    Execute(Execution, Cow<'static, [u16]>),
     /// As if the attribute were not there.
     Unprotected(Unprotected),
+    /// As a part of the attempt that runs already, under the same record: a layer around the
+    /// handler has claimed it.
+    Within,
 }
 
 impl Admitted {
@@ -233,6 +244,7 @@ impl Admitted {
         let Self { permit, engine } = self;
         let settings = engine.clone();
         let ended = match permit {
+            Permit::Within => return passed(respond).await,
             Permit::Unprotected(unprotected) => {
                 let body = unprotected.drive(passed(respond));
                 futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(body)).await
@@ -254,6 +266,7 @@ impl Admitted {
         let Self { permit, engine } = self;
         let settings = engine.clone();
         let ended = match permit {
+            Permit::Within => return passed(respond).await,
             Permit::Unprotected(unprotected) => {
                 unprotected.drive_detached(Box::pin(passed(respond))).await
             }
@@ -280,7 +293,7 @@ where
 
 async fn judged<B, E>(
     respond: impl Future<Output = Responded<B, E>>,
-    release: &'static [u16],
+    release: Cow<'static, [u16]>,
     engine: Engine,
 ) -> (Verdict, Answer<B, E>)
 where
@@ -289,7 +302,7 @@ where
     match respond.await {
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
-            let (verdict, response) = capture(response, release, limit, engine.http()).await;
+            let (verdict, response) = capture(response, &release, limit, engine.http()).await;
             (verdict, Ok(response))
         }
         Responded::Rejected(response) => (Verdict::Released, Ok(response)),
@@ -300,7 +313,7 @@ where
 /// The right to run the handler in a transaction.
 pub(crate) struct AdmittedIn<D: Transactional> {
     execution: ExecutionIn<D>,
-    release: &'static [u16],
+    release: Cow<'static, [u16]>,
     engine: Engine,
 }
 

@@ -17,6 +17,8 @@ pub mod http;
 )]
 #[path = "private.rs"]
 pub mod __private;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use idem_core::*;
 pub use idem_macros::idempotent;

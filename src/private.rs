@@ -1,5 +1,6 @@
 //! What the attributes write calls to. Not public: it changes with any release.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -72,7 +73,7 @@ impl FunctionCall {
         Self {
             operation: operation(
                 engine.map_or_else(Engine::installed, Ok),
-                name,
+                name.map(Cow::Borrowed),
                 policy,
                 scope,
             ),
@@ -126,7 +127,7 @@ impl FunctionCall {
 /// The operation of an annotated function.
 pub(crate) fn operation(
     engine: Result<Engine, Error>,
-    name: Result<&'static str, Error>,
+    name: Result<Cow<'static, str>, Error>,
     policy: Policy,
     scope: Option<Result<Key, KeyError>>,
 ) -> Result<Operation, Error> {
@@ -144,11 +145,11 @@ pub enum KeySource {
 #[derive(Debug)]
 pub struct Plan {
     pub engine: Option<Engine>,
-    pub name: Result<&'static str, Error>,
+    pub name: Result<Cow<'static, str>, Error>,
     pub policy: Policy,
     pub key: KeySource,
     pub scope: Option<Result<Key, KeyError>>,
     pub fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-    pub release: &'static [u16],
+    pub release: Cow<'static, [u16]>,
     pub required: bool,
 }

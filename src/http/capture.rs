@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use idem_core::http::{
     BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
@@ -110,6 +110,11 @@ where
         })
     }
 
+    #[cfg(feature = "tower")]
+    pub(crate) const fn head(&self) -> &Parts {
+        &self.inner.head
+    }
+
     fn over(inner: Inner) -> Self {
         Self {
             inner: Box::new(inner),
@@ -152,7 +157,7 @@ where
         })
     }
 
-    async fn request(self) -> Result<Request<B>, Response<Bytes>> {
+    pub(crate) async fn request(self) -> Result<Request<B>, Response<Bytes>> {
         let mut request = self.inner;
         let settings = handler::engine_of(&*request);
         let fallback = HttpSettings::default();
@@ -167,7 +172,7 @@ impl CapturedRequest for Inner {
     fn identity(&self) -> RequestIdentity<'_> {
         RequestIdentity {
             method: &self.head.method,
-            uri: &self.head.uri,
+            uri: original_uri(&self.head),
             headers: &self.head.headers,
         }
     }
@@ -197,6 +202,15 @@ impl fmt::Display for Broken {
 }
 
 impl std::error::Error for Broken {}
+
+/// The path before any router took a prefix away, where it left a note of it.
+fn original_uri(head: &Parts) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(original)) = head.extensions.get() {
+        return original;
+    }
+    &head.uri
+}
 
 /// A body whose errors are all of one type.
 struct Unread<B>(Pin<Box<B>>);
@@ -229,6 +243,11 @@ pub struct Admitted<B> {
 }
 
 impl<B: From<Bytes> + Send + 'static> Admitted<B> {
+    #[cfg(feature = "tower")]
+    pub(crate) fn into_parts(self) -> (handler::Admitted, Captured<B>) {
+        (self.admitted, self.request)
+    }
+
     /// Runs the function on a task of its own, and answers.
     pub async fn run<F, Fut, R>(self, function: F) -> R::Answer
     where

@@ -84,6 +84,7 @@ suite! {
     axum: crate::servers::axum::Axum,
     actix: crate::servers::actix::Actix,
     hyper: crate::servers::hyper::Hyper,
+    tower: crate::servers::tower::Tower,
 }
 
 #[test]

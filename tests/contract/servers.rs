@@ -4,3 +4,4 @@
 pub(crate) mod actix;
 pub(crate) mod axum;
 pub(crate) mod hyper;
+pub(crate) mod tower;

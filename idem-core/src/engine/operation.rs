@@ -67,6 +67,13 @@ impl Keyed {
         begin(&engine, &call).await
     }
 
+    /// Whether the attempt of this very record is running here: a layer around a handler that
+    /// has the same operation name.
+    #[doc(hidden)]
+    pub fn is_current(&self) -> bool {
+        crate::attempt::attempt().is_of(&self.id)
+    }
+
     pub(super) fn into_call(self, fingerprint: Fingerprint) -> (Engine, Call) {
         let call = Call {
             operation: self.operation,

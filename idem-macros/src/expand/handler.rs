@@ -303,16 +303,17 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> 
         None => quote!(#support::DEFAULT_RELEASE),
         Some(statuses) => quote!(&[#(#statuses),*]),
     };
+    let borrowed = quote!(::std::borrow::Cow::Borrowed);
     let required = args.required.unwrap_or(true);
     let plan = quote_spanned! {Span::mixed_site()=>
         #support::Plan {
             engine: __idem_engine,
-            name: #name,
+            name: #name.map(#borrowed),
             policy: __idem_policy,
             key: __idem_key,
             scope: __idem_scope,
             fingerprint: __idem_fingerprint,
-            release: #release,
+            release: #borrowed(#release),
             required: #required,
         }
     };

@@ -1,0 +1,323 @@
+//! The HTTP contract as a [`tower`](https://docs.rs/tower) layer, for a whole router or service.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::Router;
+//! use axum::routing::post;
+//! use idem::tower::IdempotencyLayer;
+//!
+//! # fn example(engine: idem::Engine) -> Router {
+//! let idempotent = IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
+//!     .engine(engine)
+//!     .scope(|request| request.extensions.get::<Tenant>().map(|tenant| tenant.0));
+//!
+//! Router::new()
+//!     .route("/charges", post(|| async { "charged" }))
+//!     .layer(idempotent)
+//! # }
+//! # #[derive(Clone)] struct Tenant(u64);
+//! ```
+//!
+//! It says the same words as the attribute and writes the same records, so that one operation may
+//! move from one to the other, given the same operation name; a handler with the attribute and the
+//! same operation name under the layer runs within the layer's attempt.
+//!
+//! Put what authenticates around it: a layer sees requests before any handler does, and a replay
+//! goes out without one. What the inner service answers is judged by its status, extractors'
+//! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderName;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body::Body;
+use idem_core::http::{
+    BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
+};
+use idem_core::{Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::__private::{KeySource, Plan};
+use crate::handler::{self, CapturedRequest, Responded, whole};
+use crate::http::private::{Captured, Incoming};
+
+/// Makes the requests to a service safe to retry, those with the given methods.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until a service is wrapped in it"]
+pub struct IdempotencyLayer {
+    settings: Arc<Settings>,
+}
+
+type FromHead<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
+
+#[derive(Clone)]
+struct Settings {
+    engine: Option<Engine>,
+    methods: Vec<Method>,
+    key: HeaderName,
+    scope: Option<FromHead<Result<Key, KeyError>>>,
+    operation: FromHead<Cow<'static, str>>,
+    policy: Policy,
+    release: Cow<'static, [u16]>,
+    required: bool,
+}
+
+impl IdempotencyLayer {
+    /// A layer that keeps finished records for `ttl`, and everything else at its default.
+    pub fn new(ttl: Duration) -> Self {
+        Self {
+            settings: Arc::new(Settings {
+                engine: None,
+                methods: vec![Method::POST, Method::PATCH],
+                key: HeaderName::from_static("idempotency-key"),
+                scope: None,
+                operation: Arc::new(matched_route),
+                policy: Policy::new(ttl),
+                release: Cow::Borrowed(DEFAULT_RELEASE),
+                required: true,
+            }),
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(Arc::make_mut(&mut self.settings));
+        self
+    }
+
+    /// The engine; the request's extension, else the installed one, unless given.
+    pub fn engine(self, engine: Engine) -> Self {
+        self.set(|settings| settings.engine = Some(engine))
+    }
+
+    /// The methods to protect; POST and PATCH unless given. All others pass.
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.set(|settings| settings.methods = methods.into_iter().collect())
+    }
+
+    /// The header that holds the key; `Idempotency-Key` unless given.
+    pub fn key(self, header: HeaderName) -> Self {
+        self.set(|settings| settings.key = header)
+    }
+
+    /// The principal inside which keys are unique: from the request's head, where a layer around
+    /// this one has left it. `None` is no scope: the `Authorization` header then takes part in the
+    /// fingerprint, as it does where this is not called.
+    pub fn scope<K: KeyPart>(self, scope: impl Fn(&Parts) -> K + Send + Sync + 'static) -> Self {
+        let scope: FromHead<_> = Arc::new(move |head| Key::of(&scope(head)));
+        self.set(|settings| settings.scope = Some(scope))
+    }
+
+    /// The operation name of a request. Unless given: the method and, under axum's router, the
+    /// matched route, such as `POST /charges/{id}`. Where no router leaves its route, all of a
+    /// method are one operation, and a key that is used for two paths is a mismatch.
+    ///
+    /// A name is part of every record's identity and a label in metrics: never derive it from the
+    /// path that a client sends.
+    pub fn operation<N: Into<Cow<'static, str>>>(
+        self,
+        operation: impl Fn(&Parts) -> N + Send + Sync + 'static,
+    ) -> Self {
+        let operation: FromHead<_> = Arc::new(move |head| operation(head).into());
+        self.set(|settings| settings.operation = operation)
+    }
+
+    /// See [`Policy::lease`].
+    pub fn lease(self, lease: Duration) -> Self {
+        self.set(|settings| settings.policy = settings.policy.lease(lease))
+    }
+
+    /// See [`Policy::in_flight`].
+    pub fn in_flight(self, in_flight: InFlight) -> Self {
+        self.set(|settings| settings.policy = settings.policy.in_flight(in_flight))
+    }
+
+    /// See [`Policy::on_crash`].
+    pub fn on_crash(self, on_crash: OnCrash) -> Self {
+        self.set(|settings| settings.policy = settings.policy.on_crash(on_crash))
+    }
+
+    /// The statuses that say "not processed", and free the key; 401, 408, 425, 429 and 503 unless
+    /// given.
+    pub fn release(self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.set(|settings| settings.release = statuses.into_iter().collect())
+    }
+
+    /// Whether a request without a key is refused with 400, which is the default, or passes
+    /// unprotected. A malformed key is always refused.
+    pub fn required(self, required: bool) -> Self {
+        self.set(|settings| settings.required = required)
+    }
+}
+
+impl fmt::Debug for IdempotencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("methods", &self.settings.methods)
+            .field("key", &self.settings.key)
+            .field("policy", &self.settings.policy)
+            .field("required", &self.settings.required)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The method, and the route that a router has matched.
+fn matched_route(head: &Parts) -> Cow<'static, str> {
+    #[cfg(feature = "axum")]
+    if let Some(route) = head.extensions.get::<axum::extract::MatchedPath>() {
+        return format!("{} {}", head.method, route.as_str()).into();
+    }
+    head.method.to_string().into()
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency {
+            inner,
+            settings: Arc::clone(&self.settings),
+        }
+    }
+}
+
+/// A service in an [`IdempotencyLayer`].
+///
+/// The request's body is read whole, up to the limit of [`HttpSettings`], where it is protected: it
+/// is of a type `From<Bytes>`, such as `axum::body::Body` or `http_body_util::Full`. The response's
+/// body is in a [`CapturedBody`]. The inner service runs on a task of its own: a client that hangs
+/// up does not stop it. Its error is no response: it goes to the caller as it is, and the attempt
+/// counts as crashed.
+#[derive(Clone)]
+pub struct Idempotency<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Idempotency<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    B: Incoming + From<Bytes>,
+    R: Body<Data = Bytes, Error: Send> + Send + 'static,
+{
+    type Response = Response<CapturedBody<R>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let next = self.inner.clone();
+        // The one that is ready.
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let settings = &self.settings;
+        if !settings.methods.contains(request.method()) {
+            let answer = inner.call(request);
+            return Box::pin(async move { Ok(answer.await?.map(CapturedBody::Passed)) });
+        }
+        let settings = Arc::clone(settings);
+        Box::pin(async move {
+            if !settings.required && !request.headers().contains_key(&settings.key) {
+                let (head, body) = request.into_parts();
+                let plan = settings.plan(&head);
+                let admitted = match handler::admit(plan, &mut Unread(&head)).await {
+                    Ok(admitted) => admitted,
+                    Err(refusal) => return Ok(whole(refusal)),
+                };
+                // It passes as it is, also a body of any length.
+                let respond =
+                    async move { answered(&mut inner, Request::from_parts(head, body)).await };
+                return admitted.run_detached(respond).await;
+            }
+            let captured = Captured::<B>::of(request);
+            let plan = settings.plan(captured.head());
+            let admitted = match captured.admit(plan).await {
+                Ok(admitted) => admitted,
+                Err(refusal) => return Ok(whole(refusal)),
+            };
+            let (admitted, request) = admitted.into_parts();
+            let respond = async move {
+                match request.request().await {
+                    Ok(request) => answered(&mut inner, request).await,
+                    Err(refusal) => Responded::Rejected(whole(refusal)),
+                }
+            };
+            admitted.run_detached(respond).await
+        })
+    }
+}
+
+impl Settings {
+    fn plan(&self, head: &Parts) -> Plan {
+        let engine = self.engine.clone();
+        let engine = engine.or_else(|| head.extensions.get().cloned());
+        let engine = engine.or_else(|| Engine::installed().ok());
+        // Without any engine the plan is refused for that.
+        let accepted = engine.as_ref().map(Engine::http);
+        let accepted = accepted.map_or(KeySyntax::Lenient, HttpSettings::accepted_keys);
+        let key = parse_key(head.headers.get_all(&self.key), accepted);
+        Plan {
+            engine,
+            name: Ok((self.operation)(head)),
+            policy: self.policy,
+            key: KeySource::Value(key.and_then(|key| Key::of(&key))),
+            scope: self.scope.as_ref().map(|scope| scope(head)),
+            fingerprint: None,
+            release: self.release.clone(),
+            required: self.required,
+        }
+    }
+}
+
+async fn answered<S, B, R>(service: &mut S, request: Request<B>) -> Responded<R, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    match service.call(request).await {
+        Ok(response) => Responded::Answered(response),
+        Err(error) => Responded::Failed(error),
+    }
+}
+
+/// A request without a key where none is required, whose body nobody looks at.
+struct Unread<'a>(&'a Parts);
+
+impl CapturedRequest for Unread<'_> {
+    fn identity(&self) -> RequestIdentity<'_> {
+        RequestIdentity {
+            method: &self.0.method,
+            uri: &self.0.uri,
+            headers: &self.0.headers,
+        }
+    }
+
+    fn engine(&self) -> Option<Engine> {
+        self.0.extensions.get().cloned()
+    }
+
+    async fn read(&mut self, _: usize) -> Result<Bytes, BodyError> {
+        Err(BodyError::Unreadable)
+    }
+}
