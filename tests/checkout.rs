@@ -2,68 +2,31 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
+use support::example::Example;
 use support::{Server, is_replay, post, problem};
 
-struct Example {
-    process: Child,
-    server: Server,
+struct Checkout {
+    example: Example,
     /// What it printed after its address.
     lines: Vec<String>,
-    /// Kept open: a program whose output nobody takes fails when it prints.
-    _output: Lines<BufReader<ChildStdout>>,
 }
 
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn start() -> Example {
+fn start() -> Checkout {
     start_over("memory://")
 }
 
-fn start_over(store: &str) -> Example {
-    let built = Command::new(env!("CARGO"))
-        // With everything that the tests are built with, so that nothing is built twice.
-        .args(["build", "--quiet", "--workspace", "--all-features"])
-        .args(["--example", "checkout"])
-        .status()
-        .unwrap();
-    assert!(built.success());
-    // tests run in target/<profile>/deps, examples in target/<profile>/examples.
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().unwrap().parent().unwrap();
-    let mut process = Command::new(profile.join("examples/checkout"))
-        .args(["--port", "0", "--store", store])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let first = lines.next().unwrap().unwrap();
-    let address = first.strip_prefix("listening on http://").unwrap();
-    let server = Server(address.parse().unwrap());
-    let mut printed = Vec::new();
-    for line in lines.by_ref() {
-        let line = line.unwrap();
-        if line.starts_with("What was really executed") {
-            break;
-        }
-        printed.push(line);
-    }
-    Example {
-        process,
-        server,
-        lines: printed,
-        _output: lines,
+fn start_over(store: &str) -> Checkout {
+    let mut example = Example::start("checkout", &["--store", store]);
+    let lines = example.output.by_ref().map(Result::unwrap);
+    let lines = lines.take_while(|line| !line.starts_with("What was really executed"));
+    Checkout {
+        lines: lines.collect(),
+        example,
     }
 }
 
@@ -134,9 +97,9 @@ async fn executed(server: Server) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_lines_do_what_they_say() {
-    let example = start();
-    let server = example.server;
-    let printed: Vec<_> = example
+    let checkout = start();
+    let server = checkout.example.server;
+    let printed: Vec<_> = checkout
         .lines
         .iter()
         .filter_map(|line| line.strip_prefix("  "))
@@ -196,9 +159,14 @@ async fn the_printed_lines_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_equal_requests_one_charges() {
-    let example = start();
+    let checkout = start();
     let body = "{\"amount\": 1999, \"currency\": \"eur\"}";
-    let all = (0..64).map(|_| example.server.send(post("/charges", "\"burst\"", body)));
+    let all = (0..64).map(|_| {
+        checkout
+            .example
+            .server
+            .send(post("/charges", "\"burst\"", body))
+    });
     let answers = join_all(all).await;
     // One that comes after the half second gets the replay, on a machine that slow.
     let firsts = |answer: &&Response<Bytes>| answer.status() == 201 && !is_replay(answer);
@@ -208,7 +176,7 @@ async fn of_64_equal_requests_one_charges() {
         assert_eq!(problem(refused), "in-flight");
         assert!(refused.headers().contains_key("retry-after"));
     }
-    assert_eq!(executed(example.server).await, 1);
+    assert_eq!(executed(checkout.example.server).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,20 +187,21 @@ async fn two_processes_over_redis_share_their_keys() {
         let body = format!("{{\"amount\": {amount}, \"currency\": \"eur\"}}");
         post("/charges", key, body)
     };
-    let first = one.server.send(charge("\"order-1\"", 1999)).await;
+    let first = one.example.server.send(charge("\"order-1\"", 1999)).await;
     assert_eq!(first.status(), 201);
-    let replay = other.server.send(charge("\"order-1\"", 1999)).await;
+    let replay = other.example.server.send(charge("\"order-1\"", 1999)).await;
     assert!(is_replay(&replay));
     assert_eq!(replay.status(), 201);
     assert_eq!(replay.headers()["location"], first.headers()["location"]);
     assert_eq!(replay.body(), first.body());
-    let refused = other.server.send(charge("\"order-1\"", 99)).await;
+    let refused = other.example.server.send(charge("\"order-1\"", 99)).await;
     assert_eq!(
         (refused.status().as_u16(), problem(&refused).as_str()),
         (422, "mismatch")
     );
 
-    let clicks = [one.server, other.server].map(|server| server.send(charge("\"order-2\"", 500)));
+    let clicks = [one.example.server, other.example.server]
+        .map(|server| server.send(charge("\"order-2\"", 500)));
     let mut statuses: Vec<_> = join_all(clicks)
         .await
         .iter()
@@ -240,5 +209,8 @@ async fn two_processes_over_redis_share_their_keys() {
         .collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 409]);
-    assert_eq!(executed(one.server).await + executed(other.server).await, 2);
+    assert_eq!(
+        executed(one.example.server).await + executed(other.example.server).await,
+        2
+    );
 }

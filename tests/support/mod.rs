@@ -7,6 +7,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod example;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -1,0 +1,58 @@
+//! An example as a process of its own.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use super::Server;
+
+/// A server that is killed when the test ends.
+pub struct Example {
+    process: Child,
+    pub server: Server,
+    /// What it prints after its address. Kept open: a program whose output nobody takes fails when
+    /// it prints.
+    pub output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Example {
+    /// Builds it, and starts it on any free port.
+    pub fn start(name: &str, options: &[&str]) -> Self {
+        let built = Command::new(env!("CARGO"))
+            // With everything that the tests are built with, so that nothing is built twice.
+            .args(["build", "--quiet", "--workspace", "--all-features"])
+            .args(["--example", name])
+            .status()
+            .unwrap();
+        assert!(built.success());
+        // tests run in target/<profile>/deps, examples in target/<profile>/examples.
+        let test = std::env::current_exe().unwrap();
+        let profile = test.parent().unwrap().parent().unwrap();
+        let mut process = Command::new(profile.join("examples").join(name))
+            .args(["--port", "0"])
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let first = output.next().unwrap().unwrap();
+        let address = first.strip_prefix("listening on http://").unwrap();
+        Self {
+            process,
+            server: Server(address.parse().unwrap()),
+            output,
+        }
+    }
+}
