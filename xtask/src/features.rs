@@ -41,7 +41,27 @@ const FEATURES: &[Feature] = &[
     },
     Feature {
         name: "axum",
-        brings: &["axum", "axum-core", "tower", "http", "http-body"],
+        brings: &[
+            "axum",
+            "axum-core",
+            "http",
+            "http-body",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
+        name: "http",
+        brings: &["http", "http-body"],
+    },
+    Feature {
+        name: "tower",
+        brings: &["http", "http-body", "tower-layer", "tower-service"],
+    },
+    Feature {
+        name: "actix",
+        brings: &["actix-web", "http", "http-body"],
     },
     Feature {
         name: "metrics",
@@ -83,6 +103,8 @@ const HEAVY: &[&str] = &[
     "tokio-postgres",
     "tonic",
     "tower",
+    "tower-layer",
+    "tower-service",
     "warp",
 ];
 

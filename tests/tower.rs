@@ -1,0 +1,209 @@
+//! The layer beside the attribute: one operation may move from one to the other.
+
+mod support;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::{get, post as route};
+use axum::{Extension, Router};
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
+use http_body_util::Full;
+use idem::Engine;
+use idem::conformance::faults::{FaultyStore, Method};
+use idem::stores::memory::MemoryStore;
+use idem::tower::IdempotencyLayer;
+use std::sync::Arc;
+use support::{Server, Works, is_replay, post, problem};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+async fn plain(State(works): State<Works>, body: String) -> String {
+    format!("{}: {body}", works.execute())
+}
+
+#[idem::axum::idempotent(name = "moving", key = header("Idempotency-Key"), ttl = "24h")]
+async fn annotated(State(works): State<Works>, body: String) -> String {
+    format!(
+        "{}: {body} in attempt {}",
+        works.execute(),
+        idem::attempt().number()
+    )
+}
+
+fn moving(engine: &Engine) -> IdempotencyLayer {
+    IdempotencyLayer::new(DAY)
+        .engine(engine.clone())
+        .operation(|_| "moving")
+}
+
+#[tokio::test]
+async fn an_operation_moves_between_the_layer_and_the_attribute() {
+    let engine = Engine::new(MemoryStore::new());
+    let works = Works::default();
+    let with_layer = Router::new()
+        .route("/v1/charges", route(plain))
+        .layer(moving(&engine))
+        .with_state(works.clone());
+    // In a nested router, whose prefix counts all the same.
+    let inside = Router::new()
+        .route("/charges", route(plain))
+        .layer(moving(&engine));
+    let nested = Router::new().nest("/v1", inside).with_state(works.clone());
+    let with_attribute = Router::new()
+        .route("/v1/charges", route(annotated))
+        .layer(Extension(engine.clone()))
+        .with_state(works.clone());
+    for (number, routers) in (1..).zip([
+        [&with_layer, &with_attribute, &nested],
+        [&nested, &with_layer, &with_attribute],
+        [&with_attribute, &nested, &with_layer],
+    ]) {
+        let key = format!("key {number}").replace(' ', "-");
+        let mut bodies = Vec::new();
+        for (position, router) in routers.into_iter().enumerate() {
+            let server = Server::start(router.clone()).await;
+            let response = server.send(post("/v1/charges", &key, "x")).await;
+            assert_eq!(response.status(), 200);
+            assert_eq!(is_replay(&response), position > 0);
+            bodies.push(response.into_body());
+        }
+        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(works.executed(), number);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_of_the_same_operation_runs_within_the_layers_attempt() {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let engine = Engine::new(store.clone());
+    let works = Works::default();
+    let router = Router::new()
+        .route("/charges", route(annotated))
+        .layer(moving(&engine))
+        .layer(Extension(engine.clone()))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    for again in [false, true] {
+        let response = server.send(post("/charges", "a", "x")).await;
+        assert_eq!(response.body(), "1: x in attempt 1");
+        assert_eq!(is_replay(&response), again);
+    }
+    assert_eq!(works.executed(), 1);
+    assert_eq!(store.calls(Method::Claim), 2);
+}
+
+#[tokio::test]
+async fn only_the_given_methods_are_protected_under_the_given_header() {
+    let engine = Engine::new(MemoryStore::new());
+    let works = Works::default();
+    let layer = IdempotencyLayer::new(DAY)
+        .engine(engine)
+        .methods([http::Method::PUT])
+        .key(HeaderName::from_static("x-request-key"));
+    let router = Router::new()
+        .route("/", get(plain).post(plain).put(plain))
+        .layer(layer)
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    let send = |method: http::Method, key: Option<&str>| {
+        let mut request = Request::builder().method(method).uri("/");
+        if let Some(key) = key {
+            request = request.header("x-request-key", key);
+        }
+        server.send(request.body(Bytes::new()).unwrap())
+    };
+    for method in [http::Method::GET, http::Method::POST] {
+        for _ in 0..2 {
+            let response = send(method.clone(), Some("a")).await;
+            assert_eq!(response.status(), 200);
+            assert!(!is_replay(&response));
+        }
+    }
+    let refused = send(http::Method::PUT, None).await;
+    assert_eq!(problem(&refused), "key-missing");
+    for again in [false, true] {
+        let response = send(http::Method::PUT, Some("a")).await;
+        assert_eq!(is_replay(&response), again);
+    }
+    assert_eq!(works.executed(), 5);
+}
+
+#[tokio::test]
+async fn without_a_route_two_paths_under_a_key_are_a_mismatch() {
+    let works = Works::default();
+    let counted = works.clone();
+    let service = service_fn(move |_: Request<Full<Bytes>>| {
+        let number = counted.execute().to_string();
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(number)))) }
+    });
+    let layer = IdempotencyLayer::new(DAY).engine(Engine::new(MemoryStore::new()));
+    let service = layer.layer(service);
+    let send = async |path: &str| {
+        let request = Request::post(path).header("idempotency-key", "a");
+        let request = request.body(Full::default()).unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    assert_eq!(send("/one").await.status(), 200);
+    assert_eq!(send("/other").await.status(), 422);
+    assert_eq!(send("/one").await.headers()["idempotent-replayed"], "true");
+    assert_eq!(works.executed(), 1);
+}
+
+#[derive(Debug, PartialEq)]
+struct Lost;
+
+#[tokio::test]
+async fn an_error_is_no_response_and_the_next_attempt_follows_the_crash_rule() {
+    let works = Works::default();
+    let counted = works.clone();
+    let service = service_fn(move |_: Request<Full<Bytes>>| {
+        let number = counted.execute();
+        async move {
+            if number == 1 {
+                return Err(Lost);
+            }
+            let attempt = idem::attempt().number().to_string();
+            Ok(Response::new(Full::new(Bytes::from(attempt))))
+        }
+    });
+    let engine = Engine::new(MemoryStore::new());
+    let layer = IdempotencyLayer::new(DAY).engine(engine.clone());
+    let mut service = layer.layer(service);
+    let mut send = async || {
+        let request = Request::post("/").header("idempotency-key", "a");
+        let request = request.body(Full::default()).unwrap();
+        service.ready().await.unwrap().call(request).await
+    };
+    assert_eq!(send().await.unwrap_err(), Lost);
+    let second = send().await.unwrap();
+    assert_eq!(second.status(), 200);
+    assert!(!second.headers().contains_key("idempotent-replayed"));
+    let replay = send().await.unwrap();
+    assert_eq!(replay.headers()["idempotent-replayed"], "true");
+    assert_eq!(works.executed(), 2);
+
+    // Where a crash refuses, somebody has to look.
+    let counted = Works::default();
+    let always = counted.clone();
+    let service = service_fn(move |_: Request<Full<Bytes>>| {
+        always.execute();
+        async { Err::<Response<Full<Bytes>>, _>(Lost) }
+    });
+    let layer = IdempotencyLayer::new(DAY)
+        .engine(engine)
+        .operation(|_| "refusing")
+        .on_crash(idem::OnCrash::Refuse);
+    let service = layer.layer(service);
+    let request = || {
+        let request = Request::post("/").header("idempotency-key", "a");
+        request.body(Full::default()).unwrap()
+    };
+    assert_eq!(service.clone().oneshot(request()).await.unwrap_err(), Lost);
+    let refused = service.clone().oneshot(request()).await.unwrap();
+    assert_eq!(refused.status(), 409);
+    assert_eq!(counted.executed(), 1);
+}

@@ -1,0 +1,12 @@
+//! What is no response cannot be given back as one.
+
+use bytes::Bytes;
+use http::Request;
+use idem::http::idempotent;
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn text(request: Request<Bytes>) -> String {
+    format!("{} bytes", request.body().len())
+}
+
+fn main() {}

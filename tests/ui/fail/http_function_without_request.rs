@@ -1,0 +1,23 @@
+//! A function of a request takes one, and names its response.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use idem::http::idempotent;
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn nothing() -> Response<Full<Bytes>> {
+    Response::default()
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn unnamed(request: Request<Bytes>) -> Response<impl http_body::Body<Data = Bytes>> {
+    request.map(Full::new).into_parts().1.into()
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn silent(request: Request<Bytes>) {
+    drop(request);
+}
+
+fn main() {}
