@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The function's last argument is the request. It is read whole, up to the limit, so its body is
-//! any type `From<Bytes>`; the function that the attribute makes takes a request with any body.
+//! any type `From<Vec<u8>>`, such as `Bytes`, `Full<Bytes>` or `lambda_http::Body`; the function that the attribute makes takes a request with any body.
 //! What it answers has a [`CapturedBody`] of the declared body.
 //!
 //! The body runs on a task of its own: a client that hangs up does not stop it. An `Err`, where the

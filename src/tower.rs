@@ -193,7 +193,7 @@ impl<S> Layer<S> for IdempotencyLayer {
 /// A service in an [`IdempotencyLayer`].
 ///
 /// The request's body is read whole, up to the limit of [`HttpSettings`], where it is protected: it
-/// is of a type `From<Bytes>`, such as `axum::body::Body` or `http_body_util::Full`. The response's
+/// is of a type `From<Vec<u8>>`, such as `axum::body::Body` or `http_body_util::Full<Bytes>`. The response's
 /// body is in a [`CapturedBody`]. The inner service runs on a task of its own: a client that hangs
 /// up does not stop it. Its error is no response: it goes to the caller as it is, and the attempt
 /// counts as crashed.
@@ -216,7 +216,7 @@ where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
-    B: Incoming + From<Bytes>,
+    B: Incoming + From<Vec<u8>>,
     R: Body<Data = Bytes, Error: Send> + Send + 'static,
 {
     type Response = Response<CapturedBody<R>>;

@@ -100,7 +100,7 @@ enum RequestBody {
 
 impl<B> Captured<B>
 where
-    B: From<Bytes> + Send + 'static,
+    B: From<Vec<u8>> + Send + 'static,
 {
     pub fn of(request: Request<impl Incoming>) -> Self {
         let (head, body) = request.into_parts();
@@ -130,7 +130,7 @@ where
     ) -> Result<(Captured<Bytes>, Request<B>), Response<Bytes>> {
         let mut request = self.inner;
         let body = handler::read_early(&mut *request, engine).await?;
-        let value = Request::from_parts(request.head.clone(), body.into());
+        let value = Request::from_parts(request.head.clone(), Vec::from(body).into());
         Ok((Captured::over(*request), value))
     }
 
@@ -164,7 +164,9 @@ where
         let settings = settings.as_ref().map_or(&fallback, Engine::http);
         let body = request.read(settings.request_limit()).await;
         let body = body.map_err(|error| Problem::from(error).into_response(settings))?;
-        Ok(Request::from_parts(request.head, body.into()))
+        let Inner { head, .. } = *request;
+        // Nobody else has the bytes now, so that most need not be copied.
+        Ok(Request::from_parts(head, Vec::from(body).into()))
     }
 }
 
@@ -242,7 +244,7 @@ pub struct Admitted<B> {
     request: Captured<B>,
 }
 
-impl<B: From<Bytes> + Send + 'static> Admitted<B> {
+impl<B: From<Vec<u8>> + Send + 'static> Admitted<B> {
     #[cfg(feature = "tower")]
     pub(crate) fn into_parts(self) -> (handler::Admitted, Captured<B>) {
         (self.admitted, self.request)
@@ -272,7 +274,7 @@ pub struct AdmittedIn<B, D: Transactional> {
     request: Captured<B>,
 }
 
-impl<B: From<Bytes> + Send + 'static, D: Transactional> AdmittedIn<B, D> {
+impl<B: From<Vec<u8>> + Send + 'static, D: Transactional> AdmittedIn<B, D> {
     /// Runs the function on a task of its own; commits, and answers.
     pub async fn run<F, Fut, R>(self, function: F) -> R::Answer
     where

@@ -79,7 +79,11 @@ where
         // A protocol switch: what follows is no response that could be given again.
         passed(NotReplayable::Streamed, CapturedBody::Passed(body))
     } else {
-        match body.size_hint().exact() {
+        let length = match body.is_end_stream() {
+            true => Some(0),
+            false => body.size_hint().exact(),
+        };
+        match length {
             None => passed(NotReplayable::Streamed, CapturedBody::Passed(body)),
             Some(length) if length > max_bytes as u64 => {
                 passed(NotReplayable::TooLarge, CapturedBody::Passed(body))
