@@ -1,0 +1,154 @@
+//! `transaction = …` in every handler form: rows and response commit together, or not at all.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use actix_web::web;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use idem::Engine;
+use idem::stores::memory::MemoryStore;
+use idem::stores::sqlite::SqliteStore;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+/// A database in a file of its own, which goes with it.
+struct Database {
+    pool: SqlitePool,
+    file: PathBuf,
+}
+
+impl Database {
+    async fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("idem-forms-{}-{number}.db", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let options = SqliteConnectOptions::new();
+        let options = options.filename(&file).create_if_missing(true);
+        let pool = SqlitePoolOptions::new().max_connections(4);
+        let pool = pool.connect_with(options).await.unwrap();
+        let store = SqliteStore::from_pool(&pool).await.unwrap();
+        store.migrate().await.unwrap();
+        let create = "CREATE TABLE deposits (what TEXT NOT NULL)";
+        sqlx::query(create).execute(&pool).await.unwrap();
+        Self { pool, file }
+    }
+
+    async fn deposits(&self) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM deposits");
+        count.fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", self.file.display());
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
+
+/// Books, and answers by what is booked.
+async fn deposit(tx: &mut Tx, what: &str) -> StatusCode {
+    let insert = sqlx::query("INSERT INTO deposits (what) VALUES ($1)");
+    insert.bind(what).execute(&mut **tx).await.unwrap();
+    match what {
+        "refused" => StatusCode::PAYMENT_REQUIRED,
+        "busy" => StatusCode::SERVICE_UNAVAILABLE,
+        "panic" => panic!("as handlers do"),
+        _ => StatusCode::CREATED,
+    }
+}
+
+/// What a form does with one request: its status, and whether it is a replay.
+trait Form {
+    async fn send(&self, what: &'static str) -> (u16, bool);
+}
+
+async fn commits_or_rolls_back<F: Form>(database: &Database, form: &F) {
+    // (what, first, again, rows that it leaves)
+    let cases = [
+        ("paid", (201, false), (201, true), 1),
+        ("refused", (402, false), (402, true), 0),
+        ("busy", (503, false), (503, false), 0),
+        ("panic", (500, false), (500, false), 0),
+    ];
+    let mut rows = 0;
+    for (what, first, again, leaves) in cases {
+        assert_eq!(form.send(what).await, first, "{what}");
+        assert_eq!(form.send(what).await, again, "{what}");
+        rows += leaves;
+        assert_eq!(database.deposits().await, rows, "{what}");
+    }
+}
+
+#[idem::http::idempotent(
+    key = header("Idempotency-Key"),
+    ttl = "24h",
+    transaction = pool,
+    engine = engine
+)]
+async fn plain(pool: SqlitePool, engine: Engine, request: Request<Bytes>) -> Response<Full<Bytes>> {
+    let what = String::from_utf8_lossy(request.body()).into_owned();
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = deposit(tx, &what).await;
+    response
+}
+
+struct Plain(SqlitePool, Engine);
+
+impl Form for Plain {
+    async fn send(&self, what: &'static str) -> (u16, bool) {
+        let request = Request::post("/").header("idempotency-key", what);
+        let request = request.body(Full::new(Bytes::from_static(what.as_bytes())));
+        let response = plain(self.0.clone(), self.1.clone(), request.unwrap()).await;
+        let is_replay = response.headers().contains_key("idempotent-replayed");
+        let status = response.status().as_u16();
+        response.into_body().collect().await.unwrap();
+        (status, is_replay)
+    }
+}
+
+#[tokio::test]
+async fn a_function_of_a_request() {
+    let database = Database::new().await;
+    let form = Plain(database.pool.clone(), Engine::new(MemoryStore::new()));
+    commits_or_rolls_back(&database, &form).await;
+}
+
+#[idem::actix::idempotent(key = header("Idempotency-Key"), ttl = "24h", transaction = **pool)]
+async fn actix(pool: web::Data<SqlitePool>, what: String) -> actix_web::HttpResponse {
+    let status = deposit(tx, &what).await;
+    let status = actix_web::http::StatusCode::from_u16(status.as_u16()).unwrap();
+    actix_web::HttpResponse::new(status)
+}
+
+struct Actix(SqlitePool, Engine);
+
+impl Form for Actix {
+    async fn send(&self, what: &'static str) -> (u16, bool) {
+        let app = actix_web::App::new()
+            .app_data(web::Data::new(self.0.clone()))
+            .app_data(self.1.clone())
+            .route("/", web::post().to(actix));
+        let app = actix_web::test::init_service(app).await;
+        let request = actix_web::test::TestRequest::post();
+        let request = request.insert_header(("idempotency-key", what));
+        let request = request.set_payload(what).to_request();
+        let response = actix_web::test::call_service(&app, request).await;
+        let is_replay = response.headers().contains_key("idempotent-replayed");
+        (response.status().as_u16(), is_replay)
+    }
+}
+
+#[actix_web::test]
+async fn an_actix_handler() {
+    let database = Database::new().await;
+    let form = Actix(database.pool.clone(), Engine::new(MemoryStore::new()));
+    commits_or_rolls_back(&database, &form).await;
+}
