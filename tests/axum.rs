@@ -1,0 +1,188 @@
+//! What is axum's own: where the engine and the limit come from, and its extractors' answers.
+
+mod support;
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, State};
+use axum::routing::post as route;
+use axum::{Extension, Json, Router};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use idem::Engine;
+use idem::axum::idempotent;
+use idem::conformance::faults::{FaultyStore, Method};
+use idem::http::HttpSettings;
+use idem::stores::memory::MemoryStore;
+use serde::Deserialize;
+use support::{Server, Works, is_replay, post, problem};
+
+#[derive(Deserialize)]
+struct Order {
+    amount: u32,
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn charge(State(works): State<Works>, Json(order): Json<Order>) -> String {
+    format!("{}: {}", works.execute(), order.amount)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(works.executed()))]
+async fn named_parts(State(works): State<Works>, body: String) -> String {
+    format!("{}: {}", works.execute(), body.len())
+}
+
+/// Its key is in the body, and its engine in the state.
+#[idempotent(key = body, ttl = "24h", engine = state.1)]
+async fn own_engine(State(state): State<(Works, Engine)>, body: String) -> String {
+    format!("{}: {}", state.0.execute(), body.len())
+}
+
+/// Its engine comes with the body's extractor, so it is known only after the body was read.
+struct Carried(Engine, String);
+
+impl FromRequest<(Works, Engine)> for Carried {
+    type Rejection = StatusCode;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &(Works, Engine),
+    ) -> Result<Self, StatusCode> {
+        let body = String::from_request(request, state).await;
+        Ok(Self(
+            state.1.clone(),
+            body.map_err(|_| StatusCode::BAD_REQUEST)?,
+        ))
+    }
+}
+
+#[idempotent(key = carried.1, ttl = "24h", engine = carried.0)]
+async fn carried_engine(State(state): State<(Works, Engine)>, carried: Carried) -> String {
+    format!("{}: {}", state.0.execute(), carried.1)
+}
+
+struct Setup {
+    server: Server,
+    works: Works,
+    store: FaultyStore,
+}
+
+async fn serve(settings: HttpSettings) -> Setup {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let engine = Engine::builder(store.clone()).http(settings).build();
+    let works = Works::default();
+    let router = Router::new()
+        .route("/charges", route(charge))
+        .route("/named-parts", route(named_parts))
+        .layer(Extension(engine))
+        .with_state(works.clone());
+    Setup {
+        server: Server::start(router).await,
+        works,
+        store,
+    }
+}
+
+fn order(amount: u32) -> String {
+    format!("{{\"amount\": {amount}}}")
+}
+
+#[tokio::test]
+async fn the_limit_holds_whatever_counts_for_the_fingerprint() {
+    let small = HttpSettings::new().max_request_bytes(20);
+    let Setup {
+        server,
+        works,
+        store,
+    } = serve(small).await;
+    let refused = server.send(post("/named-parts", "a", "x".repeat(21))).await;
+    assert_eq!(refused.status(), 413);
+    assert_eq!((works.executed(), store.calls(Method::Claim)), (0, 0));
+    let accepted = server.send(post("/named-parts", "a", "x".repeat(20))).await;
+    assert_eq!(accepted.body(), "1: 20");
+}
+
+#[tokio::test]
+async fn an_engine_that_the_body_brings_serves_without_an_installed_one() {
+    let works = Works::default();
+    let state = (works.clone(), Engine::new(MemoryStore::new()));
+    let router = Router::new()
+        .route("/", route(carried_engine))
+        .with_state(state);
+    let server = Server::start(router).await;
+    for _ in 0..2 {
+        assert_eq!(server.send(post("/", "", "k")).await.body(), "1: k");
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test]
+async fn an_operations_own_engine_sets_the_limit_for_a_key_in_the_body_too() {
+    let works = Works::default();
+    let http = HttpSettings::new().max_request_bytes(20);
+    let engine = Engine::builder(MemoryStore::new()).http(http).build();
+    let router = Router::new()
+        .route("/", route(own_engine))
+        .with_state((works.clone(), engine));
+    let server = Server::start(router).await;
+    assert_eq!(
+        server.send(post("/", "", "x".repeat(21))).await.status(),
+        413
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            server.send(post("/", "", "x".repeat(20))).await.body(),
+            "1: 20"
+        );
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test]
+async fn a_rejection_is_axums_own_and_frees_the_key() {
+    let Setup {
+        server,
+        works,
+        store,
+    } = serve(HttpSettings::new()).await;
+    let text = |mut request: Request<Bytes>| {
+        let value = "text/plain".parse().unwrap();
+        request.headers_mut().insert("content-type", value);
+        request
+    };
+    let cases = [
+        (post("/charges", "a", "{"), 400),
+        (post("/charges", "b", "{\"amount\": \"much\"}"), 422),
+        (text(post("/charges", "c", order(1))), 415),
+    ];
+    for (request, status) in cases {
+        let key = request.headers()["idempotency-key"].clone();
+        let rejected = server.send(request).await;
+        assert_eq!(rejected.status(), status);
+        assert_ne!(
+            rejected.headers().get("content-type").unwrap(),
+            "application/problem+json"
+        );
+        // The key is free, for another request too.
+        let accepted = server
+            .send(post("/charges", key.to_str().unwrap(), order(1)))
+            .await;
+        assert_eq!(accepted.status(), 200);
+        assert!(!is_replay(&accepted));
+    }
+    assert_eq!(works.executed(), 3);
+    assert_eq!(store.calls(Method::Release), 3);
+}
+
+#[tokio::test]
+async fn without_an_engine_nothing_runs() {
+    let works = Works::default();
+    let router = Router::new()
+        .route("/charges", route(charge))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    let refused = server.send(post("/charges", "a", order(1))).await;
+    assert_eq!(refused.status(), 500);
+    assert_eq!(problem(&refused), "misconfigured");
+    assert_eq!(works.executed(), 0);
+}
