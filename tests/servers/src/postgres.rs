@@ -184,19 +184,33 @@ impl Postgres {
     /// The client that [`Postgres::psql`] runs, which reads statements from its input, for a
     /// connection that is to stay open.
     pub fn psql_command(&self) -> Command {
-        let mut command = Command::new(self.programs.psql());
-        // What is set for somebody else's server.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"PG") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = self.client("psql");
         command
             .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only"])
             .args(["--no-password", "--set", "ON_ERROR_STOP=1"])
             .args(["--username", "postgres", "--dbname", "postgres"])
             .args(["--port", &self.port.to_string(), "--host"])
             .arg(self.directory.path());
+        command
+    }
+
+    /// The server's own benchmark, which connects to the port as the user `postgres`.
+    pub fn pgbench_command(&self) -> Command {
+        let mut command = self.client("pgbench");
+        command
+            .args(["--username", "postgres", "--host", "127.0.0.1"])
+            .args(["--port", &self.port.to_string()]);
+        command
+    }
+
+    fn client(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.client(name));
+        // What is set for somebody else's server.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
         command
     }
 

@@ -59,12 +59,12 @@ impl Programs {
         command
     }
 
-    /// The client. Debian's in PATH is a script that chooses among versions, and slow.
-    pub(super) fn psql(&self) -> OsString {
-        let path = self.path("psql");
+    /// A client. Debian's in PATH is a script that chooses among versions, and slow.
+    pub(super) fn client(&self, name: &str) -> OsString {
+        let path = self.path(name);
         match path.is_file() {
             true => path.into(),
-            false => "psql".into(),
+            false => name.into(),
         }
     }
 }

@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Phase, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Phase, Store};
 use idem_tests::{Postgres, wait_until};
 
 use crate::conformance::{claim, finish};
+use crate::latencies::claims_until;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long claims are watched without a sweep, to compare with.
+const BEFORE: Duration = Duration::from_secs(3);
 
 /// A store that does not sweep by itself.
 async fn store(postgres: &Postgres) -> PostgresStore {
@@ -167,49 +171,10 @@ async fn claims_of_what_is_just_swept_are_first_attempts() {
     assert!(swept > 100, "{swept}");
 }
 
-/// How long claims take, one after the other on each of four tasks, until told to stop.
-async fn latencies(store: &PostgresStore, until: impl Fn() -> bool) -> Vec<Duration> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let claims = (0..4).map(|_| {
-        let (store, stop) = (store.clone(), Arc::clone(&stop));
-        tokio::spawn(async move {
-            let mut took = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let fresh = Claim {
-                    id: RecordId::from_bytes(rand::random()),
-                    token: Token::random(),
-                    ..claim(0)
-                };
-                let started = Instant::now();
-                let answer = store.claim(&fresh).await.unwrap();
-                took.push(started.elapsed());
-                assert_eq!(answer, Claimed::Acquired { attempt: 1 });
-            }
-            took
-        })
-    });
-    let claims: Vec<_> = claims.collect();
-    while !until() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let mut all = Vec::new();
-    for claims in claims {
-        all.extend(claims.await.unwrap());
-    }
-    all.sort_unstable();
-    all
-}
-
-fn described(latencies: &[Duration]) -> String {
-    let at = |share: f64| latencies[(latencies.len() as f64 * share) as usize];
-    let (median, p99) = (at(0.5), at(0.99));
-    format!("{} claims, median {median:?}, p99 {p99:?}", latencies.len())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_are_served_while_much_is_swept() {
     let rows = std::env::var("IDEM_SWEEP_ROWS").map_or(50_000, |rows| rows.parse().unwrap());
+    let rows = rows / 10 * 10;
     let postgres = Postgres::start();
     let store = store(&postgres).await;
     // By several statements, each within psql's patience.
@@ -231,18 +196,25 @@ async fn claims_are_served_while_much_is_swept() {
         ));
         some.parse::<u32>().unwrap()
     };
-    assert_eq!(expired(rows), rows / 10 * 10);
+    // Costs the server less than a look at what is left: it reads all that was deleted.
+    let deleted = || {
+        let deleted = "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'idem_records'";
+        postgres.psql(deleted).parse::<u32>().unwrap()
+    };
+    assert_eq!(expired(rows), rows);
 
-    let started = Instant::now();
-    let before = latencies(&store, || started.elapsed() > Duration::from_secs(3)).await;
-    println!("before the sweep: {}", described(&before));
-    let started = Instant::now();
+    let same: Arc<dyn Store> = Arc::new(store.clone());
+    let before = claims_until(Arc::clone(&same), tokio::time::sleep(BEFORE)).await;
+    println!("before the sweep: {before}");
     store.sweep_every(Duration::from_millis(1));
-    let meanwhile = latencies(&store, || expired(1) == 0).await;
-    let took = started.elapsed();
-    println!(
-        "during the sweep of {rows} records in {took:?}: {}",
-        described(&meanwhile)
-    );
-    assert_eq!(records(&postgres) as usize, before.len() + meanwhile.len());
+    let swept = async {
+        while deleted() < rows || expired(1) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let meanwhile = claims_until(same, swept).await;
+    println!("during the sweep of {rows} records: {meanwhile}");
+    // What is alive is all there.
+    let alive = before.count() + meanwhile.count();
+    assert_eq!(records(&postgres) as usize, alive);
 }
