@@ -4,8 +4,11 @@
 //! that a machine that slows down slows all of them down; every round gives one ratio to the
 //! baseline's time in the same round, and the median of those is what is printed.
 
+pub mod business;
 pub mod by_hand;
+pub mod crowd;
 pub mod http;
+pub mod pgbench;
 pub mod redis;
 pub mod socket;
 pub mod store;
@@ -76,13 +79,15 @@ pub fn on_a_task<T: Send + 'static>(
         .expect("the task does not panic")
 }
 
-/// What a figure should stay under.
+/// What a figure should be.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
     /// This contender is what others are compared with.
     Baseline,
     /// At most so many times the baseline.
     AtMost(f64),
+    /// At least so many times the baseline's operations per second.
+    AtLeast(f64),
     /// Shown for comparison.
     None,
 }
@@ -95,6 +100,8 @@ impl Target {
             Self::None => (String::new(), ""),
             Self::AtMost(most) if figure <= most => (format!("≤ {most}"), "met"),
             Self::AtMost(most) => (format!("≤ {most}"), "**not met**"),
+            Self::AtLeast(least) if figure >= least => (format!("≥ {least}"), "met"),
+            Self::AtLeast(least) => (format!("≥ {least}"), "**not met**"),
         }
     }
 }
@@ -136,7 +143,7 @@ impl<'a, const N: usize> Contender<'a, N> {
 pub struct Figure {
     /// The contender's name.
     pub name: String,
-    /// What it should stay under.
+    /// What it should be.
     pub target: Target,
     /// The median time of one operation.
     pub nanoseconds: f64,
@@ -221,6 +228,23 @@ pub fn print(title: &str, unit: &str, scale: f64, figures: &[Figure]) {
             figure.name,
             figure.nanoseconds / scale,
             figure.ratio,
+        );
+    }
+}
+
+/// Prints figures as a Markdown table of operations per second, the ratio turned over: more is
+/// better.
+pub fn print_rates(title: &str, figures: &[Figure]) {
+    println!("\n### {title}\n");
+    println!("| | per second | ratio | target | |");
+    println!("|---|---:|---:|---:|---|");
+    for figure in figures {
+        let ratio = figure.ratio.recip();
+        let (target, verdict) = figure.target.judge(ratio);
+        println!(
+            "| {} | {:.0} | {ratio:.2} | {target} | {verdict} |",
+            figure.name,
+            1e9 / figure.nanoseconds,
         );
     }
 }

@@ -1,0 +1,212 @@
+//! The Postgres store against the server's own client, which sends the same statements; and an
+//! operation in the application's transaction against that transaction alone. Starts a server of
+//! its own, with the settings that PostgreSQL comes with: every commit is on the disk.
+
+use std::time::Duration;
+
+use idem::stores::memory::MemoryStore;
+use idem::stores::postgres::PostgresStore;
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem_benches::Target::{AtLeast, Baseline, None};
+use idem_benches::business::{Work, postgres as business};
+use idem_benches::crowd::{paced, two_threads};
+use idem_benches::store::{OUTCOME_BYTES, RETENTION};
+use idem_benches::{Contender, interleave, pgbench, print_rates, scaled};
+use idem_tests::Postgres;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::runtime::Runtime;
+
+/// Callers at once.
+const CROWDS: [usize; 3] = [1, 8, 64];
+
+/// What a store opens unless it is told otherwise.
+const DEFAULT_CONNECTIONS: usize = 10;
+
+/// Records that replays find.
+const FINISHED: u64 = 10_000;
+
+/// How long a contender's turn is.
+const TURN: Duration = Duration::from_secs(1);
+
+fn main() {
+    let postgres = Postgres::start();
+    println!("\nPostgreSQL {}", postgres.psql("SHOW server_version"));
+    let runtime = two_threads();
+    for callers in CROWDS {
+        let bench = Bench {
+            postgres: &postgres,
+            runtime: &runtime,
+            callers,
+        };
+        bench.replays();
+        bench.first_calls();
+        for work in [Work::Insert, Work::UpdateAndInsert] {
+            bench.transactions(work);
+        }
+    }
+}
+
+struct Bench<'a> {
+    postgres: &'a Postgres,
+    runtime: &'a Runtime,
+    callers: usize,
+}
+
+impl Bench<'_> {
+    fn title(&self, what: &str) -> String {
+        format!("{what}, {} at once", self.callers)
+    }
+
+    fn store(&self, connections: usize) -> PostgresStore {
+        let builder = PostgresStore::builder(&self.postgres.url()).expect("a URL");
+        let connected = builder.max_connections(connections).connect();
+        self.runtime.block_on(connected).expect("a store")
+    }
+
+    fn pgbench(&self, script: &str) -> [f64; 1] {
+        [pgbench::paced(self.postgres, self.callers, script)]
+    }
+
+    /// The stores that are measured: with as many connections as pgbench has, and as it is.
+    fn stores(&self) -> Vec<(String, idem_benches::Target, PostgresStore)> {
+        let callers = self.callers;
+        let name = format!("**idem**, {callers} connections");
+        let mut stores = vec![(name, AtLeast(0.9), self.store(callers))];
+        if callers > DEFAULT_CONNECTIONS {
+            let name = format!("idem, {DEFAULT_CONNECTIONS} connections, as it is");
+            stores.push((name, None, self.store(DEFAULT_CONNECTIONS)));
+        }
+        stores
+    }
+
+    fn first_calls(&self) {
+        let script = format!(
+            "\\set n random(1000000, 9000000000000000000)\n{}{}",
+            pgbench::claim(),
+            pgbench::complete()
+        );
+        let mut contenders = vec![Contender::new("`pgbench`", Baseline, move || {
+            self.pgbench(&script)
+        })];
+        for (name, target, store) in self.stores() {
+            contenders.push(Contender::new(name, target, move || {
+                let store = store.clone();
+                let call = move || first_call(store.clone(), claim_of(rand::random()));
+                [paced(self.runtime, self.callers, TURN, call)]
+            }));
+        }
+        let title = self.title("First call: claim and complete");
+        let [figures] = interleave(scaled(5, 2), contenders);
+        print_rates(&title, &figures);
+    }
+
+    fn replays(&self) {
+        let store = self.store(8);
+        // Every crowd begins with as many rows.
+        self.postgres.psql("TRUNCATE idem_records");
+        self.runtime.block_on(async {
+            let tasks = (0..8).map(|task| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for number in (task..FINISHED).step_by(8) {
+                        first_call(store.clone(), claim_of(number)).await;
+                    }
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                task.await.expect("it succeeds");
+            }
+        });
+        self.postgres.psql("VACUUM ANALYZE idem_records");
+
+        let random = format!("\\set n random(0, {})\n", FINISHED - 1);
+        let claim = format!("{random}{}", pgbench::claim());
+        let select = format!("{random}{}", pgbench::select());
+        let mut contenders = vec![
+            Contender::new("`pgbench`", Baseline, move || self.pgbench(&claim)),
+            Contender::new("`pgbench`, naked `SELECT` by the key", None, move || {
+                self.pgbench(&select)
+            }),
+        ];
+        for (name, target, store) in self.stores() {
+            contenders.push(Contender::new(name, target, move || {
+                let store = store.clone();
+                let call = move || replay(store.clone(), claim_of(rand::random_range(0..FINISHED)));
+                [paced(self.runtime, self.callers, TURN, call)]
+            }));
+        }
+        let title = self.title("Replay: claim");
+        let [figures] = interleave(scaled(5, 2), contenders);
+        print_rates(&title, &figures);
+    }
+
+    fn transactions(&self, work: Work) {
+        let pool = self.runtime.block_on(self.application());
+        let operation = Engine::new(MemoryStore::new()).operation("bench");
+        let (own, both) = (pool.clone(), pool);
+        let contenders = vec![
+            Contender::new("the transaction alone", Baseline, move || {
+                let pool = own.clone();
+                let call = move || business::alone(pool.clone(), work);
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
+            Contender::new("**with its record**", AtLeast(0.6), move || {
+                let (operation, pool) = (operation.clone(), both.clone());
+                let call = move || business::once(operation.clone(), pool.clone(), work);
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
+        ];
+        let title = self.title(&format!("A transaction of {}", work.name()));
+        let [figures] = interleave(scaled(5, 2), contenders);
+        print_rates(&title, &figures);
+    }
+
+    /// The application's pool, with its tables as they are at first.
+    async fn application(&self) -> PgPool {
+        let connections = u32::try_from(self.callers).expect("a few");
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .connect(&self.postgres.url())
+            .await
+            .expect("a pool");
+        sqlx::raw_sql("DROP TABLE IF EXISTS accounts, entries; TRUNCATE idem_records")
+            .execute(&pool)
+            .await
+            .expect("it is dropped");
+        business::prepare(&pool).await;
+        sqlx::raw_sql("VACUUM ANALYZE accounts")
+            .execute(&pool)
+            .await
+            .expect("it is analyzed");
+        pool
+    }
+}
+
+/// As pgbench names it.
+fn claim_of(number: u64) -> Claim {
+    let id: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
+    Claim {
+        id: RecordId::from_bytes(id),
+        token: Token::random(),
+        fingerprint: Fingerprint::from_bytes([1; 33]),
+        lease: Duration::from_secs(30),
+        retention: RETENTION,
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    }
+}
+
+async fn first_call(store: PostgresStore, claim: Claim) {
+    let claimed = store.claim(&claim).await.expect("an answer");
+    assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+    let outcome = vec![7; OUTCOME_BYTES].into();
+    let completed = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    assert_eq!(completed.await.expect("an answer"), Change::Applied);
+}
+
+async fn replay(store: PostgresStore, claim: Claim) {
+    let claimed = store.claim(&claim).await.expect("an answer");
+    assert!(matches!(claimed, Claimed::Finished { .. }), "{claimed:?}");
+}

@@ -1,0 +1,173 @@
+//! The SQLite store against the same two writes without it, and an operation in the
+//! application's transaction against that transaction alone. Every commit is on the disk.
+
+use std::time::Duration;
+
+use idem::stores::memory::MemoryStore;
+use idem::stores::sqlite::SqliteStore;
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem_benches::Target::{AtLeast, Baseline, None};
+use idem_benches::business::{Work, sqlite as business};
+use idem_benches::crowd::{paced, two_threads};
+use idem_benches::store::{OUTCOME_BYTES, RETENTION};
+use idem_benches::{Contender, interleave, print_rates, scaled};
+use idem_tests::TempDir;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::runtime::Runtime;
+
+/// Callers at once.
+const CROWDS: [usize; 3] = [1, 8, 64];
+
+/// What a pool of the driver's opens unless it is told otherwise.
+const DEFAULT_CONNECTIONS: u32 = 10;
+
+/// How long a contender's turn is.
+const TURN: Duration = Duration::from_secs(1);
+
+fn main() {
+    let runtime = two_threads();
+    for callers in CROWDS {
+        let directory = TempDir::new("bench");
+        let bench = Bench {
+            directory: &directory,
+            runtime: &runtime,
+            callers,
+        };
+        bench.first_calls();
+        for work in [Work::Insert, Work::UpdateAndInsert] {
+            bench.transactions(work);
+        }
+    }
+}
+
+struct Bench<'a> {
+    directory: &'a TempDir,
+    runtime: &'a Runtime,
+    callers: usize,
+}
+
+impl Bench<'_> {
+    fn title(&self, what: &str) -> String {
+        format!("{what}, {} at once", self.callers)
+    }
+
+    /// A pool over a file, as durable as the store.
+    async fn pool(&self, file: &str, connections: u32) -> SqlitePool {
+        let options = SqliteConnectOptions::new()
+            .filename(self.directory.path().join(file))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(60));
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(60))
+            .connect_with(options)
+            .await
+            .expect("a pool")
+    }
+
+    fn first_calls(&self) {
+        let bare = |name: &'static str, target, connections| {
+            let pool = self.runtime.block_on(async {
+                let file = format!("bare-{connections}.db");
+                let pool = self.pool(&file, connections).await;
+                sqlx::raw_sql(BARE).execute(&pool).await.expect("a table");
+                pool
+            });
+            Contender::new(name, target, move || {
+                let pool = pool.clone();
+                let call = move || insert_and_update(pool.clone());
+                [paced(self.runtime, self.callers, TURN, call)]
+            })
+        };
+        let mut contenders = vec![bare("`INSERT`, then `UPDATE`, one connection", Baseline, 1)];
+        if self.callers > 1 {
+            contenders.push(bare(
+                "`INSERT`, then `UPDATE`, a pool of 10",
+                None,
+                DEFAULT_CONNECTIONS,
+            ));
+        }
+        let path = self.directory.path().join("idem.db");
+        let url = format!("sqlite://{}", path.display());
+        let store = SqliteStore::connect(&url);
+        let store = self.runtime.block_on(store).expect("a store");
+        contenders.push(Contender::new("**idem**", None, move || {
+            let store = store.clone();
+            let call = move || first_call(store.clone());
+            [paced(self.runtime, self.callers, TURN, call)]
+        }));
+        let title = self.title("First call: claim and complete");
+        let [figures] = interleave(scaled(5, 2), contenders);
+        print_rates(&title, &figures);
+    }
+
+    fn transactions(&self, work: Work) {
+        let pool = self.runtime.block_on(async {
+            let file = format!("{work:?}.db");
+            let pool = self.pool(&file, DEFAULT_CONNECTIONS).await;
+            let store = SqliteStore::from_pool(&pool).await.expect("a store");
+            store.migrate().await.expect("tables");
+            business::prepare(&pool).await;
+            pool
+        });
+        let operation = Engine::new(MemoryStore::new()).operation("bench");
+        let (own, both) = (pool.clone(), pool);
+        let contenders = vec![
+            Contender::new("the transaction alone", Baseline, move || {
+                let pool = own.clone();
+                let call = move || business::alone(pool.clone(), work);
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
+            Contender::new("**with its record**", AtLeast(0.6), move || {
+                let (operation, pool) = (operation.clone(), both.clone());
+                let call = move || business::once(operation.clone(), pool.clone(), work);
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
+        ];
+        let title = self.title(&format!("A transaction of {}", work.name()));
+        let [figures] = interleave(scaled(5, 2), contenders);
+        print_rates(&title, &figures);
+    }
+}
+
+/// What somebody would keep who has no leases.
+const BARE: &str = "CREATE TABLE bare
+    (id BLOB NOT NULL PRIMARY KEY, fingerprint BLOB NOT NULL, gone_at INTEGER NOT NULL, outcome BLOB)";
+
+async fn insert_and_update(pool: SqlitePool) {
+    let id: [u8; 32] = rand::random();
+    sqlx::query("INSERT INTO bare (id, fingerprint, gone_at) VALUES (?, ?, ?)")
+        .bind(&id[..])
+        .bind(&[1; 33][..])
+        .bind(1)
+        .execute(&pool)
+        .await
+        .expect("an insertion");
+    sqlx::query("UPDATE bare SET outcome = ?, gone_at = ? WHERE id = ?")
+        .bind(&[7; OUTCOME_BYTES][..])
+        .bind(2)
+        .bind(&id[..])
+        .execute(&pool)
+        .await
+        .expect("an update");
+}
+
+async fn first_call(store: SqliteStore) {
+    let claim = Claim {
+        id: RecordId::from_bytes(rand::random()),
+        token: Token::random(),
+        fingerprint: Fingerprint::from_bytes([1; 33]),
+        lease: Duration::from_secs(30),
+        retention: RETENTION,
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    };
+    let claimed = store.claim(&claim).await.expect("an answer");
+    assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+    let outcome = vec![7; OUTCOME_BYTES].into();
+    let completed = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    assert_eq!(completed.await.expect("an answer"), Change::Applied);
+}

@@ -1,0 +1,104 @@
+//! pgbench, PostgreSQL's own client in C, with the statements of the store: what the server can
+//! do at most.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use idem_tests::Postgres;
+
+/// The store's statement for a claim, for a record named by the variable `n`.
+///
+/// What is the same in every call stands in the text: pgbench has less to send than the store.
+pub fn claim() -> String {
+    const CLAIM: &str = include_str!("../../idem-stores/src/postgres/statements/claim.sql");
+    let fingerprint = format!(r"'\x{}'::bytea", "01".repeat(33));
+    filled(
+        CLAIM,
+        &[
+            ID,
+            &fingerprint,
+            TOKEN,
+            "'30 s'::interval",
+            "'24 h'::interval",
+            "true",
+        ],
+    )
+}
+
+/// The one for a completion, with the outcome in a variable of that name.
+pub fn complete() -> String {
+    const COMPLETE: &str = include_str!("../../idem-stores/src/postgres/statements/complete.sql");
+    filled(
+        COMPLETE,
+        &[ID, TOKEN, ":outcome::bytea", "'24 h'::interval"],
+    )
+}
+
+/// The least that a replay could be.
+pub fn select() -> String {
+    format!("SELECT outcome FROM idem_records WHERE id = {ID};\n")
+}
+
+/// The record that `n` names: see [`id_of`].
+const ID: &str = "sha256(int8send(:n))";
+const TOKEN: &str = r"'\x02020202020202020202020202020202'::bytea";
+
+/// Pgbench says once a second how many transactions there were, but perhaps not at the end.
+const SECONDS: &str = "3";
+
+fn filled(statement: &str, values: &[&str]) -> String {
+    let lines = statement
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"));
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    for (number, value) in values.iter().enumerate() {
+        text = text.replace(&format!("${}", number + 1), value);
+    }
+    text + ";\n"
+}
+
+/// Runs a script with so many clients for some seconds. The first, in which each of them connects,
+/// prepares and plans, is not counted. Returns the nanoseconds from one end of a transaction to the
+/// next.
+///
+/// # Panics
+/// When pgbench is not installed, or fails.
+pub fn paced(postgres: &Postgres, clients: usize, script: &str) -> f64 {
+    let mut command = postgres.pgbench_command();
+    let outcome = crate::store::OUTCOME_BYTES;
+    let mut variable = r"outcome=\x".to_owned();
+    for _ in 0..outcome {
+        let _ = write!(variable, "07");
+    }
+    command
+        .args(["--no-vacuum", "--protocol", "prepared", "--file", "-"])
+        .args(["--client", &clients.to_string()])
+        .args(["--jobs", &clients.min(2).to_string()])
+        .args(["--time", SECONDS, "--progress", "1"])
+        .args(["--define", &variable, "postgres"])
+        // As the store's own connections.
+        .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("pgbench is installed");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(script.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "pgbench: {told}");
+    // progress: 2.0 s, 5234.5 tps, lat …
+    let rates: Vec<f64> = told.lines().filter_map(rate).skip(1).collect();
+    assert!(!rates.is_empty(), "pgbench: {told}");
+    #[allow(clippy::cast_precision_loss)]
+    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+    1e9 / mean
+}
+
+fn rate(line: &str) -> Option<f64> {
+    let rest = line.strip_prefix("progress: ")?;
+    let rate = rest.split(", ").nth(1)?.strip_suffix(" tps")?;
+    rate.parse().ok()
+}
