@@ -9,7 +9,7 @@ use idem::stores::postgres::PostgresStore;
 use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, postgres as business};
-use idem_benches::crowd::{paced, two_threads};
+use idem_benches::crowd::{crowds, paced, two_threads};
 use idem_benches::store::{OUTCOME_BYTES, RETENTION};
 use idem_benches::{Contender, interleave, pgbench, print_rates, scaled};
 use idem_tests::Postgres;
@@ -17,9 +17,6 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
-
-/// Callers at once.
-const CROWDS: [usize; 3] = [1, 8, 64];
 
 /// What a store opens unless it is told otherwise.
 const DEFAULT_CONNECTIONS: usize = 10;
@@ -31,10 +28,12 @@ const FINISHED: u64 = 10_000;
 const TURN: Duration = Duration::from_secs(1);
 
 fn main() {
-    let postgres = Postgres::start();
+    // Both sides keep their connections.
+    let builder = Postgres::builder().setting("max_connections", "250");
+    let postgres = builder.start();
     println!("\nPostgreSQL {}", postgres.psql("SHOW server_version"));
     let runtime = two_threads();
-    for callers in CROWDS {
+    for callers in crowds() {
         let bench = Bench {
             postgres: &postgres,
             runtime: &runtime,

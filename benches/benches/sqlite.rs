@@ -8,16 +8,13 @@ use idem::stores::sqlite::SqliteStore;
 use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, sqlite as business};
-use idem_benches::crowd::{paced, two_threads};
+use idem_benches::crowd::{crowds, paced, two_threads};
 use idem_benches::store::{OUTCOME_BYTES, RETENTION};
 use idem_benches::{Contender, interleave, print_rates, scaled};
 use idem_tests::TempDir;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::runtime::Runtime;
-
-/// Callers at once.
-const CROWDS: [usize; 3] = [1, 8, 64];
 
 /// What a pool of the driver's opens unless it is told otherwise.
 const DEFAULT_CONNECTIONS: u32 = 10;
@@ -27,7 +24,7 @@ const TURN: Duration = Duration::from_secs(1);
 
 fn main() {
     let runtime = two_threads();
-    for callers in CROWDS {
+    for callers in crowds() {
         let directory = TempDir::new("bench");
         let bench = Bench {
             directory: &directory,

@@ -87,6 +87,11 @@ impl Record {
         }
     }
 
+    /// The number of the attempt after this one.
+    pub(super) const fn next_attempt(&self) -> u32 {
+        self.attempt.saturating_add(1)
+    }
+
     pub(super) fn inspection(self) -> Inspection {
         Inspection {
             fingerprint: self.fingerprint,

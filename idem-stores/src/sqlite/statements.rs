@@ -33,6 +33,9 @@ const ABANDON: &str = on_the_clock!("abandon");
 const LOOK: &str = on_the_clock!("look");
 const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
+/// Some failures end a transaction that its owner goes on to use: what is written then would
+/// commit by itself. With the transaction its savepoint is gone, and this fails before it writes.
+const TRANSACTION_FINISH: &str = concat!("RELEASE idem;\n", on_the_clock!("transaction_finish"));
 static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
 static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
 
@@ -124,6 +127,33 @@ pub(super) async fn complete(
         .execute(connection)
         .await?;
     Ok(changed(&done))
+}
+
+/// The finished record of a transaction that began with the savepoint `idem`; `LeaseLost` where
+/// another record is in its place.
+///
+/// # Errors
+/// Also where the transaction is no more.
+pub(super) async fn finish(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    attempt: u32,
+    outcome: &[u8],
+) -> Result<Changed, sqlx::Error> {
+    // SQLite counts no changed rows for a savepoint, but repeats those of the statement before.
+    let written = sqlx::query(TRANSACTION_FINISH)
+        .bind(claim.id.as_bytes().as_slice())
+        .bind(claim.fingerprint.to_bytes().to_vec())
+        .bind(attempt)
+        .bind(claim.token.as_bytes().as_slice())
+        .bind(millis(claim.retention))
+        .bind(outcome)
+        .fetch_all(connection)
+        .await?;
+    Ok(match written.is_empty() {
+        true => Changed::LeaseLost,
+        false => Changed::Applied,
+    })
 }
 
 /// Up to [`MANY`] completions, as [`claim_many`].

@@ -1,21 +1,24 @@
 //! Claims inside the application's own transactions: the records lie in the same file as its
 //! rows, and one commit decides over both.
 //!
-//! The statements are those of the store. What a lease protects there, SQLite's one write lock
-//! protects here: it is taken before the claim, and held until the end, so that transactions of
-//! all records, and all other writes to the file, run one after the other.
+//! What a lease protects in the store, SQLite's one write lock protects here: it is taken before
+//! the look at the record, and held until the end, so that transactions of all records, and all
+//! other writes to the file, run one after the other.
+//!
+//! Nothing is written until the body has ended: the outcome is one insert. Every statement is two
+//! hand-overs between threads, and all but the first look are made while everybody waits.
 
 use async_trait::async_trait;
 use idem_core::{
-    BegunIn, Change, Claim, Claimed, CommitError, Ended, StoreError, TransactionSource,
-    Transactional, Writes,
+    BegunIn, Change, Claim, CommitError, Ended, StoreError, TransactionSource, Transactional,
+    Writes,
 };
 use sqlx::{Sqlite, SqlitePool, Transaction, raw_sql};
 
 use super::NAME;
 use super::errors::store_error;
+use super::record::Record;
 use super::statements;
-use super::writes::Completion;
 use crate::Sqlx;
 
 /// A SQLite database that an operation's transactions are opened in.
@@ -58,16 +61,11 @@ impl Transactional for SqliteTransactions {
                 .await
                 .map_err(rolled_back)?;
         }
-        let completion = Completion {
-            id: ended.claim.id,
-            token: ended.claim.token,
-            outcome: ended.outcome.clone(),
-            retention: ended.claim.retention,
-        };
-        let completed = statements::complete(&mut transaction, &completion)
-            .await
-            .map_err(rolled_back)?;
-        if completed != Change::Applied {
+        let finished =
+            statements::finish(&mut transaction, ended.claim, ended.attempt, &ended.outcome)
+                .await
+                .map_err(rolled_back)?;
+        if finished != Change::Applied {
             // The body has ended the transaction by itself, and somebody came between.
             return Err(CommitError::Overtaken);
         }
@@ -92,16 +90,16 @@ async fn begin(
     if let Some(answer) = answer {
         return Ok(BegunIn::Answered(answer));
     }
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    match statements::claim(&mut transaction, claim).await? {
-        Claimed::Acquired { attempt } => {
-            raw_sql("SAVEPOINT idem").execute(&mut *transaction).await?;
-            Ok(BegunIn::Acquired {
-                attempt,
-                transaction,
-            })
-        }
-        answer => {
+    // The savepoint is what a body's writes are rolled back to.
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE; SAVEPOINT idem").await?;
+    let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
+    let attempt = standing.as_ref().map_or(1, Record::next_attempt);
+    match standing.and_then(|record| record.answer(claim)) {
+        None => Ok(BegunIn::Acquired {
+            attempt,
+            transaction,
+        }),
+        Some(answer) => {
             transaction.rollback().await?;
             Ok(BegunIn::Answered(answer))
         }

@@ -11,7 +11,7 @@ use idem::{
     BegunIn, Claim, CommitError, Ended, Engine, EngineBuilder, Error, Fingerprint, InFlight,
     Operation, StoreError, TransactionSource, Transactional,
 };
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Sqlite, Transaction};
 use tokio::sync::Barrier;
 
 use crate::databases::{postgres, sqlite};
@@ -371,4 +371,35 @@ async fn transactions_that_read_snapshots_are_as_safe() {
         );
     }
     assert_eq!(entries(&pool).await, 20);
+}
+
+#[tokio::test]
+async fn sqlite_a_body_whose_transaction_was_rolled_back_under_it_stores_nothing() {
+    let (_file, pool) = sqlite(4).await;
+    let run = async |sql: &'static str| sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    run("CREATE UNIQUE INDEX one ON entries (reference); INSERT INTO entries VALUES ('taken', 1)")
+        .await;
+    let call = async |reference: &'static str| -> Result<i64, Error> {
+        let body = |mut tx: Transaction<'static, Sqlite>| async move {
+            for reference in ["own", reference] {
+                let insert = "INSERT OR ROLLBACK INTO entries VALUES ($1, 2)";
+                let insert = sqlx::query(insert).bind(reference).execute(&mut *tx);
+                // A body that swallows the error of its SQL.
+                let _ = insert.await;
+            }
+            (tx, Ok(7))
+        };
+        let transaction = operation().transaction(&pool);
+        transaction.run("k", request(), body).await
+    };
+    let refused = call("taken").await;
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    let count = async |sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(count("SELECT count(*) FROM entries").await, 1);
+    assert_eq!(count("SELECT count(*) FROM idem_records").await, 0);
+    // The key is free, and the connection is fit for use.
+    assert_eq!(call("other").await.unwrap(), 7);
+    assert_eq!(count("SELECT count(*) FROM entries").await, 3);
 }
