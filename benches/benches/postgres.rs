@@ -2,6 +2,7 @@
 //! operation in the application's transaction against that transaction alone. Starts a server of
 //! its own, with the settings that PostgreSQL comes with: every commit is on the disk.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
@@ -14,8 +15,8 @@ use idem_benches::store::{OUTCOME_BYTES, RETENTION};
 use idem_benches::{Contender, interleave, pgbench, print_rates, scaled};
 use idem_tests::Postgres;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{Connection, PgPool, Row};
 use tokio::runtime::Runtime;
 
 /// What a store opens unless it is told otherwise.
@@ -123,8 +124,14 @@ impl Bench<'_> {
         let random = format!("\\set n random(0, {})\n", FINISHED - 1);
         let claim = format!("{random}{}", pgbench::claim());
         let select = format!("{random}{}", pgbench::select());
+        let lines = self.runtime.block_on(self.lines());
         let mut contenders = vec![
             Contender::new("`pgbench`", Baseline, move || self.pgbench(&claim)),
+            Contender::new("`sqlx`, the same statement and no more", None, move || {
+                let lines = Arc::clone(&lines);
+                let call = move || bare_replay(Arc::clone(&lines));
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
             Contender::new("`pgbench`, naked `SELECT` by the key", None, move || {
                 self.pgbench(&select)
             }),
@@ -141,17 +148,37 @@ impl Bench<'_> {
         print_rates(&title, &figures);
     }
 
+    /// A connection for each caller, as the store sets up its own.
+    async fn lines(&self) -> Lines {
+        let mut lines = Vec::new();
+        for _ in 0..self.callers {
+            let line = PgConnection::connect(&self.postgres.url()).await;
+            let mut line = line.expect("a connection");
+            sqlx::raw_sql("SET enable_seqscan = off; SET jit = off")
+                .execute(&mut line)
+                .await
+                .expect("settings");
+            lines.push(line);
+        }
+        Arc::new(Mutex::new(lines))
+    }
+
     fn transactions(&self, work: Work) {
         let pool = self.runtime.block_on(self.application());
         let operation = Engine::new(MemoryStore::new()).operation("bench");
-        let (own, both) = (pool.clone(), pool);
+        let (own, by_hand, both) = (pool.clone(), pool.clone(), pool);
         let contenders = vec![
             Contender::new("the transaction alone", Baseline, move || {
                 let pool = own.clone();
                 let call = move || business::alone(pool.clone(), work);
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
-            Contender::new("**with its record**", AtLeast(0.6), move || {
+            Contender::new("and an outcome, by hand, unprotected", None, move || {
+                let pool = by_hand.clone();
+                let call = move || business::by_hand(pool.clone(), work);
+                [paced(self.runtime, self.callers, TURN, call)]
+            }),
+            Contender::new("**idem: with its record**", AtLeast(0.6), move || {
                 let (operation, pool) = (operation.clone(), both.clone());
                 let call = move || business::once(operation.clone(), pool.clone(), work);
                 [paced(self.runtime, self.callers, TURN, call)]
@@ -170,7 +197,7 @@ impl Bench<'_> {
             .connect(&self.postgres.url())
             .await
             .expect("a pool");
-        sqlx::raw_sql("DROP TABLE IF EXISTS accounts, entries; TRUNCATE idem_records")
+        sqlx::raw_sql("DROP TABLE IF EXISTS accounts, entries, outcomes; TRUNCATE idem_records")
             .execute(&pool)
             .await
             .expect("it is dropped");
@@ -195,6 +222,30 @@ fn claim_of(number: u64) -> Claim {
         on_crash: OnCrash::Rerun,
         ask_retention: false,
     }
+}
+
+type Lines = Arc<Mutex<Vec<PgConnection>>>;
+
+fn free(lines: &Lines) -> MutexGuard<'_, Vec<PgConnection>> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the driver costs, and the runtime.
+async fn bare_replay(lines: Lines) {
+    let claim = claim_of(rand::random_range(0..FINISHED));
+    let mut line = free(&lines).pop().expect("one for each caller");
+    let row = sqlx::query(pgbench::CLAIM)
+        .bind(claim.id.as_bytes())
+        .bind(claim.fingerprint.to_bytes())
+        .bind(claim.token.as_bytes())
+        .bind(claim.lease)
+        .bind(claim.retention)
+        .bind(true)
+        .fetch_one(&mut line);
+    let row = row.await.expect("an answer");
+    let outcome: &[u8] = row.get("outcome");
+    assert_eq!(outcome.len(), OUTCOME_BYTES);
+    free(&lines).push(line);
 }
 
 async fn first_call(store: PostgresStore, claim: Claim) {

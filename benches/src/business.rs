@@ -30,19 +30,29 @@ pub fn next() -> i64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-const TABLES: &str = "CREATE TABLE accounts (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL);
-    CREATE TABLE entries (reference BIGINT NOT NULL, amount BIGINT NOT NULL);
-    INSERT INTO accounts
-        WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
-        SELECT i, 0 FROM n";
-
 macro_rules! business {
-    ($(#[$about:meta])* $module:ident, $Pool:ty, $Connection:ty, $begin:expr) => {
+    (
+        $(#[$about:meta])* $module:ident, $Pool:ty, $Connection:ty, $begin:literal, $BYTES:literal
+    ) => {
         $(#[$about])*
         pub mod $module {
             use idem::{Error, Fingerprint, Operation};
 
-            use super::{ACCOUNTS, TABLES, Work, next};
+            use super::{ACCOUNTS, Work, next};
+            use crate::store::OUTCOME_BYTES;
+
+            const TABLES: &str = concat!(
+                "CREATE TABLE accounts (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL);
+                 INSERT INTO accounts
+                    WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+                    SELECT i, 0 FROM n;
+                 CREATE TABLE entries (reference BIGINT NOT NULL, amount BIGINT NOT NULL);
+                 CREATE TABLE outcomes (gone_at BIGINT NOT NULL, id ",
+                $BYTES,
+                " PRIMARY KEY, outcome ",
+                $BYTES,
+                "); CREATE INDEX outcomes_gone_at ON outcomes (gone_at)"
+            );
 
             /// Makes the application's tables.
             ///
@@ -78,21 +88,41 @@ macro_rules! business {
                 transaction.commit().await.expect("a commit");
             }
 
-            /// The same, once per key.
+            /// The same with one more insertion, of an outcome: what is to be paid at least, and
+            /// protects from nothing.
+            ///
+            /// # Panics
+            /// When the database does not do it.
+            pub async fn by_hand(pool: $Pool, work: Work) {
+                let mut transaction = pool.begin_with($begin).await.expect("a transaction");
+                let number = next();
+                write(&mut transaction, work, number).await;
+                let id: [u8; 32] = rand::random();
+                sqlx::query("INSERT INTO outcomes (gone_at, id, outcome) VALUES ($1, $2, $3)")
+                    .bind(number)
+                    .bind(&id[..])
+                    .bind(&[7; OUTCOME_BYTES][..])
+                    .execute(&mut *transaction)
+                    .await
+                    .expect("an insertion");
+                transaction.commit().await.expect("a commit");
+            }
+
+            /// The work, once per key.
             ///
             /// # Panics
             /// When the database does not do it.
             pub async fn once(operation: Operation, pool: $Pool, work: Work) {
                 let number = next();
                 let fingerprint = Fingerprint::of(&number).expect("an integer");
-                let booked: Result<i64, Error> = operation
+                let booked: Result<Vec<u8>, Error> = operation
                     .transaction(&pool)
                     .run(&number, fingerprint, |mut transaction| async move {
                         write(&mut transaction, work, number).await;
-                        (transaction, Ok(number))
+                        (transaction, Ok(vec![7; OUTCOME_BYTES]))
                     })
                     .await;
-                assert_eq!(booked.expect("a commit"), number);
+                assert_eq!(booked.expect("a commit").len(), OUTCOME_BYTES);
             }
         }
     };
@@ -100,9 +130,9 @@ macro_rules! business {
 
 business!(
     /// In PostgreSQL.
-    postgres, sqlx::PgPool, sqlx::PgConnection, "BEGIN"
+    postgres, sqlx::PgPool, sqlx::PgConnection, "BEGIN", "BYTEA"
 );
 business!(
     /// In SQLite.
-    sqlite, sqlx::SqlitePool, sqlx::SqliteConnection, "BEGIN IMMEDIATE"
+    sqlite, sqlx::SqlitePool, sqlx::SqliteConnection, "BEGIN IMMEDIATE", "BLOB"
 );

@@ -7,11 +7,13 @@ use std::process::Stdio;
 
 use idem_tests::Postgres;
 
-/// The store's statement for a claim, for a record named by the variable `n`.
+/// The store's statement for a claim.
+pub const CLAIM: &str = include_str!("../../idem-stores/src/postgres/statements/claim.sql");
+
+/// The same in a script, for a record named by the variable `n`.
 ///
 /// What is the same in every call stands in the text: pgbench has less to send than the store.
 pub fn claim() -> String {
-    const CLAIM: &str = include_str!("../../idem-stores/src/postgres/statements/claim.sql");
     let fingerprint = format!(r"'\x{}'::bytea", "01".repeat(33));
     filled(
         CLAIM,
