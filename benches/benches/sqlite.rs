@@ -149,7 +149,7 @@ async fn insert_and_update(pool: SqlitePool) {
         .await
         .expect("an insertion");
     sqlx::query("UPDATE bare SET outcome = ?, gone_at = ? WHERE id = ?")
-        .bind(&[7; OUTCOME_BYTES][..])
+        .bind(&[7_u8; OUTCOME_BYTES][..])
         .bind(2)
         .bind(&id[..])
         .execute(&pool)

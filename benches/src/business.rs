@@ -101,7 +101,7 @@ macro_rules! business {
                 sqlx::query("INSERT INTO outcomes (gone_at, id, outcome) VALUES ($1, $2, $3)")
                     .bind(number)
                     .bind(&id[..])
-                    .bind(&[7; OUTCOME_BYTES][..])
+                    .bind(&[7_u8; OUTCOME_BYTES][..])
                     .execute(&mut *transaction)
                     .await
                     .expect("an insertion");
