@@ -235,7 +235,7 @@ impl Admitted {
     }
 
     /// Runs the handler on the caller's task, which must not end with the client's connection.
-    #[cfg(feature = "actix")]
+    #[cfg(any(feature = "actix", feature = "poem", feature = "salvo"))]
     pub(crate) async fn run<B, E, F>(self, respond: F) -> Answer<B, E>
     where
         B: Body<Data = Bytes>,

@@ -9,6 +9,10 @@ pub mod axum;
 mod handler;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "poem")]
+pub mod poem;
+#[cfg(feature = "salvo")]
+pub mod salvo;
 
 #[doc(hidden)]
 #[allow(

@@ -18,6 +18,10 @@ pub use crate::actix::private as actix;
 pub use crate::axum::private as axum;
 #[cfg(feature = "http")]
 pub use crate::http::private as http;
+#[cfg(feature = "poem")]
+pub use crate::poem::private as poem;
+#[cfg(feature = "salvo")]
+pub use crate::salvo::private as salvo;
 #[cfg(feature = "http")]
 pub use idem_core::http::DEFAULT_RELEASE;
 

@@ -37,4 +37,4 @@ macro_rules! examples {
     };
 }
 
-examples!(axum, actix, hyper, tower);
+examples!(axum, actix, poem, salvo, hyper, tower);

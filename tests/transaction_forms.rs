@@ -152,3 +152,72 @@ async fn an_actix_handler() {
     let form = Actix(database.pool.clone(), Engine::new(MemoryStore::new()));
     commits_or_rolls_back(&database, &form).await;
 }
+
+#[idem::poem::idempotent(key = header("Idempotency-Key"), ttl = "24h", transaction = **pool)]
+#[poem::handler]
+async fn poem_handler(pool: poem::web::Data<&SqlitePool>, what: String) -> StatusCode {
+    deposit(tx, &what).await
+}
+
+struct Poem(SqlitePool, Engine);
+
+impl Form for Poem {
+    async fn send(&self, what: &'static str) -> (u16, bool) {
+        use poem::EndpointExt;
+
+        let endpoint = poem_handler.data(self.0.clone()).data(self.1.clone());
+        let client = poem::test::TestClient::new(endpoint);
+        let request = client.post("/").header("idempotency-key", what);
+        let response = request.body(what).send().await.0;
+        let is_replay = response.headers().contains_key("idempotent-replayed");
+        (response.status().as_u16(), is_replay)
+    }
+}
+
+#[tokio::test]
+async fn a_poem_handler() {
+    let database = Database::new().await;
+    let form = Poem(database.pool.clone(), Engine::new(MemoryStore::new()));
+    commits_or_rolls_back(&database, &form).await;
+}
+
+#[idem::salvo::idempotent(
+    key = header("Idempotency-Key"),
+    ttl = "24h",
+    transaction = depot.get_typed::<SqlitePool>().unwrap()
+)]
+#[salvo::handler]
+async fn salvo_handler(depot: &mut salvo::Depot, req: &mut salvo::Request) -> StatusCode {
+    assert!(depot.contains_typed::<SqlitePool>());
+    let what = req.payload().await.unwrap().to_vec();
+    deposit(tx, &String::from_utf8(what).unwrap()).await
+}
+
+struct Salvo(SqlitePool, Engine);
+
+#[salvo::handler]
+impl Salvo {
+    async fn handle(&self, depot: &mut salvo::Depot) {
+        depot.insert_typed(self.0.clone());
+        depot.insert_typed(self.1.clone());
+    }
+}
+
+impl Form for Salvo {
+    async fn send(&self, what: &'static str) -> (u16, bool) {
+        let state = Self(self.0.clone(), self.1.clone());
+        let router = salvo::Router::new().hoop(state).post(salvo_handler);
+        let request = salvo::test::TestClient::post("http://shop/");
+        let request = request.add_header("idempotency-key", what, true).body(what);
+        let response = request.send(router).await;
+        let is_replay = response.headers().contains_key("idempotent-replayed");
+        (response.status_code.unwrap().as_u16(), is_replay)
+    }
+}
+
+#[tokio::test]
+async fn a_salvo_handler() {
+    let database = Database::new().await;
+    let form = Salvo(database.pool.clone(), Engine::new(MemoryStore::new()));
+    commits_or_rolls_back(&database, &form).await;
+}

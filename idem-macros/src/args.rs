@@ -22,6 +22,8 @@ pub(crate) enum Form {
     Axum,
     Actix,
     Http,
+    Poem,
+    Salvo,
 }
 
 impl Form {

@@ -38,3 +38,15 @@ pub fn idempotent_actix(args: TokenStream, item: TokenStream) -> TokenStream {
 pub fn idempotent_http(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(Form::Http, args.into(), item.into()).into()
 }
+
+/// The same for poem. See `idem::poem::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent_poem(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Poem, args.into(), item.into()).into()
+}
+
+/// The same for salvo. See `idem::salvo::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent_salvo(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Salvo, args.into(), item.into()).into()
+}

@@ -83,6 +83,8 @@ macro_rules! suite {
 suite! {
     axum: crate::servers::axum::Axum,
     actix: crate::servers::actix::Actix,
+    poem: crate::servers::poem::Poem,
+    salvo: crate::servers::salvo::Salvo,
     hyper: crate::servers::hyper::Hyper,
     tower: crate::servers::tower::Tower,
 }

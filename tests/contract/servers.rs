@@ -4,4 +4,6 @@
 pub(crate) mod actix;
 pub(crate) mod axum;
 pub(crate) mod hyper;
+pub(crate) mod poem;
+pub(crate) mod salvo;
 pub(crate) mod tower;

@@ -64,6 +64,14 @@ const FEATURES: &[Feature] = &[
         brings: &["actix-web", "http", "http-body"],
     },
     Feature {
+        name: "poem",
+        brings: &["http", "http-body", "hyper", "poem"],
+    },
+    Feature {
+        name: "salvo",
+        brings: &["http", "http-body", "hyper", "salvo_core"],
+    },
+    Feature {
         name: "metrics",
         brings: &["metrics"],
     },
@@ -95,6 +103,7 @@ const HEAVY: &[&str] = &[
     "rusqlite",
     "rustls",
     "salvo",
+    "salvo_core",
     "sqlx",
     "sqlx-core",
     "sqlx-mysql",

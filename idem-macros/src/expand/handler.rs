@@ -13,7 +13,7 @@ use syn::{
 
 use super::{
     Place, check_key, check_transaction, database, engine, key_of, mixed, name, named_fingerprint,
-    policy, private, return_edge, scope, with_transaction,
+    owned, policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, Form, KeySource, Mistakes};
 use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
@@ -47,6 +47,7 @@ pub(super) fn expand(
     let arguments: Vec<_> = item.arguments().collect();
     match form {
         Form::Actix => check_readers(&arguments, mistakes),
+        Form::Poem | Form::Salvo => return owned::expand(form, args, item, mistakes),
         Form::Http => check_request(item, &arguments, mistakes),
         _ => {}
     }
@@ -54,7 +55,7 @@ pub(super) fn expand(
 }
 
 /// Only the last argument gets the request's body.
-fn check_readers(arguments: &[&PatType], mistakes: &mut Mistakes) {
+pub(super) fn check_readers(arguments: &[&PatType], mistakes: &mut Mistakes) {
     let Some((_, before)) = arguments.split_last() else {
         return;
     };
@@ -99,25 +100,31 @@ fn has_unnamed(ty: &Type) -> bool {
 }
 
 /// The extractors of any framework that are known to read the body.
-const BODY_READERS: [&str; 14] = [
+const BODY_READERS: [&str; 20] = [
     "Body",
     "Bytes",
     "BytesMut",
     "Either",
     "Form",
+    "FormBody",
+    "FormFile",
+    "FormFiles",
     "Json",
+    "JsonBody",
     "Multipart",
     "MultipartForm",
     "Payload",
     "Protobuf",
     "String",
+    "TempFile",
     "TypedMultipart",
     "Vec",
     "Xml",
+    "Yaml",
 ];
 
 /// Whether a type is known to read the body. `Option<Json<T>>` and `Result<Json<T>, E>` do too.
-fn reads_body(ty: &Type) -> bool {
+pub(super) fn reads_body(ty: &Type) -> bool {
     let Type::Path(path) = ty else {
         return false;
     };
@@ -278,7 +285,7 @@ fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
 }
 
 /// Everything the adapter must know of the call, as one expression.
-fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> {
+pub(super) fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> {
     let (site, name) = name(args, item, support);
     let key = match args.key.as_ref()? {
         KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
@@ -338,7 +345,12 @@ fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> 
 
 /// Whether an expression names something that only the last argument binds. It then runs
 /// before the claim.
-fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
+pub(super) fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
+    expressions(args).any(|expr| names_last(expr, last))
+}
+
+/// The expressions that are evaluated before the claim.
+pub(super) fn expressions(args: &Args) -> impl Iterator<Item = &Expr> {
     let key = match &args.key {
         Some(KeySource::Expr(key)) => Some(key),
         _ => None,
@@ -348,17 +360,16 @@ fn needs_last_early(args: &Args, last: Option<&PatType>) -> bool {
         .chain(&args.engine)
         .chain(&args.transaction)
         .chain(args.fingerprint.iter().flatten())
-        .any(|expr| names_last(expr, last))
 }
 
-fn names_last(expr: &Expr, last: Option<&PatType>) -> bool {
+pub(super) fn names_last(expr: &Expr, last: Option<&PatType>) -> bool {
     let names = last.map(|last| bound_names(&last.pat)).unwrap_or_default();
     mentions(&expr.to_token_stream(), &names)
 }
 
 /// The generated function returns another type. The traits of the user's own (`impl
 /// IntoResponse`) are named here, so that their imports stay in use.
-fn traits_in_use(output: &ReturnType) -> Option<TokenStream> {
+pub(super) fn traits_in_use(output: &ReturnType) -> Option<TokenStream> {
     let traits = returned_traits(output);
     (!traits.is_empty()).then(|| {
         quote! {

@@ -3,6 +3,9 @@
 
 mod function;
 mod handler;
+mod owned;
+mod poem;
+mod salvo;
 
 use std::time::Duration;
 
