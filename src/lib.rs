@@ -5,6 +5,8 @@
 pub mod actix;
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "rocket")]
+mod function;
 #[cfg(feature = "http")]
 mod handler;
 #[cfg(feature = "http")]
@@ -13,6 +15,8 @@ pub mod http;
 pub mod poem;
 #[cfg(feature = "salvo")]
 pub mod salvo;
+#[cfg(feature = "rocket")]
+pub mod rocket;
 
 #[doc(hidden)]
 #[allow(

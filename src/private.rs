@@ -32,18 +32,33 @@ pub use idem_core::http::DEFAULT_RELEASE;
     note = "over an axum handler use `idem::axum::idempotent`",
     note = "derive `serde::Serialize`, leave it out with `skip(…)`, or name what must be equal with `fingerprint(…)`"
 )]
-pub trait Fingerprintable: Serialize {}
+pub trait Fingerprintable<Via> {
+    type Counted: Serialize + ?Sized;
+
+    fn counted(&self) -> &Self::Counted;
+}
+
+/// By the value's own `Serialize`. Frameworks have markers of their own, for what wraps a value
+/// and has none.
+#[derive(Debug)]
+pub enum ViaSerialize {}
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + ?Sized> Fingerprintable for T {}
+impl<T: Serialize + ?Sized> Fingerprintable<ViaSerialize> for T {
+    type Counted = T;
+
+    fn counted(&self) -> &T {
+        self
+    }
+}
 
 /// Adds one named value.
-pub fn fingerprint<T: Fingerprintable + ?Sized>(
+pub fn fingerprint<Via, T: Fingerprintable<Via> + ?Sized>(
     mut parts: Fingerprinter,
     name: &str,
     value: &T,
 ) -> Result<Fingerprinter, FingerprintError> {
-    parts.value(name, value)?;
+    parts.value(name, value.counted())?;
     Ok(parts)
 }
 
@@ -74,15 +89,25 @@ impl FunctionCall {
         scope: Option<Result<Key, KeyError>>,
         fingerprint: Result<Fingerprinter, FingerprintError>,
     ) -> Self {
+        let operation = operation(
+            engine.map_or_else(Engine::installed, Ok),
+            name.map(Cow::Borrowed),
+            policy,
+            scope,
+        );
+        // As in the handler form: without a scope, who asks is a part of the request.
+        let has_scope = operation.as_ref().is_ok_and(Operation::has_scope);
+        let caller = key.as_ref().ok().and_then(Key::caller);
+        let fingerprint = fingerprint.map(|mut parts| {
+            if let Some(caller) = caller.filter(|_| !has_scope) {
+                parts.bytes("caller", &caller.to_bytes());
+            }
+            parts.finish()
+        });
         Self {
-            operation: operation(
-                engine.map_or_else(Engine::installed, Ok),
-                name.map(Cow::Borrowed),
-                policy,
-                scope,
-            ),
+            operation,
             key,
-            fingerprint: fingerprint.map(Fingerprinter::finish),
+            fingerprint,
         }
     }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::fingerprint::Fingerprint;
+
 /// A key or a scope, encoded as length-delimited parts.
 ///
 /// Its `Debug` form shows no content: keys often are personal data.
@@ -18,6 +20,7 @@ use uuid::Uuid;
 pub struct Key {
     encoded: Vec<u8>,
     parts: u32,
+    caller: Option<Fingerprint>,
 }
 
 impl Key {
@@ -31,6 +34,7 @@ impl Key {
         let mut key = Self {
             encoded: Vec::new(),
             parts: 0,
+            caller: None,
         };
         value.append_to(&mut key)?;
         if key.encoded.len() == key.parts as usize * LENGTH_BYTES {
@@ -46,6 +50,18 @@ impl Key {
             .extend_from_slice(&(part.len() as u64).to_le_bytes());
         self.encoded.extend_from_slice(part);
         self.parts += 1;
+    }
+
+    /// Says who sent the key, for keys that know it, such as a header's. It names no other
+    /// operation: where there is no scope, it counts as a part of the request.
+    #[doc(hidden)]
+    pub const fn set_caller(&mut self, caller: Fingerprint) {
+        self.caller = Some(caller);
+    }
+
+    #[doc(hidden)]
+    pub const fn caller(&self) -> Option<Fingerprint> {
+        self.caller
     }
 
     pub(crate) fn encoded(&self) -> &[u8] {

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod canonical;
+mod detached;
 mod engine;
 mod error;
 mod fingerprint;
@@ -24,6 +25,7 @@ pub mod conformance;
 pub mod http;
 
 pub use attempt::{Attempt, attempt};
+pub use detached::detached;
 pub use engine::{
     AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, InTransaction, Keyed,
     Operation, Panic, Policy, Unprotected,

@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::Engine;
 use crate::error::Error;
 
 const VERSION: u8 = 1;
@@ -186,6 +187,25 @@ pub trait Replayable<Errors>: Sized {
 
     /// The value that says why the body did not run.
     fn refused(error: Error) -> Self;
+
+    /// [`verdict`](Self::verdict) where the engine is known, for values that its settings shape,
+    /// such as responses of HTTP.
+    #[doc(hidden)]
+    fn verdict_under(&self, _engine: &Engine) -> Verdict {
+        self.verdict()
+    }
+
+    /// [`refused`](Self::refused) where the engine is known.
+    #[doc(hidden)]
+    fn refused_under(error: Error, _engine: &Engine) -> Self {
+        Self::refused(error)
+    }
+
+    /// Whether what the body wrote in its transaction stays when this value is final.
+    #[doc(hidden)]
+    fn keeps_writes(&self, outcome: &Outcome) -> bool {
+        !matches!(outcome, Outcome::Failure(_))
+    }
 }
 
 /// A value that can be stored: anything that serde writes and reads.

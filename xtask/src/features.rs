@@ -72,6 +72,10 @@ const FEATURES: &[Feature] = &[
         brings: &["http", "http-body", "hyper", "salvo_core"],
     },
     Feature {
+        name: "rocket",
+        brings: &["rocket", "hyper", "http", "http-body"],
+    },
+    Feature {
         name: "metrics",
         brings: &["metrics"],
     },

@@ -364,7 +364,7 @@ impl fmt::Debug for Execution {
 }
 
 /// The panic of a task, or what stands for it when the runtime has ended the task.
-pub(super) fn panic_of(error: JoinError) -> Panic {
+pub(crate) fn panic_of(error: JoinError) -> Panic {
     match error.try_into_panic() {
         Ok(panic) => panic,
         Err(_) => Box::new("the runtime is shutting down"),

@@ -30,8 +30,8 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 pub use begin::{Begun, Granted, Unprotected};
-pub(crate) use execution::Settlement;
 pub use execution::{Execution, Panic};
+pub(crate) use execution::{Settlement, panic_of};
 pub use operation::{Keyed, Operation};
 pub use policy::{InFlight, Policy};
 pub use transaction::{EndedIn, ExecutionIn, InTransaction, KeyedIn};

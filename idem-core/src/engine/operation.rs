@@ -38,7 +38,7 @@ use crate::transaction::{TransactionSource, Transactional};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Operation {
-    engine: Engine,
+    pub(super) engine: Engine,
     name: Cow<'static, str>,
     policy: Policy,
     scope: Result<Option<Key>, KeyError>,
@@ -210,7 +210,7 @@ impl Operation {
             Ok(Begun::Execute(execution)) => {
                 let judged = async {
                     let value = body.await;
-                    (value.verdict(), value)
+                    (value.verdict_under(&self.engine), value)
                 };
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
                 match Box::pin(execution.drive(judged)).await {
@@ -219,7 +219,7 @@ impl Operation {
                 }
             }
         };
-        replayed.unwrap_or_else(T::refused)
+        replayed.unwrap_or_else(|error| T::refused_under(error, &self.engine))
     }
 
     /// A run without a record, for a request that has no key where none is required.

@@ -118,9 +118,9 @@ impl<D: Transactional> InTransaction<D> {
             Ok(Granted::Run(execution)) => {
                 let judged = |transaction| async move {
                     let (transaction, value) = body(transaction).await;
-                    let verdict = value.verdict();
-                    let writes = match verdict {
-                        Verdict::Final(Outcome::Failure(_)) => Writes::Discard,
+                    let verdict = value.verdict_under(&self.operation.engine);
+                    let writes = match &verdict {
+                        Verdict::Final(outcome) if !value.keeps_writes(outcome) => Writes::Discard,
                         _ => Writes::Keep,
                     };
                     (transaction, verdict, writes, value)
@@ -131,10 +131,11 @@ impl<D: Transactional> InTransaction<D> {
                 }
             }
         };
+        let refused = |error| T::refused_under(error, &self.operation.engine);
         match ended {
             EndedIn::Value(value) => value,
-            EndedIn::Replay(outcome) => T::replay(&outcome).unwrap_or_else(T::refused),
-            EndedIn::Refused(error) => T::refused(error),
+            EndedIn::Replay(outcome) => T::replay(&outcome).unwrap_or_else(refused),
+            EndedIn::Refused(error) => refused(error),
         }
     }
 

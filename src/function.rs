@@ -1,0 +1,143 @@
+//! What the frameworks share whose handlers use the function form: the key of a request as an
+//! argument, and a response as a value that is stored.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use idem_core::http::{
+    DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+};
+use idem_core::{
+    Engine, Error, Fingerprint, Fingerprinter, Key, KeyError, KeyPart, NotReplayable, Outcome,
+    Verdict,
+};
+use serde::{Serialize, Serializer};
+
+/// The settings of the engine that a request names, else of the installed one.
+pub(crate) fn settings<T>(engine: Option<&Engine>, use_them: impl FnOnce(&HttpSettings) -> T) -> T {
+    match (engine, Engine::installed()) {
+        (Some(engine), _) => use_them(engine.http()),
+        (None, Ok(engine)) => use_them(engine.http()),
+        (None, Err(_)) => use_them(&HttpSettings::default()),
+    }
+}
+
+/// What of a request's head an idempotent function takes as an argument.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    key: Result<String, KeyError>,
+    /// Method, path, query and content type.
+    request: Fingerprint,
+    /// Who asks.
+    caller: Fingerprint,
+}
+
+impl Head {
+    pub(crate) fn of(identity: RequestIdentity<'_>, name: &str, engine: Option<&Engine>) -> Self {
+        let syntax = settings(engine, HttpSettings::accepted_keys);
+        Self {
+            key: parse_key(identity.headers.get_all(name), syntax),
+            // The body is counted as the arguments that it was made into.
+            request: identity.fingerprint(true, b""),
+            caller: identity.fingerprint_of(false, Fingerprinter::new()),
+        }
+    }
+
+    pub(crate) fn key(&self) -> Result<&str, KeyError> {
+        self.key.as_deref().map_err(|error| *error)
+    }
+}
+
+impl KeyPart for Head {
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+        self.key()?.append_to(key)?;
+        key.set_caller(self.caller);
+        Ok(())
+    }
+}
+
+impl Serialize for Head {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.request.to_bytes())
+    }
+}
+
+/// A response's body, as far as it is known when the response is judged.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Whole(Bytes),
+    /// Not read, and how long it says that it is.
+    Unread(Option<u64>),
+    Broken,
+}
+
+/// It failed while it was read; how is of no interest here.
+#[derive(Debug)]
+pub(crate) struct Unreadable;
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Unreadable;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Unreadable>>> {
+        match &mut *self {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Unread(_) | Self::Broken => Poll::Ready(Some(Err(Unreadable))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Unread(Some(length)) => SizeHint::with_exact(*length),
+            Self::Unread(None) => SizeHint::default(),
+            Self::Broken => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// What a handler's response leaves behind. Its body is read already, or is not to be read.
+pub(crate) fn verdict(response: Response<Content>, engine: &Engine) -> Verdict {
+    let limit = engine.max_outcome_bytes();
+    capture(response, DEFAULT_RELEASE, limit, engine.http())
+        .now_or_never()
+        .map_or(
+            Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured)),
+            |(verdict, _)| verdict,
+        )
+}
+
+/// The same where no engine is known.
+pub(crate) fn verdict_of_installed(response: Response<Content>) -> Verdict {
+    match Engine::installed() {
+        Ok(engine) => verdict(response, &engine),
+        Err(_) => Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured)),
+    }
+}
+
+/// A stored outcome as a response, marked as a replay.
+pub(crate) fn given_back(outcome: &Outcome) -> Result<Response<Bytes>, Error> {
+    match outcome {
+        Outcome::NotReplayable(reason) => Err(Error::NotReplayable(*reason)),
+        outcome => Ok(replay(outcome)?),
+    }
+}
+
+pub(crate) fn refused(error: &Error, engine: Option<&Engine>) -> Response<Bytes> {
+    settings(engine, |settings| {
+        Problem::from(error).into_response(settings)
+    })
+}
+
+/// Whether what was written in a transaction stays when this is the answer.
+pub(crate) fn keeps_writes(status: StatusCode) -> bool {
+    !status.is_client_error() && !status.is_server_error()
+}

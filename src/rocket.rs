@@ -1,0 +1,359 @@
+//! Rocket 0.5: the key as a request guard, and a reply that is stored.
+//!
+//! ```
+//! use idem::idempotent;
+//! use idem::rocket::{IdempotencyKey, Reply};
+//! use rocket::http::Status;
+//! use rocket::post;
+//! use rocket::serde::{Deserialize, Serialize, json::Json};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct NewCharge {
+//!     amount: u64,
+//! }
+//!
+//! #[post("/charges", data = "<order>")]
+//! #[idempotent(key = key, ttl = "24h")]
+//! async fn create<'r>(key: IdempotencyKey<'r>, order: Json<NewCharge>) -> Reply<'r> {
+//!     if order.amount == 0 {
+//!         return key.reply((Status::BadRequest, "the amount is zero")).await;
+//!     }
+//!     key.reply((Status::Created, Json(order.into_inner()))).await
+//! }
+//! ```
+//!
+//! Rocket hands its routes what their guards and data guards have made of a request, not the
+//! request, so this is the function form, below Rocket's attribute: the arguments count. What is
+//! neither `Serialize` nor a `Json` or `Form` of that is skipped: `skip(bank)`.
+//!
+//! - **Key.** [`IdempotencyKey`] reads the header `Idempotency-Key`; it never fails, so that a
+//!   missing or a malformed key is answered as a problem like everything else that is refused.
+//! - **What counts.** The arguments, of which the key's guard stands for the request's method, path,
+//!   query and content type; and without a `scope`, `Authorization`: another caller with the same
+//!   key is refused, and never gets this one's response. The guards run before the attribute, so
+//!   what authenticates comes first.
+//! - **Reply.** [`IdempotencyKey::reply`] makes any responder a [`Reply`]: its status, headers and
+//!   body are stored, and given back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503
+//!   free the key. An error status without a response of its own is answered by the catcher that
+//!   is registered for it, and what the catcher answers is stored. What Rocket and its fairings add
+//!   to a response after that, cookies of the jar among it, is not.
+//! - **Hang-ups.** Rocket serves every request on a task of its own, which goes on when the client
+//!   has gone.
+//! - **Panics** go to Rocket, which answers 500 with the catcher for it; the next attempt follows
+//!   `on_crash`.
+//!
+//! The engine is the one of `engine = …`, else the installed one. The guard reads the key by the
+//! settings of an [`Engine`] in Rocket's managed state, else of the installed one.
+//!
+//! Rocket drops header lines that are not UTF-8 before anyone sees them: such a key is missing
+//! rather than malformed.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::io::Cursor;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use idem_core::http::RequestIdentity;
+use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
+use rocket::Catcher;
+use rocket::form::Form;
+use rocket::http::Status;
+use rocket::request::{self, FromRequest, Request};
+use rocket::response::{self, Responder, Response};
+use rocket::serde::json::Json;
+use serde::{Serialize, Serializer};
+
+use crate::__private::Fingerprintable;
+
+use crate::function::{
+    self, Content, Head, given_back, keeps_writes, verdict, verdict_of_installed,
+};
+
+/// The idempotency key of a request, or why there is none: a request guard that never fails.
+///
+/// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
+/// query and content type; the quoted and the bare form of a key are one. As the key it says who
+/// asks: without a `scope`, a digest of `Authorization` takes part in the fingerprint, whatever
+/// else does.
+#[derive(Clone)]
+pub struct IdempotencyKey<'r> {
+    head: Head,
+    request: &'r (dyn Answering<'r> + 'r),
+    engine: Option<&'r Engine>,
+}
+
+impl<'r> IdempotencyKey<'r> {
+    /// The key in another header. For a guard of one's own:
+    ///
+    /// ```
+    /// use idem::rocket::IdempotencyKey;
+    /// use rocket::request::{FromRequest, Outcome, Request};
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct TransferId<'r>(IdempotencyKey<'r>);
+    ///
+    /// #[rocket::async_trait]
+    /// impl<'r> FromRequest<'r> for TransferId<'r> {
+    ///     type Error = std::convert::Infallible;
+    ///
+    ///     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Self::Error> {
+    ///         Outcome::Success(Self(IdempotencyKey::in_header("Transfer-Id", request)))
+    ///     }
+    /// }
+    /// ```
+    pub fn in_header(name: &str, request: &'r Request<'_>) -> Self {
+        let headers = headers(request.headers());
+        let engine = request.rocket().state::<Engine>();
+        let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
+        let uri = Uri::try_from(request.uri().to_string()).unwrap_or_default();
+        let identity = RequestIdentity {
+            method: &method,
+            uri: &uri,
+            headers: &headers,
+        };
+        Self {
+            head: Head::of(identity, name, engine),
+            request,
+            engine,
+        }
+    }
+
+    /// The key's text, in its one form.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn key(&self) -> Result<&str, KeyError> {
+        self.head.key()
+    }
+
+    /// The responder's answer to this request, ready to be stored. A body of a known length up to
+    /// the engine's limit is read whole; a longer one and a stream are passed on to this caller,
+    /// and no retry gets them.
+    pub fn reply<'o: 'r, 'a, R>(
+        &self,
+        responder: R,
+    ) -> impl Future<Output = Reply<'r>> + Send + use<'r, 'o, 'a, R>
+    where
+        R: Responder<'r, 'o> + 'a,
+    {
+        let request = self.request;
+        let limit = self.engine.map(Engine::max_outcome_bytes);
+        let answered = request.respond(Box::new(move |request| responder.respond_to(request)));
+        async move {
+            let response = match answered {
+                Ok(response) => response,
+                Err(status) => request.catch(status).await,
+            };
+            Reply::read(response, limit).await
+        }
+    }
+}
+
+impl KeyPart for IdempotencyKey<'_> {
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+        self.head.append_to(key)
+    }
+}
+
+impl Serialize for IdempotencyKey<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.head.serialize(serializer)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyKey").finish_non_exhaustive()
+    }
+}
+
+#[rocket::async_trait]
+impl<'r> FromRequest<'r> for IdempotencyKey<'r> {
+    type Error = Infallible;
+
+    async fn from_request(request: &'r Request<'_>) -> request::Outcome<Self, Infallible> {
+        request::Outcome::Success(Self::in_header("idempotency-key", request))
+    }
+}
+
+/// A request without its second lifetime, which is invariant and which no guard can name.
+trait Answering<'r>: Send + Sync {
+    fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r>;
+
+    /// What Rocket would answer for a status without a response.
+    fn catch(&'r self, status: Status) -> Pin<Box<dyn Future<Output = Response<'r>> + Send + 'r>>;
+}
+
+type Respond<'r, 'a> = Box<dyn for<'i> FnOnce(&'r Request<'i>) -> response::Result<'r> + 'a>;
+
+impl<'r> Answering<'r> for Request<'_> {
+    fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r> {
+        respond(self)
+    }
+
+    fn catch(&'r self, status: Status) -> Pin<Box<dyn Future<Output = Response<'r>> + Send + 'r>> {
+        Box::pin(async move {
+            let default = Catcher::default();
+            // As Rocket does: a catcher that fails is an internal error itself.
+            for status in [status, Status::InternalServerError] {
+                let catcher = registered(self, status).unwrap_or(&default);
+                if let Ok(response) = catcher.handler.handle(status, self).await {
+                    return response;
+                }
+            }
+            Response::build()
+                .status(Status::InternalServerError)
+                .finalize()
+        })
+    }
+}
+
+/// The catcher that Rocket would choose: the one of the longest base, and of several with that
+/// base the one for this very status.
+fn registered<'r>(request: &'r Request<'_>, status: Status) -> Option<&'r Catcher> {
+    let path = request.uri().path();
+    let catchers = request.rocket().catchers();
+    let fitting = catchers.filter(|catcher| {
+        catcher.code.is_none_or(|code| code == status.code)
+            && catcher.base.path().segments().prefix_of(path.segments())
+    });
+    fitting.max_by_key(|catcher| {
+        let depth = catcher.base.path().segments().len();
+        (depth, catcher.code.is_some())
+    })
+}
+
+/// A response that an idempotent function can store and give back. See [`IdempotencyKey::reply`].
+pub struct Reply<'r>(Kind<'r>);
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one value for each request, moved twice"
+)]
+enum Kind<'r> {
+    /// A responder's response, whole for its caller, and what of its body is known.
+    Given(Response<'r>, Content),
+    /// A stored response, or a problem.
+    Made(http::Response<Bytes>),
+}
+
+impl<'r> Reply<'r> {
+    async fn read(mut response: Response<'r>, limit: Option<usize>) -> Self {
+        let limit = limit
+            .or_else(|| Engine::installed().ok().map(|it| it.max_outcome_bytes()))
+            .unwrap_or(usize::MAX);
+        let content = match response.body_mut().size().await {
+            Some(length) if length <= limit => match response.body_mut().to_bytes().await {
+                Ok(body) => {
+                    let body = Bytes::from(body);
+                    response.set_sized_body(body.len(), Cursor::new(body.clone()));
+                    Content::Whole(body)
+                }
+                Err(_) => Content::Broken,
+            },
+            length => Content::Unread(length.map(|length| length as u64)),
+        };
+        Self(Kind::Given(response, content))
+    }
+
+    fn head(&self) -> http::Response<Content> {
+        match &self.0 {
+            Kind::Given(response, content) => {
+                let mut head = http::Response::new(content.clone());
+                *head.status_mut() = StatusCode::from_u16(response.status().code)
+                    .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                *head.headers_mut() = headers(response.headers());
+                head
+            }
+            Kind::Made(response) => response.clone().map(Content::Whole),
+        }
+    }
+}
+
+/// Header lines as the crate `http` knows them; what is no header there is left out.
+fn headers(lines: &rocket::http::HeaderMap<'_>) -> HeaderMap {
+    lines
+        .iter()
+        .filter_map(|line| {
+            let name = HeaderName::from_bytes(line.name().as_str().as_bytes()).ok()?;
+            let value = HeaderValue::from_bytes(line.value().as_bytes()).ok()?;
+            Some((name, value))
+        })
+        .collect()
+}
+
+impl<Errors> Replayable<Errors> for Reply<'_> {
+    fn verdict(&self) -> Verdict {
+        verdict_of_installed(self.head())
+    }
+
+    fn replay(outcome: &Outcome) -> Result<Self, Error> {
+        given_back(outcome).map(|response| Self(Kind::Made(response)))
+    }
+
+    fn refused(error: Error) -> Self {
+        Self(Kind::Made(function::refused(&error, None)))
+    }
+
+    fn verdict_under(&self, engine: &Engine) -> Verdict {
+        verdict(self.head(), engine)
+    }
+
+    fn refused_under(error: Error, engine: &Engine) -> Self {
+        Self(Kind::Made(function::refused(&error, Some(engine))))
+    }
+
+    fn keeps_writes(&self, _: &Outcome) -> bool {
+        keeps_writes(self.head().status())
+    }
+}
+
+impl<'r> Responder<'r, 'r> for Reply<'r> {
+    fn respond_to(self, _: &'r Request<'_>) -> response::Result<'r> {
+        let made = match self.0 {
+            Kind::Given(_, Content::Broken) => return Err(Status::InternalServerError),
+            Kind::Given(response, _) => return Ok(response),
+            Kind::Made(made) => made,
+        };
+        let (head, body) = made.into_parts();
+        let mut response = Response::new();
+        response.set_status(Status::new(head.status.as_u16()));
+        for (name, value) in &head.headers {
+            if let Ok(value) = std::str::from_utf8(value.as_bytes()) {
+                response.adjoin_raw_header(name.as_str().to_owned(), value.to_owned());
+            }
+        }
+        response.set_sized_body(body.len(), Cursor::new(body));
+        Ok(response)
+    }
+}
+
+impl fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reply").field(&self.head().status()).finish()
+    }
+}
+
+/// Rocket's wrappers count as what is in them.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum ViaRocket {}
+
+impl<T: Serialize> Fingerprintable<ViaRocket> for Json<T> {
+    type Counted = T;
+
+    fn counted(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Serialize> Fingerprintable<ViaRocket> for Form<T> {
+    type Counted = T;
+
+    fn counted(&self) -> &T {
+        self
+    }
+}
