@@ -5,7 +5,7 @@
 pub mod actix;
 #[cfg(feature = "axum")]
 pub mod axum;
-#[cfg(feature = "rocket")]
+#[cfg(any(feature = "rocket", feature = "warp"))]
 mod function;
 #[cfg(feature = "http")]
 mod handler;
@@ -17,6 +17,8 @@ pub mod poem;
 pub mod salvo;
 #[cfg(feature = "rocket")]
 pub mod rocket;
+#[cfg(feature = "warp")]
+pub mod warp;
 
 #[doc(hidden)]
 #[allow(

@@ -76,6 +76,10 @@ const FEATURES: &[Feature] = &[
         brings: &["rocket", "hyper", "http", "http-body"],
     },
     Feature {
+        name: "warp",
+        brings: &["warp", "http", "http-body"],
+    },
+    Feature {
         name: "metrics",
         brings: &["metrics"],
     },

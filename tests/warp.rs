@@ -1,0 +1,121 @@
+//! The HTTP contract through warp.
+
+mod replies;
+mod support;
+
+use std::sync::Arc;
+
+use futures_util::stream;
+use idem::idempotent;
+use idem::warp::{IdempotencyKey, Reply};
+use replies::{Answer, LIMIT, Order, Shop};
+use support::{Server, is_replay, post as request};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use warp::Filter;
+use warp::http::StatusCode;
+
+#[idempotent(key = key, ttl = "24h", skip(shop), engine = shop.engine)]
+async fn charge(key: IdempotencyKey, shop: Shop, order: Order) -> Reply {
+    let number = shop.works.execute();
+    match order.answer {
+        Answer::Created => {}
+        Answer::Stopped => shop.works.stop_here().await,
+        Answer::Refused => {
+            return Reply::of(warp::reply::with_status("no", StatusCode::BAD_REQUEST));
+        }
+        Answer::Overloaded => return Reply::of(StatusCode::SERVICE_UNAVAILABLE),
+        Answer::Large => return Reply::of("x".repeat(2 * LIMIT)),
+        Answer::Streamed => {
+            let half = || Ok::<_, std::io::Error>("x".repeat(LIMIT));
+            return Reply::of(warp::reply::stream(stream::iter([half(), half()])));
+        }
+        Answer::Panic => panic!("as asked"),
+    }
+    let reply = warp::reply::json(&serde_json::json!({ "charge": number }));
+    let reply = warp::reply::with_header(reply, "location", format!("/charges/{number}"));
+    Reply::of(warp::reply::with_status(reply, StatusCode::CREATED))
+}
+
+/// The scope says who asks, so that a new token on a retry is no other request.
+#[idempotent(
+    key = id, ttl = "24h", scope = "tenant", skip(shop), engine = shop.engine
+)]
+async fn scoped(id: IdempotencyKey, shop: Shop) -> Reply {
+    Reply::of(shop.works.execute().to_string())
+}
+
+async fn start(shop: &Shop) -> Server {
+    start_noting(shop, Arc::default()).await
+}
+
+/// Notes when the server lets go of a request.
+async fn start_noting(shop: &Shop, left: Arc<Notify>) -> Server {
+    let shared = shop.clone();
+    let shop = warp::any().map(move || shared.clone());
+    let charges = warp::path("charges")
+        .and(warp::post())
+        .and(idem::warp::key())
+        .and(shop.clone())
+        .and(warp::body::json())
+        .then(move |key, shop, order| {
+            let answer = idem::warp::detached(charge(key, shop, order));
+            let leaving = Leaving(Arc::clone(&left));
+            async move {
+                let _leaving = leaving;
+                answer.await
+            }
+        });
+    let scoped = warp::path("scoped")
+        .and(idem::warp::header("Transfer-Id"))
+        .and(shop)
+        .then(|id, shop| idem::warp::detached(scoped(id, shop)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(warp::serve(charges.or(scoped)).incoming(listener).run());
+    Server(address)
+}
+
+struct Leaving(Arc<Notify>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+cases_of_replies!();
+
+#[tokio::test]
+async fn a_body_goes_on_when_its_client_has_gone() {
+    let shop = Shop::open();
+    let left = Arc::new(Notify::new());
+    let server = start_noting(&shop, Arc::clone(&left)).await;
+    replies::a_body_goes_on_when_its_client_has_gone(&shop, server, left.notified()).await;
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem() {
+    let shop = Shop::open();
+    let server = start(&shop).await;
+    let order = r#"{"answer": "Panic"}"#;
+    let answer = server.send(request("/charges", "k", order)).await;
+    assert_eq!(support::problem(&answer), "crashed");
+}
+
+#[tokio::test]
+async fn within_a_scope_a_new_token_is_the_same_request() {
+    let shop = Shop::open();
+    let server = start(&shop).await;
+    let with = |token: &'static str| {
+        http::Request::post("/scoped")
+            .header("transfer-id", "\"7\"")
+            .header("authorization", token)
+            .body(bytes::Bytes::new())
+            .unwrap()
+    };
+    let first = server.send(with("Bearer 1")).await;
+    let replay = server.send(with("Bearer 2")).await;
+    assert!(is_replay(&replay));
+    assert_eq!(replay.body(), first.body());
+}
