@@ -17,6 +17,8 @@ pub mod poem;
 pub mod salvo;
 #[cfg(feature = "rocket")]
 pub mod rocket;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 #[cfg(feature = "warp")]
 pub mod warp;
 

@@ -22,6 +22,8 @@ pub use crate::http::private as http;
 pub use crate::poem::private as poem;
 #[cfg(feature = "salvo")]
 pub use crate::salvo::private as salvo;
+#[cfg(feature = "tonic")]
+pub use crate::tonic::private as tonic;
 #[cfg(feature = "http")]
 pub use idem_core::http::DEFAULT_RELEASE;
 

@@ -37,6 +37,8 @@ pub enum Outcome {
     Failure(Bytes),
     /// An HTTP response, as the module `http` encodes it.
     Response(Bytes),
+    /// An answer of gRPC, as the module `tonic` of `idem-rs` encodes it.
+    Rpc(Bytes),
     /// The body ran and what it answered was not kept: a tombstone.
     NotReplayable(NotReplayable),
 }
@@ -47,6 +49,7 @@ impl fmt::Debug for Outcome {
             Self::Value(content) => ("Value", content),
             Self::Failure(content) => ("Failure", content),
             Self::Response(content) => ("Response", content),
+            Self::Rpc(content) => ("Rpc", content),
             Self::NotReplayable(reason) => {
                 return f.debug_tuple("NotReplayable").field(reason).finish();
             }
@@ -58,6 +61,7 @@ impl fmt::Debug for Outcome {
 const VALUE: u8 = b'V';
 const FAILURE: u8 = b'F';
 const RESPONSE: u8 = b'R';
+const RPC: u8 = b'G';
 const TOMBSTONE: u8 = b'T';
 
 impl Outcome {
@@ -68,6 +72,7 @@ impl Outcome {
             Self::Value(content) => (VALUE, content),
             Self::Failure(content) => (FAILURE, content),
             Self::Response(content) => (RESPONSE, content),
+            Self::Rpc(content) => (RPC, content),
             Self::NotReplayable(why) => {
                 reason = [why.code()];
                 (TOMBSTONE, &reason)
@@ -93,6 +98,7 @@ impl Outcome {
             VALUE => Ok(Self::Value(content)),
             FAILURE => Ok(Self::Failure(content)),
             RESPONSE => Ok(Self::Response(content)),
+            RPC => Ok(Self::Rpc(content)),
             TOMBSTONE => match content[..] {
                 [code] => NotReplayable::from_code(code).map(Self::NotReplayable),
                 _ => Err(Undecodable),
@@ -301,6 +307,7 @@ mod tests {
                 Outcome::Value(content.clone()),
                 Outcome::Failure(content.clone()),
                 Outcome::Response(content.clone()),
+                Outcome::Rpc(content.clone()),
             ] {
                 assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
             }

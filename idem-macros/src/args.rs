@@ -13,7 +13,7 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::{Expr, Ident, LitStr, Path, Token};
 
 pub(crate) use values::bare;
-use values::{argument_name, key, list, operation_name, status, truth, value};
+use values::{argument_name, code, key, list, operation_name, status, truth, value};
 
 /// What the attribute is used on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub(crate) enum Form {
     Http,
     Poem,
     Salvo,
+    Tonic,
 }
 
 impl Form {
@@ -203,9 +204,18 @@ impl Args {
             "in_flight" => self.in_flight = Some(value(&name, input)?),
             "lease" => self.lease = Some(value(&name, input)?),
             "on_crash" => self.on_crash = Some(value(&name, input)?),
+            "release" if form == Form::Tonic => {
+                self.release = Some(list(&name, input, code)?);
+            }
             "release" => self.release = Some(list(&name, input, status)?),
             "errors" => self.errors = Some(value(&name, input)?),
             "required" => self.required = Some(truth(&name, input)?),
+            "transaction" if form == Form::Tonic => {
+                return Err(syn::Error::new(
+                    name.span(),
+                    "`transaction` is not for gRPC methods: call a function with `idem::idempotent` and `transaction` from one",
+                ));
+            }
             "transaction" => self.transaction = Some(value(&name, input)?),
             "engine" => self.engine = Some(value(&name, input)?),
             _ => self.krate = Some(value(&name, input)?),
@@ -217,10 +227,10 @@ impl Args {
     fn check(&self, form: Form, given: &[String], mistakes: &mut Mistakes) {
         let missing = |name: &str| !given.iter().any(|given| given == name);
         if missing("key") {
-            let example = if form.is_handler() {
-                "header(\"Idempotency-Key\")"
-            } else {
-                "order.id"
+            let example = match form {
+                Form::Function => "order.id",
+                Form::Tonic => "metadata(\"idempotency-key\")",
+                _ => "header(\"Idempotency-Key\")",
             };
             mistakes.add(syn::Error::new(
                 Span::call_site(),
@@ -302,6 +312,8 @@ fn misplaced(form: Form, name: &Ident) -> syn::Error {
             "`{name}` belongs to the handler form: use `{}`",
             Form::HANDLER_IMPORT
         ),
+        (Form::Tonic, "errors") => "`errors` belongs to the function form: of a gRPC method, the status's code decides, see `release(…)`".to_owned(),
+        (Form::Tonic, "skip") => "`skip` belongs to the function form: of a gRPC method, the whole message counts, or what `fingerprint(…)` names".to_owned(),
         (_, "errors") => "`errors` belongs to the function form: of a handler, the response's status decides, see `release(…)`".to_owned(),
         (_, "skip") => "`skip` belongs to the function form: of a handler, the whole request counts, or what `fingerprint(…)` names".to_owned(),
         _ => format!("`{name}` belongs to the function form: use `idem::idempotent`"),

@@ -50,3 +50,9 @@ pub fn idempotent_poem(args: TokenStream, item: TokenStream) -> TokenStream {
 pub fn idempotent_salvo(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(Form::Salvo, args.into(), item.into()).into()
 }
+
+/// The same for methods of a gRPC service. See `idem::tonic::idempotent`, where it is documented.
+#[proc_macro_attribute]
+pub fn idempotent_tonic(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(Form::Tonic, args.into(), item.into()).into()
+}

@@ -80,6 +80,10 @@ const FEATURES: &[Feature] = &[
         brings: &["warp", "http", "http-body"],
     },
     Feature {
+        name: "tonic",
+        brings: &["tonic", "prost", "http", "http-body"],
+    },
+    Feature {
         name: "metrics",
         brings: &["metrics"],
     },
@@ -105,6 +109,7 @@ const HEAVY: &[&str] = &[
     "moka",
     "openssl",
     "poem",
+    "prost",
     "redis",
     "reqwest",
     "rocket",

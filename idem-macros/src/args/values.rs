@@ -117,12 +117,49 @@ pub(super) fn status(input: ParseStream<'_>) -> syn::Result<u16> {
     }
 }
 
+/// The codes of gRPC that say that a call failed, in the order of their numbers, from 1.
+const CODES: [&str; 16] = [
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// A code by its name, as the specification writes it.
+pub(super) fn code(input: ParseStream<'_>) -> syn::Result<u16> {
+    const EXPECTED: &str =
+        "`release` takes codes of gRPC by name, such as `release(UNAVAILABLE, ABORTED)`";
+    let name = input
+        .call(Ident::parse_any)
+        .map_err(|error| syn::Error::new(error.span(), EXPECTED))?;
+    (1..)
+        .zip(CODES)
+        .find(|(_, code)| name == code)
+        .map(|(number, _)| number)
+        .ok_or_else(|| syn::Error::new(name.span(), EXPECTED))
+}
+
 pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Result<KeySource> {
-    let ahead = input.fork();
-    let is_header = ahead.parse::<Token![=]>().is_ok()
-        && ahead.parse::<Ident>().is_ok_and(|word| word == "header")
-        && ahead.peek(syn::token::Paren);
-    if !is_header {
+    let is_call_of = |source: &str| {
+        let ahead = input.fork();
+        ahead.parse::<Token![=]>().is_ok()
+            && ahead.parse::<Ident>().is_ok_and(|word| word == source)
+            && ahead.peek(syn::token::Paren)
+    };
+    let is_metadata = form == Form::Tonic && is_call_of("metadata");
+    if !is_metadata && !is_call_of("header") {
         return value(name, input).map(KeySource::Expr);
     }
     let header: Expr = value(name, input)?;
@@ -143,6 +180,15 @@ pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Resu
         )),
         // A function of the user's own.
         (Form::Function, None) => Ok(KeySource::Expr(header)),
+        (Form::Tonic, Some(name)) if is_metadata => metadata_name(name).map(KeySource::Header),
+        (Form::Tonic, None) if is_metadata => Err(syn::Error::new_spanned(
+            &header,
+            "`metadata` takes one name in quotes: `metadata(\"idempotency-key\")`",
+        )),
+        (Form::Tonic, _) => Err(syn::Error::new_spanned(
+            &header,
+            "a gRPC call has metadata: write `metadata(\"idempotency-key\")`",
+        )),
         (_, Some(name)) => header_name(name).map(KeySource::Header),
         (_, None) => Err(syn::Error::new_spanned(
             &header,
@@ -178,6 +224,24 @@ fn header_name(text: &LitStr) -> syn::Result<LitStr> {
         return Err(syn::Error::new(
             text.span(),
             format!("\"{name}\" is no header name; one is \"Idempotency-Key\""),
+        ));
+    }
+    Ok(text.clone())
+}
+
+fn metadata_name(text: &LitStr) -> syn::Result<LitStr> {
+    let name = text.value();
+    let is_of_keys = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
+    if name.is_empty() || !name.bytes().all(is_of_keys) {
+        return Err(syn::Error::new(
+            text.span(),
+            format!("\"{name}\" is no metadata key; one is \"idempotency-key\", in lower case"),
+        ));
+    }
+    if name.ends_with("-bin") {
+        return Err(syn::Error::new(
+            text.span(),
+            "a binary value is no idempotency key: name metadata that does not end in \"-bin\"",
         ));
     }
     Ok(text.clone())

@@ -77,12 +77,12 @@ fn borrowed_value(output: &ReturnType) -> Option<&Type> {
 }
 
 /// The names that the body sees, and what brings them into scope where they are not yet.
-struct Bindings {
-    names: Vec<Ident>,
-    statements: TokenStream,
+pub(super) struct Bindings {
+    pub(super) names: Vec<Ident>,
+    pub(super) statements: TokenStream,
 }
 
-fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
+pub(super) fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
     let mut bindings = Bindings {
         names: Vec::new(),
         statements: TokenStream::new(),

@@ -286,6 +286,16 @@ fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
 
 /// Everything the adapter must know of the call, as one expression.
 pub(super) fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<TokenStream> {
+    plan_with(args, item, support, &quote!(#support::DEFAULT_RELEASE))
+}
+
+/// The same where other answers free a key.
+pub(super) fn plan_with(
+    args: &Args,
+    item: &Item,
+    support: &TokenStream,
+    default_release: &TokenStream,
+) -> Option<TokenStream> {
     let (site, name) = name(args, item, support);
     let key = match args.key.as_ref()? {
         KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
@@ -307,7 +317,7 @@ pub(super) fn plan(args: &Args, item: &Item, support: &TokenStream) -> Option<To
         }
     };
     let release = match &args.release {
-        None => quote!(#support::DEFAULT_RELEASE),
+        None => default_release.clone(),
         Some(statuses) => quote!(&[#(#statuses),*]),
     };
     let borrowed = quote!(::std::borrow::Cow::Borrowed);

@@ -6,6 +6,7 @@ mod handler;
 mod owned;
 mod poem;
 mod salvo;
+mod tonic;
 
 use std::time::Duration;
 
@@ -28,10 +29,10 @@ pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenS
             return beside(mistakes, item);
         }
     };
-    let expanded = if form.is_handler() {
-        handler::expand(form, &args, &parsed, &mut mistakes)
-    } else {
-        function::expand(&args, &parsed, &mut mistakes)
+    let expanded = match form {
+        Form::Function => function::expand(&args, &parsed, &mut mistakes),
+        Form::Tonic => tonic::expand(&args, &parsed, &mut mistakes),
+        _ => handler::expand(form, &args, &parsed, &mut mistakes),
     };
     match mistakes.into_compile_error() {
         None => expanded.unwrap_or(item),

@@ -1,0 +1,115 @@
+//! Answers of gRPC as they are stored: a message or a status, and metadata.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use idem_core::{Error, Outcome, Undecodable, Verdict};
+use prost::Message;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Extensions, Response, Status};
+
+const REPLAYED: &str = "idempotent-replayed";
+
+/// A stored answer. Its own encoding is protobuf's: a version that adds a field reads this one.
+#[derive(Clone, PartialEq, Message)]
+struct Stored {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    /// Of a status.
+    #[prost(string, tag = "2")]
+    message: String,
+    /// Of a status.
+    #[prost(bytes = "bytes", tag = "3")]
+    details: Bytes,
+    /// As it goes over the wire: binary values in base64.
+    #[prost(message, repeated, tag = "4")]
+    metadata: Vec<Line>,
+    /// The response's message.
+    #[prost(bytes = "bytes", tag = "5")]
+    body: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Line {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// What an answer leaves behind. A code in `release` frees the key.
+pub(super) fn verdict<N: Message>(
+    answer: &Result<Response<N>, Status>,
+    release: &[u16],
+) -> Verdict {
+    let stored = match answer {
+        Ok(response) => Stored {
+            code: Code::Ok.into(),
+            metadata: lines(response.metadata()),
+            body: response.get_ref().encode_to_vec().into(),
+            ..Stored::default()
+        },
+        Err(status) => {
+            let code = i32::from(status.code());
+            if release.iter().any(|released| i32::from(*released) == code) {
+                return Verdict::Released;
+            }
+            Stored {
+                code,
+                message: status.message().to_owned(),
+                details: Bytes::copy_from_slice(status.details()),
+                metadata: lines(status.metadata()),
+                ..Stored::default()
+            }
+        }
+    };
+    Verdict::Final(Outcome::Rpc(stored.encode_to_vec().into()))
+}
+
+fn lines(metadata: &MetadataMap) -> Vec<Line> {
+    let headers = metadata.clone().into_headers();
+    headers
+        .iter()
+        .filter(|(name, _)| *name != REPLAYED)
+        .map(|(name, value)| Line {
+            name: name.as_str().to_owned(),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        })
+        .collect()
+}
+
+/// The answer from a stored outcome, marked as a replay.
+pub(super) fn replay<N: Message + Default>(
+    outcome: &Outcome,
+) -> Result<Result<Response<N>, Status>, Error> {
+    let content = match outcome {
+        Outcome::Rpc(content) => content,
+        Outcome::NotReplayable(reason) => return Err(Error::NotReplayable(*reason)),
+        _ => return Err(Undecodable.into()),
+    };
+    let stored = Stored::decode(content.clone()).map_err(|_| Undecodable)?;
+    let mut headers = HeaderMap::with_capacity(stored.metadata.len() + 1);
+    for Line { name, value } in &stored.metadata {
+        headers.append(
+            HeaderName::try_from(name).map_err(|_| Undecodable)?,
+            HeaderValue::from_bytes(value).map_err(|_| Undecodable)?,
+        );
+    }
+    let mut metadata = MetadataMap::from_headers(headers);
+    metadata.insert(REPLAYED, MetadataValue::from_static("true"));
+    Ok(match Code::from_i32(stored.code) {
+        Code::Ok => {
+            let message = N::decode(stored.body).map_err(|_| Undecodable)?;
+            Ok(Response::from_parts(
+                metadata,
+                message,
+                Extensions::default(),
+            ))
+        }
+        code => Err(Status::with_details_and_metadata(
+            code,
+            stored.message,
+            stored.details,
+            metadata,
+        )),
+    })
+}
