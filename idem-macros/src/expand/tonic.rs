@@ -90,10 +90,11 @@ fn build(
 
     let place = Place::of(&request.ty);
     let path = place.put(quote!(#private::Call::of));
-    let arguments = place.parenthesize(&quote!(__idem_plan, &#name));
-    let call = quote_spanned! {Span::mixed_site()=> {
+    let planned = Ident::new("__idem_plan", Span::mixed_site());
+    let arguments = place.parenthesize(&quote!(#planned, &#name));
+    let call = quote! {{
         #statements
-        let __idem_plan = #plan;
+        let #planned = #plan;
         #path #arguments
     }};
 
