@@ -137,6 +137,16 @@ pub(crate) fn refused(error: &Error, engine: Option<&Engine>) -> Response<Bytes>
     })
 }
 
+/// The answer for a body that panicked. What it said has gone to the panic hook.
+pub(crate) fn crashed(engine: &Engine, rolled_back: bool) -> Response<Bytes> {
+    let problem = if rolled_back {
+        Problem::rolled_back()
+    } else {
+        Problem::crashed()
+    };
+    problem.into_response(engine.http())
+}
+
 /// Whether what was written in a transaction stays when this is the answer.
 pub(crate) fn keeps_writes(status: StatusCode) -> bool {
     !status.is_client_error() && !status.is_server_error()

@@ -39,8 +39,7 @@
 //!   to a response after that, cookies of the jar among it, is not.
 //! - **Hang-ups.** Rocket serves every request on a task of its own, which goes on when the client
 //!   has gone.
-//! - **Panics** go to Rocket, which answers 500 with the catcher for it; the next attempt follows
-//!   `on_crash`.
+//! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The guard reads the key by the
 //! settings of an [`Engine`] in Rocket's managed state, else of the installed one.
@@ -304,6 +303,10 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
 
     fn refused_under(error: Error, engine: &Engine) -> Self {
         Self(Kind::Made(function::refused(&error, Some(engine))))
+    }
+
+    fn crashed(engine: &Engine, rolled_back: bool) -> Option<Self> {
+        Some(Self(Kind::Made(function::crashed(engine, rolled_back))))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

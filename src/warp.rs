@@ -42,9 +42,9 @@
 //! - **Reply.** [`Reply::of`] takes any reply: its status, headers and body are stored, and given
 //!   back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503 free the key. A rejection is
 //!   made of no response that could be stored: answer errors with replies.
-//! - **Hang-ups and panics.** warp drops a function with its client's connection, and a panic ends
-//!   the connection without an answer. In [`detached`] the function goes on, its outcome is stored,
-//!   and a panic is answered with 500.
+//! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
+//! - **Hang-ups.** warp drops a function with its client's connection. In [`detached`] it goes on,
+//!   and its outcome is stored.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The filters read the key by the
 //! settings of an [`Engine`] among the request's extensions, else of the installed one.
@@ -143,7 +143,7 @@ impl fmt::Debug for IdempotencyKey {
 }
 
 /// Runs an idempotent function on a task of its own, at once: a client that hangs up does not stop
-/// it, and a panic is answered with 500 `crashed`.
+/// it, and any panic is answered with 500, where warp would close the connection.
 pub fn detached<F>(function: F) -> impl Future<Output = warp::reply::Response> + Send + use<F>
 where
     F: Future<Output: warp::Reply> + Send + 'static,
@@ -245,6 +245,10 @@ impl<Errors> Replayable<Errors> for Reply {
 
     fn refused_under(error: Error, engine: &Engine) -> Self {
         Self::made(function::refused(&error, Some(engine)))
+    }
+
+    fn crashed(engine: &Engine, rolled_back: bool) -> Option<Self> {
+        Some(Self::made(function::crashed(engine, rolled_back)))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

@@ -37,4 +37,4 @@ macro_rules! examples {
     };
 }
 
-examples!(axum, actix, poem, salvo, hyper, tower);
+examples!(actix, axum, hyper, poem, rocket, salvo, tower, warp);

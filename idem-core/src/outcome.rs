@@ -207,6 +207,12 @@ pub trait Replayable<Errors>: Sized {
         Self::refused(error)
     }
 
+    /// The value for a body that panicked, where one can say so. `None` resumes the panic.
+    #[doc(hidden)]
+    fn crashed(_engine: &Engine, _rolled_back: bool) -> Option<Self> {
+        None
+    }
+
     /// Whether what the body wrote in its transaction stays when this value is final.
     #[doc(hidden)]
     fn keeps_writes(&self, outcome: &Outcome) -> bool {

@@ -1,5 +1,6 @@
 //! What the attribute writes calls to: one call of a method, before its body.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -60,7 +61,7 @@ pub fn service<S: Service>(service: &S) -> S {
 /// One call.
 pub struct Call {
     ready: Result<Ready, Error>,
-    release: &'static [u16],
+    release: Cow<'static, [u16]>,
 }
 
 struct Ready {
@@ -73,7 +74,7 @@ struct Ready {
 impl Call {
     pub fn of<M: RequestMessage>(plan: Plan, request: &Request<M>) -> Self {
         Self {
-            release: plan.release,
+            release: plan.release.clone(),
             ready: prepare(plan, request),
         }
     }
@@ -101,7 +102,7 @@ impl Call {
             Begun::Execute(execution) => {
                 let judged = async move {
                     let answer = body.await;
-                    (verdict(&answer, release), answer)
+                    (verdict(&answer, &release), answer)
                 };
                 execution.drive_detached(Box::pin(judged)).await
             }

@@ -179,7 +179,7 @@ impl Works {
 pub(crate) fn chunks(
     chunks: Vec<Bytes>,
     endless: bool,
-) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
+) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static {
     let rounds = if endless { usize::MAX } else { 1 };
     let all = (0..rounds).flat_map(move |_| chunks.clone());
     futures_util::stream::iter(all.map(Ok))

@@ -87,6 +87,8 @@ suite! {
     salvo: crate::servers::salvo::Salvo,
     hyper: crate::servers::hyper::Hyper,
     tower: crate::servers::tower::Tower,
+    rocket: crate::servers::rocket::Rocket,
+    warp: crate::servers::warp::Warp,
 }
 
 #[test]

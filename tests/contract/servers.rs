@@ -6,4 +6,6 @@ pub(crate) mod axum;
 pub(crate) mod hyper;
 pub(crate) mod poem;
 pub(crate) mod salvo;
+pub(crate) mod rocket;
 pub(crate) mod tower;
+pub(crate) mod warp;

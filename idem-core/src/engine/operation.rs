@@ -215,7 +215,10 @@ impl Operation {
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
                 match Box::pin(execution.drive(judged)).await {
                     Ok(value) => return value,
-                    Err(panic) => std::panic::resume_unwind(panic),
+                    Err(panic) => {
+                        let crashed = T::crashed(&self.engine, false);
+                        return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
+                    }
                 }
             }
         };

@@ -127,7 +127,10 @@ impl<D: Transactional> InTransaction<D> {
                 };
                 match Box::pin(execution.drive(judged)).await {
                     Ok(ended) => ended,
-                    Err(panic) => std::panic::resume_unwind(panic),
+                    Err(panic) => {
+                        let crashed = T::crashed(&self.operation.engine, true);
+                        return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
+                    }
                 }
             }
         };

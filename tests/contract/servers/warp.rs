@@ -1,0 +1,238 @@
+//! warp 0.4.
+
+use std::net::SocketAddr;
+
+use http::{Response, StatusCode};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use idem::idempotent;
+use idem::warp::{IdempotencyKey, Reply, detached, key};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+use warp::filters::BoxedFilter;
+use warp::{Filter, Rejection, post};
+
+use crate::Framework;
+use crate::app::{self, App, Content, Order, chunks};
+
+pub(crate) struct Warp;
+
+const HANDLER_FORM: &str = "An argument of the handler form; this is the function form.";
+
+impl Framework for Warp {
+    const NAME: &'static str = "warp 0.4";
+    const REFUSING: &'static str = "warp.refusing";
+
+    const LACKS: &'static [(&'static str, &'static str)] = &[
+        (
+            "without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused",
+            HANDLER_FORM,
+        ),
+        (
+            "a_client_that_hangs_up_does_not_stop_an_unprotected_body_either",
+            HANDLER_FORM,
+        ),
+        ("an_operation_lists_its_own_released_statuses", HANDLER_FORM),
+        (
+            "a_body_over_the_limit_is_413_and_claims_nothing",
+            "The framework reads the body, by its own limits and with its own answer.",
+        ),
+    ];
+
+    async fn start(app: App) -> SocketAddr {
+        let routes = warp::service(routes(app.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // By hyper, and not by warp's own server, for the engine among the extensions.
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (app, routes) = (app.clone(), routes.clone());
+                let service =
+                    service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                        request.extensions_mut().insert(app.engine.clone());
+                        let leaving = app.works.leaving();
+                        let routes = routes.clone();
+                        async move {
+                            let _leaving = leaving;
+                            routes.oneshot(request).await
+                        }
+                    });
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
+            }
+        });
+        address
+    }
+}
+
+/// A route of a function that takes text.
+macro_rules! text {
+    ($app:expr, $path:expr, $function:ident) => {
+        warp::path::path($path)
+            .and(warp::path::end())
+            .and(post().or(warp::put()).unify())
+            .and(key())
+            .and($app)
+            .and(body())
+            .then(|key, app, body| detached($function(key, app, body)))
+            .boxed()
+    };
+}
+
+fn routes(app: App) -> BoxedFilter<(impl warp::Reply,)> {
+    let shared = app;
+    let app = || {
+        let app = shared.clone();
+        warp::any().map(move || app.clone())
+    };
+    let charges = warp::path!("charges")
+        .and(post())
+        .and(key())
+        .and(app())
+        .and(warp::body::json())
+        .then(|key, app, order| detached(charge(key, app, order)))
+        .boxed();
+    let nested = |first: &'static str| {
+        warp::path::path(first)
+            .and(text!(app(), "echo", echo))
+            .boxed()
+    };
+    let other = |first: &'static str| warp::path::path(first);
+    let guarded = warp::path!("guarded")
+        .and(header("authorization"))
+        .and(key())
+        .and(app())
+        .and(body())
+        .then(|login: Option<String>, key, app, body| async move {
+            match login {
+                Some(_) => detached(guarded(key, app, body)).await,
+                None => warp::Reply::into_response(StatusCode::UNAUTHORIZED),
+            }
+        })
+        .boxed();
+    let scoped = warp::path!("scoped")
+        .and(header("x-tenant"))
+        .and(key())
+        .and(app())
+        .and(body())
+        .then(|tenant: Option<String>, key, app, body| async move {
+            match tenant {
+                Some(tenant) => detached(scoped(tenant, key, app, body)).await,
+                None => warp::Reply::into_response(StatusCode::UNAUTHORIZED),
+            }
+        })
+        .boxed();
+    [
+        text!(app(), "echo", echo),
+        other("echo").and(text!(app(), "other", echo)).boxed(),
+        text!(app(), "refunds", refund),
+        guarded,
+        text!(app(), "slow", slow),
+        other("slow").and(text!(app(), "other", slow)).boxed(),
+        text!(app(), "waiting", waiting),
+        text!(app(), "panics-once", panics_once),
+        text!(app(), "panics-and-refuses", panics_and_refuses),
+        text!(app(), "status", status),
+        text!(app(), "nothing-happened", nothing_happened),
+        scoped,
+        text!(app(), "respond", respond),
+        nested("v1"),
+        nested("v2"),
+    ]
+    .into_iter()
+    .fold(charges, |all, one| all.or(one).unify().boxed())
+}
+
+fn body() -> impl Filter<Extract = (String,), Error = Rejection> + Clone {
+    warp::body::bytes().map(|body: bytes::Bytes| String::from_utf8_lossy(&body).into_owned())
+}
+
+fn header(
+    name: &'static str,
+) -> impl Filter<Extract = (Option<String>,), Error = Rejection> + Clone {
+    warp::header::optional(name)
+}
+
+impl warp::Reply for app::Reply {
+    fn into_response(self) -> warp::reply::Response {
+        let mut response = match self.body {
+            Content::Whole(bytes) => Response::new(bytes.into()),
+            Content::Streamed {
+                chunks: of,
+                endless,
+            } => warp::reply::stream(chunks(of, endless)).into_response(),
+        };
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap();
+        for (name, value) in self.headers {
+            let value = http::HeaderValue::from_bytes(&value).unwrap();
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn charge(key: IdempotencyKey, app: App, order: Order) -> Reply {
+    Reply::of(app.works.charge(order))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn echo(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.echo(&body))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn refund(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.echo(&body))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn guarded(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.echo(&body))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn slow(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.slow(&body).await)
+}
+
+#[idempotent(key = key, ttl = "24h", in_flight = "wait 5s", skip(app), engine = app.engine)]
+async fn waiting(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.slow(&body).await)
+}
+
+#[idempotent(key = key, ttl = "24h", in_flight = "wait 5s", skip(app), engine = app.engine)]
+async fn panics_once(key: IdempotencyKey, app: App, _body: String) -> Reply {
+    Reply::of(app.works.panic_once().await)
+}
+
+#[idempotent(
+    name = "warp.refusing", key = key, ttl = "24h", on_crash = "refuse",
+    skip(app), engine = app.engine
+)]
+async fn panics_and_refuses(key: IdempotencyKey, app: App, _body: String) -> Reply {
+    Reply::of(app.works.panic_always())
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn status(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.status(&body))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn nothing_happened(key: IdempotencyKey, app: App, _body: String) -> Reply {
+    Reply::of(app.works.release())
+}
+
+#[idempotent(key = key, scope = tenant, ttl = "24h", skip(app), engine = app.engine)]
+async fn scoped(tenant: String, key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.tenant(&tenant, &body))
+}
+
+#[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
+async fn respond(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.respond(&body))
+}
