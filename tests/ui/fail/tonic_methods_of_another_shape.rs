@@ -1,0 +1,39 @@
+use idem::tonic::idempotent;
+use tonic::{Request, Response, Status};
+
+#[derive(Clone)]
+struct Shop;
+
+impl Shop {
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    async fn exclusive(&mut self, request: Request<u64>) -> Result<Response<u64>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    async fn without(&self) -> Result<Response<u64>, Status> {
+        Ok(Response::new(1))
+    }
+
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    async fn two(&self, request: Request<u64>, _: u64) -> Result<Response<u64>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    async fn nothing(&self, request: Request<u64>) {
+        let _ = request;
+    }
+
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    fn not_async(&self, request: Request<u64>) -> Result<Response<u64>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    async fn no_response(&self, request: Request<u64>) -> Result<u64, Status> {
+        Ok(request.into_inner())
+    }
+}
+
+fn main() {}
