@@ -91,7 +91,8 @@ fn build(
     let place = Place::of(&request.ty);
     let path = place.put(quote!(#private::Call::of));
     let planned = Ident::new("__idem_plan", Span::mixed_site());
-    let arguments = place.parenthesize(&quote!(#planned, &#name));
+    let message = place.put(quote!(&#name));
+    let arguments = place.parenthesize(&quote!(#planned, #message));
     let call = quote! {{
         #statements
         let #planned = #plan;
@@ -167,10 +168,12 @@ fn cloned(
 ) -> (TokenStream, TokenStream) {
     let place = Place::of(receiver);
     let path = place.put(quote!(#private::service));
+    let this_token = &receiver.self_token;
     let (value, used) = if is_reference(receiver).is_some() {
-        (quote!(self), quote!(&#service))
+        (quote!(#this_token), quote!(&#service))
     } else {
-        (quote!(&self), quote!(#service))
+        let reference = place.put(quote!(&));
+        (quote!(#reference #this_token), quote!(#service))
     };
     let value = place.parenthesize(&value);
     (
