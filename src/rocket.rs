@@ -284,6 +284,7 @@ fn headers(lines: &rocket::http::HeaderMap<'_>) -> HeaderMap {
         .collect()
 }
 
+#[diagnostic::do_not_recommend]
 impl<Errors> Replayable<Errors> for Reply<'_> {
     fn verdict(&self) -> Verdict {
         verdict_of_installed(self.head())
@@ -345,6 +346,7 @@ impl fmt::Debug for Reply<'_> {
 #[derive(Debug)]
 pub enum ViaRocket {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize> Fingerprintable<ViaRocket> for Json<T> {
     type Counted = T;
 
@@ -353,6 +355,7 @@ impl<T: Serialize> Fingerprintable<ViaRocket> for Json<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize> Fingerprintable<ViaRocket> for Form<T> {
     type Counted = T;
 

@@ -226,6 +226,7 @@ fn read(mut body: Body) -> (Content, Body) {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Errors> Replayable<Errors> for Reply {
     fn verdict(&self) -> Verdict {
         verdict_of_installed(self.head())
