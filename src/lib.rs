@@ -13,10 +13,10 @@ mod handler;
 pub mod http;
 #[cfg(feature = "poem")]
 pub mod poem;
-#[cfg(feature = "salvo")]
-pub mod salvo;
 #[cfg(feature = "rocket")]
 pub mod rocket;
+#[cfg(feature = "salvo")]
+pub mod salvo;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 #[cfg(feature = "warp")]
