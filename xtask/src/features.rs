@@ -77,11 +77,18 @@ const FEATURES: &[Feature] = &[
     },
     Feature {
         name: "warp",
-        brings: &["warp", "http", "http-body"],
+        brings: &["warp", "http", "http-body", "tower-service"],
     },
     Feature {
         name: "tonic",
-        brings: &["tonic", "prost", "http", "http-body"],
+        brings: &[
+            "tonic",
+            "prost",
+            "http",
+            "http-body",
+            "tower-layer",
+            "tower-service",
+        ],
     },
     Feature {
         name: "metrics",
