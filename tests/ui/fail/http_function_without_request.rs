@@ -12,7 +12,7 @@ async fn nothing() -> Response<Full<Bytes>> {
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn unnamed(request: Request<Bytes>) -> Response<impl http_body::Body<Data = Bytes>> {
-    request.map(Full::new).into_parts().1.into()
+    Response::new(Full::new(request.into_body()))
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
