@@ -27,20 +27,32 @@ impl Drop for Example {
     }
 }
 
+/// Builds it, and calls it.
+fn call(name: &str) -> Command {
+    let built = Command::new(env!("CARGO"))
+        // With everything that the tests are built with, so that nothing is built twice.
+        .args(["build", "--quiet", "--workspace", "--all-features"])
+        .args(["--example", name])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    // tests run in target/<profile>/deps, examples in target/<profile>/examples.
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().unwrap().parent().unwrap();
+    Command::new(profile.join("examples").join(name))
+}
+
+/// Runs one that ends by itself, and gives what it prints.
+pub fn run(name: &str) -> String {
+    let output = call(name).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
 impl Example {
-    /// Builds it, and starts it on any free port.
+    /// Starts it on any free port.
     pub fn start(name: &str, options: &[&str]) -> Self {
-        let built = Command::new(env!("CARGO"))
-            // With everything that the tests are built with, so that nothing is built twice.
-            .args(["build", "--quiet", "--workspace", "--all-features"])
-            .args(["--example", name])
-            .status()
-            .unwrap();
-        assert!(built.success());
-        // tests run in target/<profile>/deps, examples in target/<profile>/examples.
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().unwrap().parent().unwrap();
-        let mut process = Command::new(profile.join("examples").join(name))
+        let mut process = call(name)
             .args(["--port", "0"])
             .args(options)
             .stdout(Stdio::piped())
