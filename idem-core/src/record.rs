@@ -87,6 +87,15 @@ impl RecordId {
         Self(hash.finalize().into())
     }
 
+    /// What is under this id in one place of several.
+    pub(crate) fn within(&self, place: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"idem place 1");
+        hash.update(self.0);
+        hash.update(place);
+        Self(hash.finalize().into())
+    }
+
     /// The id's bytes, as a store keeps them.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

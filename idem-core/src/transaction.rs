@@ -21,6 +21,11 @@ pub trait Transactional: Send + Sync + 'static {
     /// A short name for logs and errors, such as `"postgres"`. Never an address.
     fn name(&self) -> &'static str;
 
+    /// Bytes that no other database has which bodies of this process write to: a tenant's own, say.
+    /// Calls under one key meet in the process, and are answered from its cache, only where these
+    /// are equal. They are neither stored nor shown.
+    fn place(&self) -> Vec<u8>;
+
     /// Begins a transaction and claims in it. Of transactions that claim one record at a time,
     /// at most one acquires it; the others are told, and wait for nothing.
     ///

@@ -22,4 +22,12 @@ mod url;
 #[derive(Clone, Copy, Debug)]
 pub struct Sqlx;
 
+/// What tells a pool's database from every other: the pool itself, because what it does with each
+/// new connection may lead elsewhere, and what it connects to, because when a pool is gone another
+/// one may be where it was.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn place_of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, target: impl std::fmt::Debug) -> Vec<u8> {
+    format!("{:p} {target:?}", std::ptr::from_ref(pool.options())).into_bytes()
+}
+
 pub use url::{ConnectError, connect};

@@ -41,6 +41,9 @@ pub(crate) struct Call {
     pub(crate) operation: Cow<'static, str>,
     pub(crate) policy: Policy,
     pub(crate) id: RecordId,
+    /// By what calls of this process meet: the record's id, but for one in a database that a
+    /// transaction names, which others may keep under the same id.
+    pub(crate) meets_by: RecordId,
     pub(crate) fingerprint: Fingerprint,
 }
 
@@ -211,7 +214,7 @@ async fn decide<L: Leader>(
         // A body that calls its own operation under its own key would wait for itself.
         return Err(in_flight(engine));
     }
-    match engine.inner.cache.find(&call.id, &call.fingerprint) {
+    match engine.inner.cache.find(&call.meets_by, &call.fingerprint) {
         Some(Cached::Outcome(outcome)) => {
             if let Some(begun) = finally(replay(&outcome, false)) {
                 return begun;
@@ -222,7 +225,7 @@ async fn decide<L: Leader>(
     }
     let patience = Patience::of(&call.policy);
     loop {
-        let decided = match engine.inner.flights.enter(call.id, call.fingerprint) {
+        let decided = match engine.inner.flights.enter(call.meets_by, call.fingerprint) {
             Entry::Leader(flight) => leader.lead(patience, flight).await,
             Entry::Duplicate(flight) => join(engine, call, patience, &flight).await,
         };
@@ -377,7 +380,7 @@ pub(super) fn conclude<Run>(
         } => {
             let until = retention_left.and_then(|left| sent.checked_add(left));
             let cache = &engine.inner.cache;
-            cache.keep(call.id, call.fingerprint, outcome.clone(), until);
+            cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
             let decided = replay(&outcome, waited);
             flight.end(Ending::Outcome(outcome));
             decided

@@ -105,7 +105,7 @@ impl Held {
                 let call = &self.call;
                 let until = self.ended.and_then(|at| at.checked_add(call.policy.ttl));
                 let cache = &self.engine.inner.cache;
-                cache.keep(call.id, call.fingerprint, outcome.clone(), until);
+                cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
                 self.flight.end(Ending::Outcome(outcome));
             }
             Change::LeaseLost => {

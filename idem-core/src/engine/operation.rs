@@ -79,6 +79,7 @@ impl Keyed {
             operation: self.operation,
             policy: self.policy,
             id: self.id,
+            meets_by: self.id,
             fingerprint,
         };
         (self.engine, call)
@@ -319,6 +320,7 @@ impl Operation {
             operation: self.name.clone(),
             policy: self.policy,
             id,
+            meets_by: id,
             fingerprint,
         };
         // Freed or begun anew since it was inspected: what crashed is not there any more.

@@ -171,7 +171,8 @@ impl<D: Transactional> KeyedIn<D> {
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Granted<ExecutionIn<D>>, Error> {
         Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let (engine, call) = self.keyed.into_call(fingerprint);
+        let (engine, mut call) = self.keyed.into_call(fingerprint);
+        call.meets_by = call.id.within(&self.database.place());
         let leader = TransactionLeader {
             engine: &engine,
             call: &call,
@@ -346,10 +347,8 @@ impl<D: Transactional> ExecutionIn<D> {
             Settled::Committed => {
                 let until = committing.checked_add(settling.call.policy.ttl);
                 let cache = &settling.engine.inner.cache;
-                let Call {
-                    id, fingerprint, ..
-                } = settling.call;
-                cache.keep(id, fingerprint, outcome.clone(), until);
+                let call = &settling.call;
+                cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
                 flight.end(Ending::Outcome(outcome));
                 EndedIn::Value(value)
             }

@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction, raw_sql};
 
 use super::NAME;
 use super::errors::store_error;
-use crate::Sqlx;
+use crate::{Sqlx, place_of};
 
 const LOOK: &str = include_str!("statements/transaction_look.sql");
 const FINISH: &str = include_str!("statements/transaction_finish.sql");
@@ -47,6 +47,19 @@ impl Transactional for PgTransactions {
 
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn place(&self) -> Vec<u8> {
+        let options = self.0.connect_options();
+        place_of(
+            &self.0,
+            (
+                (options.get_host(), options.get_port()),
+                options.get_socket(),
+                (options.get_username(), options.get_database()),
+                options.get_options(),
+            ),
+        )
     }
 
     async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {

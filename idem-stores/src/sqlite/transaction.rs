@@ -19,7 +19,7 @@ use super::NAME;
 use super::errors::store_error;
 use super::record::Record;
 use super::statements;
-use crate::Sqlx;
+use crate::{Sqlx, place_of};
 
 /// A SQLite database that an operation's transactions are opened in.
 ///
@@ -43,6 +43,10 @@ impl Transactional for SqliteTransactions {
 
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn place(&self) -> Vec<u8> {
+        place_of(&self.0, self.0.connect_options().get_filename())
     }
 
     async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {

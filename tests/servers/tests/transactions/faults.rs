@@ -70,6 +70,10 @@ impl<D: Transactional> Transactional for Faulty<D> {
         self.database.name()
     }
 
+    fn place(&self) -> Vec<u8> {
+        self.database.place()
+    }
+
     async fn begin(&self, claim: &Claim) -> Result<BegunIn<D::Transaction>, StoreError> {
         if self.begins_fail.load(Ordering::SeqCst) > 0 {
             return Err(lost());

@@ -4,5 +4,6 @@
 mod databases;
 mod faults;
 mod handlers;
+mod places;
 mod statements;
 mod suite;
