@@ -78,7 +78,7 @@ fn is_of_the_row(error: &Error) -> bool {
     )
 }
 
-fn of_the_server(error: &Error) -> Option<&PgDatabaseError> {
+pub(super) fn of_the_server(error: &Error) -> Option<&PgDatabaseError> {
     let error = error.as_database_error()?;
     error.try_downcast_ref()
 }

@@ -35,7 +35,10 @@ const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
 /// Some failures end a transaction that its owner goes on to use: what is written then would
 /// commit by itself. With the transaction its savepoint is gone, and this fails before it writes.
-const TRANSACTION_FINISH: &str = concat!("RELEASE idem;\n", on_the_clock!("transaction_finish"));
+const TRANSACTION_FINISH: &str = concat!(
+    "RELEASE idem_rs_before_body;\n",
+    on_the_clock!("transaction_finish")
+);
 static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
 static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
 
@@ -129,7 +132,7 @@ pub(super) async fn complete(
     Ok(changed(&done))
 }
 
-/// The finished record of a transaction that began with the savepoint `idem`; `LeaseLost` where
+/// The finished record of a transaction that began with its savepoint; `LeaseLost` where
 /// another record is in its place.
 ///
 /// # Errors

@@ -13,13 +13,18 @@ use idem_core::{
     BegunIn, Change, Claim, CommitError, Ended, StoreError, TransactionSource, Transactional,
     Writes,
 };
-use sqlx::{Sqlite, SqlitePool, Transaction, raw_sql};
+use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool, Transaction, raw_sql};
 
 use super::NAME;
 use super::errors::store_error;
 use super::record::Record;
 use super::statements;
 use crate::{Sqlx, place_of};
+
+/// The savepoint is what a body's writes are rolled back to. It has no name that a body would give
+/// one of its own: the newest of a name is the one that is rolled back to.
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_rs_before_body";
+const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO idem_rs_before_body";
 
 /// A SQLite database that an operation's transactions are opened in.
 ///
@@ -58,31 +63,49 @@ impl Transactional for SqliteTransactions {
         mut transaction: Self::Transaction,
         ended: &Ended<'_>,
     ) -> Result<(), CommitError> {
-        let rolled_back = |error| CommitError::RolledBack(store_error(error));
-        if ended.writes == Writes::Discard {
-            raw_sql("ROLLBACK TO idem")
-                .execute(&mut *transaction)
-                .await
-                .map_err(rolled_back)?;
-        }
-        let finished =
-            statements::finish(&mut transaction, ended.claim, ended.attempt, &ended.outcome)
-                .await
-                .map_err(rolled_back)?;
-        if finished != Change::Applied {
-            // The body has ended the transaction by itself, and somebody came between.
-            return Err(CommitError::Overtaken);
+        match finish(&mut transaction, ended).await {
+            Ok(Change::Applied) => {}
+            ended => {
+                // Dropped it would do the same, but for what `roll_back` mends.
+                let _ = roll_back(transaction).await;
+                return Err(match ended {
+                    // The body has ended the transaction by itself, and somebody came between.
+                    Ok(_) => CommitError::Overtaken,
+                    Err(error) => CommitError::RolledBack(store_error(error)),
+                });
+            }
         }
         transaction.commit().await.map_err(|error| match error {
             // What SQLite refuses to commit is rolled back when the connection is used again.
-            error @ sqlx::Error::Database(_) => rolled_back(error),
+            error @ sqlx::Error::Database(_) => CommitError::RolledBack(store_error(error)),
             error => CommitError::Unknown(store_error(error)),
         })
     }
 
     async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
-        transaction.rollback().await.map_err(store_error)
+        roll_back(transaction).await.map_err(store_error)
     }
+}
+
+/// Writes the finished record; `LeaseLost` where another one is in its place.
+async fn finish(
+    transaction: &mut Transaction<'static, Sqlite>,
+    ended: &Ended<'_>,
+) -> Result<Change, sqlx::Error> {
+    if ended.writes == Writes::Discard {
+        raw_sql(ROLLBACK_TO_SAVEPOINT)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    statements::finish(transaction, ended.claim, ended.attempt, &ended.outcome).await
+}
+
+/// Rolls back, also where SQLite has done so by itself. Then there is nothing to roll back, which
+/// fails, and the driver would go on to count a transaction on the connection. So that there is
+/// one, it is begun; where there is one already, that fails and changes nothing.
+async fn roll_back(mut transaction: Transaction<'static, Sqlite>) -> Result<(), sqlx::Error> {
+    let _ = raw_sql("BEGIN").execute(&mut *transaction).await;
+    transaction.rollback().await
 }
 
 async fn begin(
@@ -94,8 +117,15 @@ async fn begin(
     if let Some(answer) = answer {
         return Ok(BegunIn::Answered(answer));
     }
-    // The savepoint is what a body's writes are rolled back to.
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE; SAVEPOINT idem").await?;
+    let mut connection = pool.acquire().await?;
+    // SQLite rolls some transactions back by itself: when the disk is full, or as a statement asks
+    // for. The driver goes on to count them, and begins none on such a connection any more.
+    while connection.is_in_transaction() {
+        connection.close().await?;
+        connection = pool.acquire().await?;
+    }
+    // What `Pool::begin_with` does.
+    let mut transaction = Transaction::begin(connection, Some(BEGIN.into_sql_str())).await?;
     let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
     let attempt = standing.as_ref().map_or(1, Record::next_attempt);
     match standing.and_then(|record| record.answer(claim)) {

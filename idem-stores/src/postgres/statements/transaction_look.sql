@@ -1,6 +1,6 @@
 -- $1 record, $2 fingerprint
 -- One row: whether this transaction has the record's lock, and what is there.
-SELECT current_setting('idem.locked') = 'true' AS locked,
+SELECT current_setting('idem.locked') <> '' AS locked,
     r.attempt,
     r.fingerprint = $2 AS same,
     r.token IS NULL OR r.lease_until <= now() AS crashed,

@@ -1,7 +1,9 @@
 //! Claims, writes and outcomes in one transaction, on both databases: all of it happens, once, or
 //! nothing does.
 
+mod bodies;
 mod databases;
+mod dropped;
 mod faults;
 mod handlers;
 mod places;

@@ -60,10 +60,10 @@ async fn a_call_adds_a_look_and_an_insert_to_the_bodys_transaction_and_no_second
     let expected = [
         // One message: the lock and the savepoint ride with the BEGIN that the body needs anyway.
         "BEGIN",
-        "SELECT set_config($1, pg_try_advisory_xact_lock($2)::text,",
-        "SAVEPOINT idem",
+        "SELECT set_config($1, CASE",
+        "SAVEPOINT idem_rs_before_body",
         // The look: a round trip.
-        "SELECT current_setting('idem.locked') =",
+        "SELECT current_setting('idem.locked') <>",
         // The body's own.
         "INSERT INTO entries",
         // The outcome: a round trip.
