@@ -116,7 +116,7 @@ impl Connections {
         answer.map_err(store_error)
     }
 
-    /// Uses a connection for as long as it takes, and closes it where that failed.
+    /// Uses a connection for as long as it takes, and closes it where that failed or was dropped.
     pub(super) async fn with<T>(
         &self,
         used: impl AsyncFnOnce(&mut PgConnection) -> Result<T, ConnectError>,
@@ -124,6 +124,7 @@ impl Connections {
         let lent = timeout(self.timeout, self.lend()).await;
         let lent = lent.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let mut loan = lent.map_err(schema_error)?;
+        loan.is_one_statement = false;
         let answer = used(loan.connection().map_err(schema_error)?).await;
         let failed = answer.is_err().then_some(&sqlx::Error::WorkerCrashed);
         loan.ended_with(failed);
@@ -137,6 +138,7 @@ impl Connections {
         };
         Ok(Loan {
             line: Some(line),
+            is_one_statement: true,
             began: Instant::now(),
             timeout: self.timeout,
             runtime: Handle::current(),
@@ -178,6 +180,9 @@ impl Line {
 /// A connection on loan. Where it is dropped without an end, its call was dropped.
 struct Loan {
     line: Option<Line>,
+    /// Nothing of it stays open, whenever its call is dropped. The driver forgets a BEGIN whose
+    /// answer it has not read, and what comes next would be in that transaction.
+    is_one_statement: bool,
     began: Instant,
     timeout: Duration,
     runtime: Handle,
@@ -209,6 +214,10 @@ impl Drop for Loan {
         // Whoever drops a call need not be on the runtime. The driver's pool needs to be, also where
         // the runtime is gone.
         let _context = self.runtime.enter();
+        if !self.is_one_statement {
+            line.discard(began);
+            return;
+        }
         self.runtime.spawn(async move {
             match timeout(limit, line.connection().ping()).await {
                 Ok(Ok(())) => line.give_back(),

@@ -7,8 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
+use idem::stores::postgres::PostgresStore;
 use idem::{Engine, Error, Fingerprint};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 
 use crate::databases::{postgres, sqlite};
 
@@ -127,4 +129,24 @@ async fn sqlite_a_call_that_is_dropped_anywhere_leaves_no_transaction_open() {
         }
     }
     assert!(count("SELECT count(*) FROM entries").await > 0);
+}
+
+#[tokio::test]
+async fn postgres_a_migration_that_is_dropped_anywhere_leaves_no_transaction_open() {
+    let server = tokio::task::spawn_blocking(idem_tests::Postgres::start)
+        .await
+        .unwrap();
+    let watcher = PgPool::connect(&server.url()).await.unwrap();
+    let pool = PgPoolOptions::new().max_connections(1);
+    let pool = pool.connect(&server.url()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone());
+    for polls in (1..12).cycle().take(66) {
+        given_up_after(polls, store.migrate()).await;
+        is_at_rest(&watcher).await;
+        sqlx::raw_sql("DROP TABLE IF EXISTS idem_records, idem_schema")
+            .execute(&watcher)
+            .await
+            .unwrap();
+    }
+    store.migrate().await.unwrap();
 }
