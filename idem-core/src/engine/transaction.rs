@@ -454,7 +454,10 @@ impl<D: Transactional> Settling<D> {
                     });
                 }
                 Ok(BegunIn::Answered(Claimed::Finished { outcome, .. })) => {
-                    return if lost.is_some() && outcome == *ours {
+                    // Equal bytes are an equal answer, whoever has stored them; but for a
+                    // tombstone, which may stand for another answer than this one.
+                    let tells = !matches!(Outcome::decode(ours), Ok(Outcome::NotReplayable(_)));
+                    return if lost.is_some() && tells && outcome == *ours {
                         Settled::Committed
                     } else {
                         Settled::Finished(outcome)

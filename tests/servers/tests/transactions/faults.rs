@@ -407,3 +407,75 @@ async fn sqlite_a_body_whose_transaction_was_rolled_back_under_it_stores_nothing
     assert_eq!(call("other").await.unwrap(), 7);
     assert_eq!(count("SELECT count(*) FROM entries").await, 3);
 }
+
+/// A database whose commit gets lost, and another attempt finishes meanwhile.
+struct Overtaken(PgPool);
+
+impl TransactionSource<Here> for Overtaken {
+    type Database = Overtaken;
+
+    fn database(&self) -> Self::Database {
+        Self(self.0.clone())
+    }
+}
+
+/// An outcome that is too large to be stored.
+fn large(of: &'static str) -> String {
+    of.repeat(2000)
+}
+
+async fn book_large<Via, S: TransactionSource<Via>>(
+    source: &S,
+    of: &'static str,
+) -> Result<String, Error> {
+    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = engine.max_outcome_bytes(1000).build();
+    engine
+        .operation("tests.transactions")
+        .in_flight(InFlight::Wait(Duration::from_secs(30)))
+        .transaction(source)
+        .run("k", request(), |tx| async move { (tx, Ok(large(of))) })
+        .await
+}
+
+#[async_trait]
+impl Transactional for Overtaken {
+    type Transaction = Transaction<'static, Postgres>;
+
+    fn name(&self) -> &'static str {
+        "overtaken"
+    }
+
+    fn place(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
+        self.0.database().begin(claim).await
+    }
+
+    async fn commit(
+        &self,
+        transaction: Self::Transaction,
+        _: &Ended<'_>,
+    ) -> Result<(), CommitError> {
+        drop(transaction);
+        let other = book_large(&self.0, "other").await;
+        assert_eq!(other.unwrap(), large("other"));
+        Err(CommitError::Unknown(lost()))
+    }
+
+    async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
+        self.0.database().roll_back(transaction).await
+    }
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_no_answer_where_the_stored_one_cannot_tell() {
+    let (_server, pool) = postgres(4).await;
+    let refused = book_large(&Overtaken(pool), "one").await;
+    assert!(
+        matches!(refused, Err(Error::NotReplayable(_))),
+        "{refused:?}"
+    );
+}
