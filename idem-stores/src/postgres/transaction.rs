@@ -125,7 +125,9 @@ fn leaves_open(error: &sqlx::Error) -> bool {
     })
 }
 
-/// Advisory locks have 64 bits. Two records that share one are in each other's way, no more.
+/// Advisory locks have 64 bits, and are the database's: the table takes part in them, too, because
+/// tenants may have a schema each, and the same keys. Two records that share one are in each
+/// other's way, no more.
 fn lock_of(id: &RecordId) -> i64 {
     let mut lock = [0; 8];
     lock.copy_from_slice(&id.as_bytes()[..8]);
@@ -139,7 +141,8 @@ async fn begin(
     // The lock comes before BEGIN, which makes it a part of the transaction: where it fails, none
     // has begun. The driver would leave one open.
     let begin = format!(
-        "SELECT set_config('idem.locked', CASE WHEN pg_try_advisory_xact_lock({}) \
+        "SELECT set_config('idem.locked', CASE WHEN pg_try_advisory_xact_lock(\
+         '{}'::bigint # ('idem_records'::regclass::oid::bigint << 32)) \
          THEN 'idem_records'::regclass::oid::text ELSE '' END, true); \
          BEGIN; SAVEPOINT idem_rs_before_body",
         lock_of(&claim.id)
