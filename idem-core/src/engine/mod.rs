@@ -156,26 +156,45 @@ impl Engine {
         call: &'static str,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let store = self.store();
-        let clock = observe::clock();
-        let mut answer = pin!(answer.instrument(observe::store_call(operation, call)));
-        // A store in memory answers at once, and needs no timer.
-        let first_look = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-        let result = match first_look {
-            Poll::Ready(result) => result,
-            Poll::Pending => timeout(after, answer).await.unwrap_or_else(|_| {
-                Err(StoreError::TimedOut {
-                    store: store.name(),
-                    after,
-                })
-            }),
-        };
-        observe::store_call_took(store.name(), call, &clock);
-        if let Err(error) = &result {
-            observe::store_failed(operation, call, error);
-        }
-        result
+        call_of(self.store().name(), after, operation, call, answer).await
     }
+
+    /// A call of another database than the store, as bounded as the store's.
+    async fn database_call<T>(
+        &self,
+        database: &'static str,
+        operation: &str,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let after = self.inner.settings.store_timeout;
+        call_of(database, after, operation, call, answer).await
+    }
+}
+
+/// Waits for an answer of this store, for so long.
+async fn call_of<T>(
+    store: &'static str,
+    after: Duration,
+    operation: &str,
+    call: &'static str,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let clock = observe::clock();
+    let mut answer = pin!(answer.instrument(observe::store_call(operation, call)));
+    // A store in memory answers at once, and needs no timer.
+    let first_look = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+    let result = match first_look {
+        Poll::Ready(result) => result,
+        Poll::Pending => timeout(after, answer)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::TimedOut { store, after })),
+    };
+    observe::store_call_took(store, call, &clock);
+    if let Err(error) = &result {
+        observe::store_failed(operation, call, error);
+    }
+    result
 }
 
 impl fmt::Debug for Engine {

@@ -260,7 +260,9 @@ async fn begin<D: Transactional>(
             answer => answer,
         }
     };
-    engine.store_call(&call.operation, "begin", tries).await
+    engine
+        .database_call(database.name(), &call.operation, "begin", tries)
+        .await
 }
 
 /// The right to run the body once, in a transaction. Dropped, it is rolled back.
@@ -409,7 +411,12 @@ impl<D: Transactional> Settling<D> {
         let rolled_back = self.database.roll_back(transaction);
         let _ = self
             .engine
-            .store_call(&self.call.operation, "roll back", rolled_back)
+            .database_call(
+                self.database.name(),
+                &self.call.operation,
+                "roll back",
+                rolled_back,
+            )
             .await;
     }
 
@@ -417,7 +424,12 @@ impl<D: Transactional> Settling<D> {
         let committed = async { Ok(self.database.commit(transaction, ended).await) };
         let answer = self
             .engine
-            .store_call(&self.call.operation, "commit", committed)
+            .database_call(
+                self.database.name(),
+                &self.call.operation,
+                "commit",
+                committed,
+            )
             .await;
         match answer.unwrap_or_else(|error| Err(CommitError::Unknown(error))) {
             Ok(()) => Settled::Committed,

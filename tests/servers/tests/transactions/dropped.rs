@@ -3,12 +3,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
-use idem::{Engine, Error, Fingerprint};
+use idem::{Engine, EngineBuilder, Error, Fingerprint, StoreError};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
@@ -107,6 +109,41 @@ async fn postgres_a_call_that_is_dropped_anywhere_leaves_no_transaction_open() {
         }
     }
     assert!(count("entries").await > 0, "it was never run to its end");
+}
+
+#[tokio::test]
+async fn postgres_calls_of_a_server_that_stood_still_leave_no_transaction_open() {
+    let (server, pool) = postgres(4).await;
+    let watcher = PgPool::connect(&server.url()).await.unwrap();
+    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = engine.store_timeout(Duration::from_millis(300)).build();
+    let call = async |key: i64| -> Result<i64, Error> {
+        engine
+            .operation("tests.dropped")
+            .transaction(&pool)
+            .run(&key, Fingerprint::of("the request").unwrap(), |tx| async {
+                (tx, Ok(1))
+            })
+            .await
+    };
+    // All connections are open, and rest.
+    for answer in join_all((0..4).map(&call)).await {
+        answer.unwrap();
+    }
+    is_at_rest(&watcher).await;
+    server.pause();
+    for refused in join_all((4..8).map(&call)).await {
+        // Nobody looks for the trouble in another place.
+        let Err(Error::Store(StoreError::TimedOut { store, .. })) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(store, "postgres");
+    }
+    server.resume();
+    is_at_rest(&watcher).await;
+    for key in 4..8 {
+        assert_eq!(call(key).await.unwrap(), 1);
+    }
 }
 
 #[tokio::test]
