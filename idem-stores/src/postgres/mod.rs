@@ -196,7 +196,7 @@ impl PostgresStore {
     /// connection beside the pool is open.
     ///
     /// What the application leaves behind on a connection is in the store's way, too: with `sqlx`
-    /// 0.9 a [`begin`](PgPool::begin) that is dropped before it was answered leaves a transaction
+    /// 0.9 a [`begin`](sqlx::Pool::begin) that is dropped before it was answered leaves a transaction
     /// open there, and what is written in it, records as well, is not committed. Where that may
     /// happen, in handlers that end with their clients say, give the store connections of its own.
     pub fn from_pool(pool: PgPool) -> Self {
