@@ -42,7 +42,9 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// tables to whoever runs the migrations by hand, and `sweep=60s` is how often what has expired is
 /// deleted, or `off`. The others are the driver's: `sslmode`, `sslrootcert`,
 /// `options[search_path]=…`. What a URL does not say comes from the variables of libpq
-/// (`PGHOST`, `PGPASSWORD`) and its password file.
+/// (`PGHOST`, `PGPASSWORD`) and its password file. The store's connections have settings of their
+/// sessions, such as `statement_timeout`, and listen: a pooler in between is to pool sessions, not
+/// transactions.
 ///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or
