@@ -15,6 +15,17 @@ mod capture;
 
 pub use idem_macros::idempotent_axum as idempotent;
 
+/// The method and the route that axum's router has matched, such as `POST /charges/{id}`: an
+/// operation name for `idem::tower::IdempotencyLayer::operation`. For a layer that sees requests
+/// before they are routed, the method alone.
+pub fn matched_route(head: &axum::http::request::Parts) -> String {
+    let route = head.extensions.get::<axum::extract::MatchedPath>();
+    route.map_or_else(
+        || head.method.to_string(),
+        |route| format!("{} {}", head.method, route.as_str()),
+    )
+}
+
 /// What the attribute writes calls to.
 #[allow(
     missing_docs,

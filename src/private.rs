@@ -31,8 +31,8 @@ pub use idem_core::http::DEFAULT_RELEASE;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of the fingerprint",
     label = "this does not implement `serde::Serialize`",
-    note = "over an axum handler use `idem::axum::idempotent`",
-    note = "derive `serde::Serialize`, leave it out with `skip(…)`, or name what must be equal with `fingerprint(…)`"
+    note = "derive `serde::Serialize`, leave it out with `skip(…)`, or name what must be equal with `fingerprint(…)`",
+    note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`"
 )]
 pub trait Fingerprintable<Via> {
     type Counted: Serialize + ?Sized;

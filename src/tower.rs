@@ -73,6 +73,9 @@ struct Settings {
 }
 
 impl IdempotencyLayer {
+    /// The operation name of all requests, unless [`operation`](Self::operation) says another.
+    pub const OPERATION: &'static str = "idem::tower";
+
     /// A layer that keeps finished records for `ttl`, and everything else at its default.
     pub fn new(ttl: Duration) -> Self {
         Self {
@@ -81,7 +84,7 @@ impl IdempotencyLayer {
                 methods: vec![Method::POST, Method::PATCH],
                 key: HeaderName::from_static("idempotency-key"),
                 scope: None,
-                operation: Arc::new(matched_route),
+                operation: Arc::new(|_| Cow::Borrowed(Self::OPERATION)),
                 policy: Policy::new(ttl),
                 release: Cow::Borrowed(DEFAULT_RELEASE),
                 required: true,
@@ -117,9 +120,10 @@ impl IdempotencyLayer {
         self.set(|settings| settings.scope = Some(scope))
     }
 
-    /// The operation name of a request. Unless given: the method and, under axum's router, the
-    /// matched route, such as `POST /charges/{id}`. Where no router leaves its route, all of a
-    /// method are one operation, and a key that is used for two paths is a mismatch.
+    /// The operation name of a request; [`IdempotencyLayer::OPERATION`] for all of them unless
+    /// given, so that a key that is used for two routes or methods is a mismatch. Under axum's
+    /// router `.operation(idem::axum::matched_route)` makes each route and method an operation, with
+    /// keys of its own.
     ///
     /// A name is part of every record's identity and a label in metrics: never derive it from the
     /// path that a client sends.
@@ -168,15 +172,6 @@ impl fmt::Debug for IdempotencyLayer {
             .field("required", &self.settings.required)
             .finish_non_exhaustive()
     }
-}
-
-/// The method, and the route that a router has matched.
-fn matched_route(head: &Parts) -> Cow<'static, str> {
-    #[cfg(feature = "axum")]
-    if let Some(route) = head.extensions.get::<axum::extract::MatchedPath>() {
-        return format!("{} {}", head.method, route.as_str()).into();
-    }
-    head.method.to_string().into()
 }
 
 impl<S> Layer<S> for IdempotencyLayer {

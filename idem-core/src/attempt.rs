@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use crate::observe;
 use crate::record::{RecordId, Token};
 
 tokio::task_local! {
@@ -17,12 +18,18 @@ tokio::task_local! {
 /// The attempt whose body is running on this task.
 ///
 /// Work that the body moves to other tasks does not inherit it: clone it into them. Outside
-/// of a protected body the answer is an attempt of its own that nothing else shares; see
-/// [`Attempt::is_protected`].
+/// of a body the answer is an attempt of its own that nothing else shares, and a warning in the
+/// log; see [`Attempt::is_protected`].
 pub fn attempt() -> Attempt {
-    CURRENT
-        .try_with(Attempt::clone)
-        .unwrap_or_else(|_| Attempt::unprotected())
+    current().unwrap_or_else(|| {
+        observe::outside_of_any_body();
+        Attempt::unprotected()
+    })
+}
+
+/// The attempt whose body is running on this task, if one is.
+pub(crate) fn current() -> Option<Attempt> {
+    CURRENT.try_with(Attempt::clone).ok()
 }
 
 /// One run of a body: its number, its lease, and the keys derived from its record.

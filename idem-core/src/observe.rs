@@ -153,6 +153,10 @@ pub(crate) fn crashed(operation: &str, id: &RecordId, attempt: u32, how: &'stati
     warn!(target: "idem", operation, record = %id, attempt, how, "attempt abandoned; the next claim follows on_crash");
 }
 
+pub(crate) fn outside_of_any_body() {
+    warn!(target: "idem", "`idem::attempt()` was called outside of an idempotent body, where it knows no attempt: take it in the body, and move it into the tasks that the body spawns");
+}
+
 /// When something began; read only where somebody measures.
 pub(crate) struct Clock {
     #[cfg(feature = "metrics")]

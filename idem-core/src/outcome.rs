@@ -224,7 +224,8 @@ pub trait Replayable<Errors>: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored as an outcome",
     label = "this value cannot be stored and given back",
-    note = "derive `serde::Serialize` and `serde::Deserialize` for it"
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it",
+    note = "a `Reply` of a web framework is returned alone, without a `Result`: it holds an error's response as well"
 )]
 pub trait StorableValue: Serialize + DeserializeOwned {}
 

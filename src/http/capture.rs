@@ -31,6 +31,17 @@ pub trait Incoming: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static {
 #[diagnostic::do_not_recommend]
 impl<B> Incoming for B where B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
 
+/// A request's body as an idempotent function takes it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot hold a body that was read whole",
+    label = "the request's body has been read when the function runs",
+    note = "write `http::Request<bytes::Bytes>`; the function that the attribute makes accepts a request with any body"
+)]
+pub trait Taken: From<Vec<u8>> + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<B: From<Vec<u8>> + Send + 'static> Taken for B {}
+
 /// What an idempotent function of a request returns.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no answer of an idempotent function of a request",
@@ -100,7 +111,7 @@ enum RequestBody {
 
 impl<B> Captured<B>
 where
-    B: From<Vec<u8>> + Send + 'static,
+    B: Taken,
 {
     pub fn of(request: Request<impl Incoming>) -> Self {
         let (head, body) = request.into_parts();
@@ -244,7 +255,7 @@ pub struct Admitted<B> {
     request: Captured<B>,
 }
 
-impl<B: From<Vec<u8>> + Send + 'static> Admitted<B> {
+impl<B: Taken> Admitted<B> {
     #[cfg(feature = "tower")]
     pub(crate) fn into_parts(self) -> (handler::Admitted, Captured<B>) {
         (self.admitted, self.request)
@@ -274,7 +285,7 @@ pub struct AdmittedIn<B, D: Transactional> {
     request: Captured<B>,
 }
 
-impl<B: From<Vec<u8>> + Send + 'static, D: Transactional> AdmittedIn<B, D> {
+impl<B: Taken, D: Transactional> AdmittedIn<B, D> {
     /// Runs the function on a task of its own; commits, and answers.
     pub async fn run<F, Fut, R>(self, function: F) -> R::Answer
     where

@@ -71,7 +71,7 @@ impl Keyed {
     /// has the same operation name.
     #[doc(hidden)]
     pub fn is_current(&self) -> bool {
-        crate::attempt::attempt().is_of(&self.id)
+        crate::attempt::current().is_some_and(|attempt| attempt.is_of(&self.id))
     }
 
     pub(super) fn into_call(self, fingerprint: Fingerprint) -> (Engine, Call) {

@@ -74,6 +74,19 @@ fn check_request(item: &Item, arguments: &[&PatType], mistakes: &mut Mistakes) {
             "an idempotent function of a request takes it as its last argument, such as `request: http::Request<Bytes>`",
         );
     }
+    let is_request = |argument: &PatType| match &*argument.ty {
+        Type::Path(path) => (path.path.segments.last()).is_some_and(|last| last.ident == "Request"),
+        _ => false,
+    };
+    if let Some((last, before)) = arguments.split_last()
+        && !is_request(last)
+        && let Some(request) = before.iter().find(|argument| is_request(argument))
+    {
+        mistakes.at(
+            request,
+            "the request is the last argument of an idempotent function of a request",
+        );
+    }
     match &item.sig.output {
         ReturnType::Type(_, ty) if !has_unnamed(ty) => {}
         ReturnType::Type(_, ty) => mistakes.at(

@@ -22,9 +22,16 @@ pub(crate) struct Tower;
 impl Framework for Tower {
     const NAME: &'static str = "tower layer";
     const REFUSING: &'static str = "tower.refusing";
+    const LACKS: &'static [(&'static str, &'static str)] = &[(
+        "an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed",
+        "A layer cannot tell a rejection from an answer: both are judged by their status, and kept.",
+    )];
 
     async fn start(app: App) -> SocketAddr {
-        let layer = || IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60));
+        let layer = || {
+            IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
+                .operation(idem::axum::matched_route)
+        };
         let wait = InFlight::Wait(Duration::from_secs(5));
         let versions = Router::new().route("/echo", post(echo));
         let named = |name: &'static str| layer().operation(move |_| name);
@@ -122,18 +129,8 @@ async fn find_tenant(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// A layer cannot know that a rejection is one: the handler says that nothing happened.
-async fn charge(
-    State(works): State<Works>,
-    order: Result<Json<Order>, axum::extract::rejection::JsonRejection>,
-) -> Response {
-    match order {
-        Ok(Json(order)) => works.charge(order).into_response(),
-        Err(rejection) => {
-            idem::attempt().release();
-            rejection.into_response()
-        }
-    }
+async fn charge(State(works): State<Works>, Json(order): Json<Order>) -> Reply {
+    works.charge(order)
 }
 
 async fn echo(State(works): State<Works>, body: String) -> Reply {

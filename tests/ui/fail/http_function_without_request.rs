@@ -20,4 +20,10 @@ async fn silent(request: Request<Bytes>) {
     drop(request);
 }
 
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn first(request: Request<Bytes>, bank: String) -> Response<Full<Bytes>> {
+    drop(bank);
+    Response::new(Full::new(request.into_body()))
+}
+
 fn main() {}
