@@ -105,7 +105,8 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How often records whose time is over are deleted, at most; every minute unless given.
+    /// How often records whose time is over are deleted, at most; every minute unless given, and a
+    /// millisecond apart at least.
     /// `None` leaves that to [`PostgresStore::sweep`]. Until then they take up room, and nothing
     /// else: they count as absent.
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
@@ -251,8 +252,8 @@ impl PostgresStore {
     }
 
     /// Deletes records whose time is over in the background from now on, in batches, after each
-    /// pause; it is drawn between half of `pause` and all of it, so that processes do not sweep
-    /// at once. Ends with the store's last clone, or when this is called again.
+    /// pause; it is drawn between half of `pause` (a millisecond at least) and all of it, so that
+    /// processes do not sweep at once. Ends with the store's last clone, or when this is called again.
     ///
     /// # Panics
     /// When called outside of a Tokio runtime.

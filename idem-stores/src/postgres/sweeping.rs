@@ -16,6 +16,9 @@ use super::statements;
 /// How many records a batch deletes in the background.
 const BATCH: u32 = 1000;
 
+/// Between two sweeps passes as much at least.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+
 /// How often a sweep begins at the beginning: what a batch could not have is left for the next
 /// one that does.
 const FROM_THE_START: Duration = Duration::from_secs(30 * 60);
@@ -62,6 +65,7 @@ impl Drop for Sweeping {
 }
 
 async fn keep_sweeping(connections: Connections, every: Duration) {
+    let every = every.max(MIN_PAUSE);
     // The index keeps entries of what was deleted for as long as any transaction of the database
     // might still see it: a sweep that began at the beginning would read ever more of them.
     let mut from = None;

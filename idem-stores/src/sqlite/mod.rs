@@ -93,7 +93,8 @@ impl SqliteStoreBuilder {
         self
     }
 
-    /// How often records whose time is over are deleted, about; every minute unless given.
+    /// How often records whose time is over are deleted, about; every minute unless given, and a
+    /// millisecond apart at least.
     /// Until then they take up room, and nothing else: they count as absent.
     pub const fn sweep_every(mut self, pause: Duration) -> Self {
         self.sweep_every = pause;

@@ -262,6 +262,7 @@ fn fail(batch: impl IntoIterator<Item = Write>, error: sqlx::Error) {
 
 /// Deletes what is over, a little at a time: in between, others write.
 async fn sweep(queue: WeakUnboundedSender<Write>, pause: Duration) {
+    let pause = pause.max(Duration::from_millis(1));
     loop {
         sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         loop {
