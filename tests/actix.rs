@@ -189,3 +189,32 @@ async fn an_optional_body_reads_the_body() {
     let (status, body) = twice("/json", "7").await;
     assert_eq!((status, &*body), (StatusCode::OK, "7"));
 }
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn breaks_off(executed: Count) -> HttpResponse {
+    count(&executed);
+    let chunk = ready(Ok::<_, std::convert::Infallible>(web::Bytes::from_static(
+        b"half",
+    )));
+    let half = futures_util::stream::once(chunk);
+    HttpResponse::Ok().body(actix_web::body::SizedStream::new(8, half))
+}
+
+/// Such as a file that someone cuts while it is read.
+#[actix_web::test]
+async fn a_response_that_ends_early_is_never_given_back_as_a_whole_one() {
+    use actix_web::body::{BodySize, MessageBody};
+
+    let executed = Count::new(AtomicU32::new(0));
+    let app = App::new()
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(breaks_off));
+    let app = init_service(app).await;
+    let request = || TestRequest::post().insert_header(("idempotency-key", "a"));
+    let first = call_service(&app, request().to_request()).await;
+    assert_eq!(first.response().body().size(), BodySize::Sized(8));
+    let retry = call_service(&app, request().to_request()).await;
+    assert_eq!(retry.status(), StatusCode::CONFLICT);
+    assert_eq!(executed.load(Ordering::SeqCst), 1);
+}
