@@ -154,6 +154,28 @@ async fn an_unknown_argument_that_reads_the_body_too_early_is_refused_loudly() {
     assert_eq!(executed.load(Ordering::SeqCst), 1);
 }
 
+/// HTTP/2 announces no length, where a client does not know it.
+#[actix_web::test]
+async fn neither_is_one_of_http_2_taken_for_a_request_without_a_body() {
+    let executed = Count::default();
+    let app = App::new()
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(unknown_first));
+    let app = init_service(app).await;
+    for body in ["12345", "another"] {
+        let request = post("/")
+            .version(actix_web::http::Version::HTTP_2)
+            .insert_header(("content-type", "text/plain"))
+            .set_payload(body);
+        let mut request = request.to_request();
+        request.headers_mut().remove("content-length");
+        let response = call_service(&app, request).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!(executed.load(Ordering::SeqCst), 0);
+}
+
 #[actix_web::test]
 async fn a_last_argument_that_authenticates_comes_before_a_replay() {
     let executed = Count::default();
