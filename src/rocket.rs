@@ -120,7 +120,8 @@ impl<'r> IdempotencyKey<'r> {
         }
     }
 
-    /// The key's text, in its one form.
+    /// The key's text, in its one form. It does not say who asks: `key = key`, not `key = key.key()`,
+    /// or another caller with the same key would be given this one's reply.
     ///
     /// # Errors
     /// Why there is none.
@@ -246,12 +247,13 @@ impl<'r> Reply<'r> {
             .unwrap_or(usize::MAX);
         let content = match response.body_mut().size().await {
             Some(length) if length <= limit => match response.body_mut().to_bytes().await {
-                Ok(body) => {
+                // One that ends early is no whole answer.
+                Ok(body) if body.len() == length => {
                     let body = Bytes::from(body);
                     response.set_sized_body(body.len(), Cursor::new(body.clone()));
                     Content::Whole(body)
                 }
-                Err(_) => Content::Broken,
+                Ok(_) | Err(_) => Content::Broken,
             },
             length => Content::Unread(length.map(|length| length as u64)),
         };

@@ -115,7 +115,8 @@ pub fn header(
 pub struct IdempotencyKey(Head);
 
 impl IdempotencyKey {
-    /// The key's text, in its one form.
+    /// The key's text, in its one form. It does not say who asks: `key = key`, not `key = key.key()`,
+    /// or another caller with the same key would be given this one's reply.
     ///
     /// # Errors
     /// Why there is none.
