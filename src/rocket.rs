@@ -65,6 +65,8 @@ use rocket::response::{self, Responder, Response};
 use rocket::serde::json::Json;
 use serde::{Serialize, Serializer};
 
+pub use crate::function::KeyText;
+
 use crate::__private::Fingerprintable;
 
 use crate::function::{
@@ -120,12 +122,11 @@ impl<'r> IdempotencyKey<'r> {
         }
     }
 
-    /// The key's text, in its one form. It does not say who asks: `key = key`, not `key = key.key()`,
-    /// or another caller with the same key would be given this one's reply.
+    /// The key's text, in its one form.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn key(&self) -> Result<&str, KeyError> {
+    pub fn key(&self) -> Result<KeyText<'_>, KeyError> {
         self.head.key()
     }
 

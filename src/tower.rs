@@ -28,6 +28,8 @@
 //! Put what authenticates around it: a layer sees requests before any handler does, and a replay
 //! goes out without one. What the inner service answers is judged by its status, extractors'
 //! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key.
+//! A timeout belongs around the layer as well: one within it stops the handler half-way, and the 408
+//! that it answers with says "not processed".
 
 use std::borrow::Cow;
 use std::fmt;

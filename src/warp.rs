@@ -66,6 +66,8 @@ use serde::{Serialize, Serializer};
 use warp::Filter;
 use warp::filters::path::FullPath;
 
+pub use crate::function::KeyText;
+
 use crate::function::{
     self, Content, Head, given_back, keeps_writes, settings, verdict, verdict_of_installed,
 };
@@ -115,12 +117,11 @@ pub fn header(
 pub struct IdempotencyKey(Head);
 
 impl IdempotencyKey {
-    /// The key's text, in its one form. It does not say who asks: `key = key`, not `key = key.key()`,
-    /// or another caller with the same key would be given this one's reply.
+    /// The key's text, in its one form.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn key(&self) -> Result<&str, KeyError> {
+    pub fn key(&self) -> Result<KeyText<'_>, KeyError> {
         self.0.key()
     }
 }
