@@ -5,6 +5,10 @@
 //! limit, and the fingerprint; the claim; and only when the handler will run, the last
 //! extractor, which reads the body. The handler runs on a task of its own: a client that hangs
 //! up does not stop it.
+//!
+//! So a last extractor does not run for a replay. What authenticates by the body, such as a check of
+//! its signature, belongs in a layer around the handler; or `scope` names what the extractor binds,
+//! such as who has signed, and it runs before the claim.
 
 #[allow(
     missing_debug_implementations,

@@ -1,6 +1,8 @@
 //! What the frameworks share whose handlers use the function form: the key of a request as an
 //! argument, and a response as a value that is stored.
 
+use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -47,22 +49,58 @@ impl Head {
         }
     }
 
-    pub(crate) fn key(&self) -> Result<&str, KeyError> {
-        self.key.as_deref().map_err(|error| *error)
+    pub(crate) fn key(&self) -> Result<KeyText<'_>, KeyError> {
+        let text = self.key.as_deref().map_err(|error| *error)?;
+        let caller = self.caller;
+        Ok(KeyText { text, caller })
     }
 }
 
 impl KeyPart for Head {
     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
-        self.key()?.append_to(key)?;
-        key.set_caller(self.caller);
-        Ok(())
+        self.key()?.append_to(key)
     }
 }
 
 impl Serialize for Head {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.request.to_bytes())
+    }
+}
+
+/// The text of a request's key. As a key, or a part of one, it says who asks, as the whole does.
+#[derive(Clone, Copy)]
+pub struct KeyText<'a> {
+    text: &'a str,
+    caller: Fingerprint,
+}
+
+impl Deref for KeyText<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.text
+    }
+}
+
+impl fmt::Display for KeyText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text)
+    }
+}
+
+/// Shows no content: keys often are personal data.
+impl fmt::Debug for KeyText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyText").finish_non_exhaustive()
+    }
+}
+
+impl KeyPart for KeyText<'_> {
+    fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+        self.text.append_to(key)?;
+        key.set_caller(self.caller);
+        Ok(())
     }
 }
 

@@ -23,8 +23,8 @@ use tracing::Instrument;
 
 use idem_core::{
     Begun, EndedIn, Engine, Error, Execution, ExecutionIn, Fingerprint, FingerprintError,
-    Fingerprinter, Granted, Key, KeyError, Operation, Outcome, Transactional, Unprotected, Verdict,
-    Writes,
+    Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome, Transactional, Unprotected,
+    Verdict, Writes,
 };
 
 use crate::__private::{KeySource, Plan, operation};
@@ -78,13 +78,19 @@ pub(crate) async fn admit(
     if !required && identified.key == Err(KeyError::Missing) {
         return Ok(Admitted {
             permit: Permit::Unprotected(identified.operation.unprotected()),
+            #[cfg(feature = "tower")]
+            lent: Lent::NONE,
             engine: identified.engine,
         });
     }
     let (keyed, counted) = identified.keyed(Operation::keyed)?;
-    if keyed.is_current() {
+    #[cfg(feature = "tower")]
+    let lent = keyed.lend();
+    if keyed.is_lent() {
         return Ok(Admitted {
             permit: Permit::Within,
+            #[cfg(feature = "tower")]
+            lent,
             engine: counted.engine,
         });
     }
@@ -96,7 +102,12 @@ pub(crate) async fn admit(
         Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
         Begun::Replay(outcome) => return Err(given_back(&outcome, engine.http())),
     };
-    Ok(Admitted { permit, engine })
+    Ok(Admitted {
+        permit,
+        #[cfg(feature = "tower")]
+        lent,
+        engine,
+    })
 }
 
 /// Decides whether the handler runs in a transaction of the database.
@@ -202,6 +213,10 @@ pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
     Answered(Response<B>),
     /// It did not run: its last extractor refused, with this response.
     Rejected(Response<CapturedBody<B>>),
+    /// An operation within says that its own attempt runs elsewhere, or has crashed: no answer of
+    /// this one, which nobody may keep.
+    #[cfg(feature = "tower")]
+    Undecided(Response<B>),
     /// An error that is no response. Nobody knows what happened before it.
     Failed(E),
 }
@@ -211,6 +226,8 @@ type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
 /// The right to run the handler.
 pub(crate) struct Admitted {
     permit: Permit,
+    #[cfg(feature = "tower")]
+    lent: Lent,
     engine: Engine,
 }
 
@@ -229,9 +246,14 @@ enum Permit {
 }
 
 impl Admitted {
-    #[cfg(feature = "actix")]
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// For what a layer calls.
+    #[cfg(feature = "tower")]
+    pub(crate) const fn lent(&self) -> Lent {
+        self.lent
     }
 
     /// Runs the handler on the caller's task, which must not end with the client's connection.
@@ -241,10 +263,10 @@ impl Admitted {
         B: Body<Data = Bytes>,
         F: Future<Output = Responded<B, E>>,
     {
-        let Self { permit, engine } = self;
+        let Self { permit, engine, .. } = self;
         let settings = engine.clone();
         let ended = match permit {
-            Permit::Within => return passed(respond).await,
+            Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
                 let body = unprotected.drive(passed(respond));
                 futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(body)).await
@@ -263,10 +285,10 @@ impl Admitted {
         E: Send + 'static,
         F: Future<Output = Responded<B, E>> + Send + 'static,
     {
-        let Self { permit, engine } = self;
+        let Self { permit, engine, .. } = self;
         let settings = engine.clone();
         let ended = match permit {
-            Permit::Within => return passed(respond).await,
+            Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
                 unprotected.drive_detached(Box::pin(passed(respond))).await
             }
@@ -287,6 +309,8 @@ where
     match respond.await {
         Responded::Answered(response) => Ok(response.map(CapturedBody::Passed)),
         Responded::Rejected(response) => Ok(response),
+        #[cfg(feature = "tower")]
+        Responded::Undecided(response) => Ok(response.map(CapturedBody::Passed)),
         Responded::Failed(error) => Err(error),
     }
 }
@@ -306,6 +330,10 @@ where
             (verdict, Ok(response))
         }
         Responded::Rejected(response) => (Verdict::Released, Ok(response)),
+        #[cfg(feature = "tower")]
+        Responded::Undecided(response) => {
+            (Verdict::Crashed, Ok(response.map(CapturedBody::Passed)))
+        }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
     }
 }
@@ -318,7 +346,6 @@ pub(crate) struct AdmittedIn<D: Transactional> {
 }
 
 impl<D: Transactional> AdmittedIn<D> {
-    #[cfg(feature = "actix")]
     pub(crate) const fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -382,8 +409,20 @@ fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
 
 pub(crate) fn refuse(error: &Error, settings: &HttpSettings) -> Response<Bytes> {
     crate::report_misconfiguration(error);
-    Problem::from(error).into_response(settings)
+    let response = Problem::from(error).into_response(settings);
+    #[cfg(feature = "tower")]
+    if matches!(error, Error::InFlight { .. } | Error::OutcomeUnknown { .. }) {
+        let mut response = response;
+        response.extensions_mut().insert(Undecided);
+        return response;
+    }
+    response
 }
+
+/// Marks a refusal that says nothing of how the operation ends, for a layer around it.
+#[cfg(feature = "tower")]
+#[derive(Clone, Copy)]
+pub(crate) struct Undecided;
 
 fn problem<B: Body<Data = Bytes>>(
     problem: Problem,

@@ -65,6 +65,8 @@ use rocket::response::{self, Responder, Response};
 use rocket::serde::json::Json;
 use serde::{Serialize, Serializer};
 
+pub use crate::function::KeyText;
+
 use crate::__private::Fingerprintable;
 
 use crate::function::{
@@ -124,7 +126,7 @@ impl<'r> IdempotencyKey<'r> {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn key(&self) -> Result<&str, KeyError> {
+    pub fn key(&self) -> Result<KeyText<'_>, KeyError> {
         self.head.key()
     }
 
@@ -246,12 +248,13 @@ impl<'r> Reply<'r> {
             .unwrap_or(usize::MAX);
         let content = match response.body_mut().size().await {
             Some(length) if length <= limit => match response.body_mut().to_bytes().await {
-                Ok(body) => {
+                // One that ends early is no whole answer.
+                Ok(body) if body.len() == length => {
                     let body = Bytes::from(body);
                     response.set_sized_body(body.len(), Cursor::new(body.clone()));
                     Content::Whole(body)
                 }
-                Err(_) => Content::Broken,
+                Ok(_) | Err(_) => Content::Broken,
             },
             length => Content::Unread(length.map(|length| length as u64)),
         };

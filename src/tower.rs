@@ -21,11 +21,15 @@
 //!
 //! It says the same words as the attribute and writes the same records, so that one operation may
 //! move from one to the other, given the same operation name; a handler with the attribute and the
-//! same operation name under the layer runs within the layer's attempt.
+//! same operation name under the layer runs within the layer's attempt. One with another name keeps
+//! a record of its own; where that says that its attempt is in flight or its outcome unknown, the
+//! layer's attempt has none either, and the next one follows `on_crash`.
 //!
 //! Put what authenticates around it: a layer sees requests before any handler does, and a replay
 //! goes out without one. What the inner service answers is judged by its status, extractors'
 //! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key.
+//! A timeout belongs around the layer as well: one within it stops the handler half-way, and the 408
+//! that it answers with says "not processed".
 
 use std::borrow::Cow;
 use std::fmt;
@@ -48,7 +52,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::__private::{KeySource, Plan};
-use crate::handler::{self, CapturedRequest, Responded, whole};
+use crate::handler::{self, CapturedRequest, Responded, Undecided, whole};
 use crate::http::private::{Captured, Incoming};
 
 /// Makes the requests to a service safe to retry, those with the given methods.
@@ -252,9 +256,10 @@ where
                 Err(refusal) => return Ok(whole(refusal)),
             };
             let (admitted, request) = admitted.into_parts();
+            let (lent, engine) = (admitted.lent(), admitted.engine().clone());
             let respond = async move {
-                match request.request().await {
-                    Ok(request) => answered(&mut inner, request).await,
+                match request.request(&engine).await {
+                    Ok(request) => lent.during(answered(&mut inner, request)).await,
                     Err(refusal) => Responded::Rejected(whole(refusal)),
                 }
             };
@@ -291,6 +296,9 @@ where
     R: Body<Data = Bytes>,
 {
     match service.call(request).await {
+        Ok(response) if response.extensions().get::<Undecided>().is_some() => {
+            Responded::Undecided(response)
+        }
         Ok(response) => Responded::Answered(response),
         Err(error) => Responded::Failed(error),
     }

@@ -66,6 +66,8 @@ use serde::{Serialize, Serializer};
 use warp::Filter;
 use warp::filters::path::FullPath;
 
+pub use crate::function::KeyText;
+
 use crate::function::{
     self, Content, Head, given_back, keeps_writes, settings, verdict, verdict_of_installed,
 };
@@ -119,7 +121,7 @@ impl IdempotencyKey {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn key(&self) -> Result<&str, KeyError> {
+    pub fn key(&self) -> Result<KeyText<'_>, KeyError> {
         self.0.key()
     }
 }

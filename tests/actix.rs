@@ -154,6 +154,28 @@ async fn an_unknown_argument_that_reads_the_body_too_early_is_refused_loudly() {
     assert_eq!(executed.load(Ordering::SeqCst), 1);
 }
 
+/// HTTP/2 announces no length, where a client does not know it.
+#[actix_web::test]
+async fn neither_is_one_of_http_2_taken_for_a_request_without_a_body() {
+    let executed = Count::default();
+    let app = App::new()
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(unknown_first));
+    let app = init_service(app).await;
+    for body in ["12345", "another"] {
+        let request = post("/")
+            .version(actix_web::http::Version::HTTP_2)
+            .insert_header(("content-type", "text/plain"))
+            .set_payload(body);
+        let mut request = request.to_request();
+        request.headers_mut().remove("content-length");
+        let response = call_service(&app, request).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!(executed.load(Ordering::SeqCst), 0);
+}
+
 #[actix_web::test]
 async fn a_last_argument_that_authenticates_comes_before_a_replay() {
     let executed = Count::default();
@@ -188,4 +210,33 @@ async fn an_error_is_the_response_that_actix_makes_of_it() {
 async fn an_optional_body_reads_the_body() {
     let (status, body) = twice("/json", "7").await;
     assert_eq!((status, &*body), (StatusCode::OK, "7"));
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn breaks_off(executed: Count) -> HttpResponse {
+    count(&executed);
+    let chunk = ready(Ok::<_, std::convert::Infallible>(web::Bytes::from_static(
+        b"half",
+    )));
+    let half = futures_util::stream::once(chunk);
+    HttpResponse::Ok().body(actix_web::body::SizedStream::new(8, half))
+}
+
+/// Such as a file that someone cuts while it is read.
+#[actix_web::test]
+async fn a_response_that_ends_early_is_never_given_back_as_a_whole_one() {
+    use actix_web::body::{BodySize, MessageBody};
+
+    let executed = Count::new(AtomicU32::new(0));
+    let app = App::new()
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(breaks_off));
+    let app = init_service(app).await;
+    let request = || TestRequest::post().insert_header(("idempotency-key", "a"));
+    let first = call_service(&app, request().to_request()).await;
+    assert_eq!(first.response().body().size(), BodySize::Sized(8));
+    let retry = call_service(&app, request().to_request()).await;
+    assert_eq!(retry.status(), StatusCode::CONFLICT);
+    assert_eq!(executed.load(Ordering::SeqCst), 1);
 }

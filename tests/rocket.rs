@@ -51,6 +51,34 @@ async fn teapot<'r>(key: IdempotencyKey<'r>, shop: &State<Shop>) -> Reply<'r> {
     key.reply(Err::<&str, _>(Status::ImATeapot)).await
 }
 
+/// Such as a file that someone cuts while it is read.
+#[post("/half")]
+#[idempotent(key = key, ttl = "24h", skip(shop), engine = shop.engine)]
+async fn half<'r>(key: IdempotencyKey<'r>, shop: &State<Shop>) -> Reply<'r> {
+    shop.works.execute();
+    key.reply(Half).await
+}
+
+struct Half;
+
+impl<'r> rocket::response::Responder<'r, 'static> for Half {
+    fn respond_to(self, _: &'r Request<'_>) -> rocket::response::Result<'static> {
+        let half = std::io::Cursor::new("half");
+        Ok(rocket::Response::build().sized_body(8, half).finalize())
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_ends_early_is_never_given_back_as_a_whole_one() {
+    let shop = Shop::open();
+    let server = start(&shop).await;
+    let first = server.send(request("/half", "a", "")).await;
+    assert_eq!(first.status(), 500);
+    let retry = server.send(request("/half", "a", "")).await;
+    assert_eq!(support::problem(&retry), "not-replayable");
+    assert_eq!(shop.works.executed(), 1);
+}
+
 #[post("/conflict")]
 #[idempotent(key = key, ttl = "24h", skip(shop), engine = shop.engine)]
 async fn conflict<'r>(key: IdempotencyKey<'r>, shop: &State<Shop>) -> Reply<'r> {
@@ -87,7 +115,7 @@ async fn start(shop: &Shop) -> Server {
     let rocket = rocket::custom(figment)
         .manage(shop.clone())
         .manage(shop.engine.clone())
-        .mount("/", routes![charge, teapot, conflict, scoped])
+        .mount("/", routes![charge, teapot, conflict, half, scoped])
         .register("/", catchers![brew])
         .register("/elsewhere", catchers![other])
         .attach(AdHoc::on_liftoff("port", |rocket| {

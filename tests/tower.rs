@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::Full;
 use idem::Engine;
-use idem::conformance::faults::{FaultyStore, Method};
+use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::tower::IdempotencyLayer;
 use std::sync::Arc;
@@ -206,4 +206,85 @@ async fn an_error_is_no_response_and_the_next_attempt_follows_the_crash_rule() {
     let refused = service.clone().oneshot(request()).await.unwrap();
     assert_eq!(refused.status(), 409);
     assert_eq!(counted.executed(), 1);
+}
+
+/// A handler that calls the router it stands in, once, with its own key and another body.
+#[idem::axum::idempotent(name = "calls itself", key = header("Idempotency-Key"), ttl = "24h")]
+async fn calls_itself(State((works, router)): State<Looping>, body: String) -> String {
+    let number = works.execute();
+    if number > 1 {
+        return format!("{number}: {body}");
+    }
+    let inner = router.get().unwrap().clone();
+    let request = post("/", "a", "another").map(axum::body::Body::from);
+    inner.oneshot(request).await.unwrap().status().to_string()
+}
+
+type Looping = (Works, Arc<std::sync::OnceLock<Router>>);
+
+#[tokio::test]
+async fn a_body_that_calls_its_own_operation_under_its_own_key_is_refused() {
+    for layered in [false, true] {
+        let engine = Engine::new(MemoryStore::new());
+        let looping = Looping::default();
+        let mut router = Router::new()
+            .route("/", route(calls_itself))
+            .layer(Extension(engine.clone()));
+        if layered {
+            let layer = IdempotencyLayer::new(DAY).engine(engine);
+            router = router.layer(layer.operation(|_| "calls itself"));
+        }
+        let router = router.with_state(looping.clone());
+        looping.1.set(router.clone()).unwrap();
+        let server = Server::start(router).await;
+        let response = server.send(post("/", "a", "x")).await;
+        assert_eq!(response.body(), "409 Conflict", "layered: {layered}");
+        assert_eq!(looping.0.executed(), 1);
+    }
+}
+
+#[tokio::test]
+async fn within_a_layer_that_fails_open_the_handler_runs() {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let engine = Engine::builder(store.clone()).fail_open(true).build();
+    let works = Works::default();
+    let router = Router::new()
+        .route("/charges", route(annotated))
+        .layer(moving(&engine))
+        .layer(Extension(engine.clone()))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    store.fail_everything(&Fault::Unavailable);
+    let response = server.send(post("/charges", "a", "x")).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(works.executed(), 1);
+}
+
+#[idem::axum::idempotent(name = "inner", key = header("Idempotency-Key"), ttl = "24h", fingerprint(1))]
+async fn inner(State(works): State<Works>) -> String {
+    works.stop_here().await;
+    format!("{}", works.execute())
+}
+
+#[tokio::test]
+async fn an_attempt_elsewhere_of_an_operation_within_is_no_final_answer() {
+    let engine = Engine::new(MemoryStore::new());
+    let works = Works::default();
+    let direct = Router::new()
+        .route("/", route(inner))
+        .layer(Extension(engine.clone()))
+        .with_state(works.clone());
+    let layer = IdempotencyLayer::new(DAY).engine(engine.clone());
+    let layered = direct.clone().layer(layer);
+    let (direct, layered) = (Server::start(direct).await, Server::start(layered).await);
+    let running = tokio::spawn(direct.send(post("/", "a", "x")));
+    works.started().await;
+    let refused = layered.send(post("/", "a", "x")).await;
+    assert_eq!(problem(&refused), "in-flight");
+    works.let_go();
+    assert_eq!(running.await.unwrap().body(), "1");
+    // The layer's own record says nothing of how that ended.
+    let answer = layered.send(post("/", "a", "x")).await;
+    assert_eq!(answer.body(), "1");
+    assert_eq!(works.executed(), 1);
 }

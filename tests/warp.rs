@@ -119,3 +119,27 @@ async fn within_a_scope_a_new_token_is_the_same_request() {
     assert!(is_replay(&replay));
     assert_eq!(replay.body(), first.body());
 }
+
+#[idempotent(key = ("text", key.key()), ttl = "24h", skip(shop), engine = shop.engine)]
+async fn keyed_by_text(key: IdempotencyKey, shop: Shop) -> Reply {
+    let text = key.key().unwrap().to_uppercase();
+    Reply::of(format!("{text} {}", shop.works.execute()))
+}
+
+#[tokio::test]
+async fn a_keys_text_says_who_asks_too() {
+    let shop = Shop::open();
+    let shared = shop.clone();
+    let route = idem::warp::key().then(move |key| {
+        let answer = keyed_by_text(key, shared.clone());
+        idem::warp::detached(answer)
+    });
+    for (caller, status) in [("alice", 200), ("bob", 422), ("alice", 200)] {
+        let request = warp::test::request()
+            .header("idempotency-key", "a")
+            .header("authorization", caller);
+        let answer = request.reply(&route).await;
+        assert_eq!(answer.status(), status, "{caller}");
+    }
+    assert_eq!(shop.works.executed(), 1);
+}

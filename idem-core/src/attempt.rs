@@ -1,6 +1,7 @@
 //! What a body can know of the attempt it runs in.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +14,35 @@ use crate::record::{RecordId, Token};
 
 tokio::task_local! {
     pub(crate) static CURRENT: Attempt;
+
+    /// The record whose attempt a layer has lent to what it calls.
+    static LENT: Option<RecordId>;
+}
+
+/// An attempt that a layer lends to the handler within, which has the same operation name: it
+/// runs as a part of it. A handler lends to nobody: if its body calls its own operation under its
+/// own key, that is another call.
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct Lent(Option<RecordId>);
+
+impl Lent {
+    /// To nobody.
+    pub const NONE: Self = Self(None);
+
+    pub(crate) const fn of(id: RecordId) -> Self {
+        Self(Some(id))
+    }
+
+    pub(crate) fn includes(id: &RecordId) -> bool {
+        LENT.try_with(|lent| lent.as_ref() == Some(id))
+            .unwrap_or(false)
+    }
+
+    /// Runs what it is lent to.
+    pub async fn during<F: Future>(self, within: F) -> F::Output {
+        LENT.scope(self.0, within).await
+    }
 }
 
 /// The attempt whose body is running on this task.

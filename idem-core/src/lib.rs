@@ -24,6 +24,8 @@ pub mod conformance;
 #[cfg(feature = "http")]
 pub mod http;
 
+#[doc(hidden)]
+pub use attempt::Lent;
 pub use attempt::{Attempt, attempt};
 pub use detached::detached;
 pub use engine::{

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header;
+use actix_web::http::{Version, header};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, Responder};
 use bytes::Bytes;
@@ -68,7 +68,13 @@ impl<B> FromRequest for Captured<B> {
 fn announces_body(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH);
-    length.is_some_and(|length| length != "0") || headers.contains_key(header::TRANSFER_ENCODING)
+    // Since HTTP/2 a body of unknown length is announced by nothing but its type.
+    let by_type = length.is_none()
+        && request.version() >= Version::HTTP_2
+        && headers.contains_key(header::CONTENT_TYPE);
+    by_type
+        || length.is_some_and(|length| length != "0")
+        || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// The last extractor of a handler that has none.

@@ -11,9 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
-};
+use idem_core::http::{BodyError, CapturedBody, Problem, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 
 use crate::__private::Plan;
@@ -168,11 +166,10 @@ where
         })
     }
 
-    pub(crate) async fn request(self) -> Result<Request<B>, Response<Bytes>> {
+    /// With its body, which the engine that admitted it bounds.
+    pub(crate) async fn request(self, engine: &Engine) -> Result<Request<B>, Response<Bytes>> {
         let mut request = self.inner;
-        let settings = handler::engine_of(&*request);
-        let fallback = HttpSettings::default();
-        let settings = settings.as_ref().map_or(&fallback, Engine::http);
+        let settings = engine.http();
         let body = request.read(settings.request_limit()).await;
         let body = body.map_err(|error| Problem::from(error).into_response(settings))?;
         let Inner { head, .. } = *request;
@@ -269,8 +266,9 @@ impl<B: Taken> Admitted<B> {
         R: Respond<Body: Body<Error: Send> + Send + 'static, Error: Send + 'static>,
     {
         let Self { admitted, request } = self;
+        let engine = admitted.engine().clone();
         let respond = async move {
-            match request.request().await {
+            match request.request(&engine).await {
                 Ok(request) => responded(Box::pin(function(request)).await),
                 Err(rejection) => Responded::Rejected(whole(rejection)),
             }
@@ -294,8 +292,9 @@ impl<B: Taken, D: Transactional> AdmittedIn<B, D> {
         R: Respond<Body: Body<Error: Send> + Send + 'static, Error: Send + 'static>,
     {
         let Self { admitted, request } = self;
+        let engine = admitted.engine().clone();
         let respond = move |transaction| async move {
-            let request = match request.request().await {
+            let request = match request.request(&engine).await {
                 Ok(request) => request,
                 Err(rejection) => return (transaction, Responded::Rejected(whole(rejection))),
             };

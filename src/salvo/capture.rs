@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
 use idem_core::http::{
     BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
 };
@@ -95,7 +95,9 @@ impl Captured {
             body,
         };
         match &captured.body {
-            Held::Cached(bytes) if bytes.is_empty() && announces_body(&captured.headers) => {
+            Held::Cached(bytes)
+                if bytes.is_empty() && announces_body(request.version(), &captured.headers) =>
+            {
                 // Its fingerprint would be that of no body at all.
                 tracing::error!(
                     target: "idem",
@@ -151,9 +153,12 @@ impl Captured {
     }
 }
 
-fn announces_body(headers: &HeaderMap) -> bool {
+fn announces_body(version: Version, headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH);
-    length.is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+    // Since HTTP/2 a body of unknown length is announced by nothing but its type.
+    let by_type =
+        length.is_none() && version >= Version::HTTP_2 && headers.contains_key(CONTENT_TYPE);
+    by_type || length.is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
 }
 
 impl CapturedRequest for Captured {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use idem_core::{Error, Outcome, Undecodable, Verdict};
+use idem_core::{Error, NotReplayable, Outcome, Undecodable, Verdict};
 use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Response, Status};
@@ -49,6 +49,10 @@ pub(super) fn verdict<N: Message>(
             ..Stored::default()
         },
         Err(status) => {
+            if status.code() == Code::Ok {
+                // An error that says that it is none has no message to give back.
+                return Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured));
+            }
             let code = i32::from(status.code());
             if release.iter().any(|released| i32::from(*released) == code) {
                 return Verdict::Released;
@@ -112,4 +116,23 @@ pub(super) fn replay<N: Message + Default>(
             metadata,
         )),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_never_comes_back_as_a_message() {
+        for code in (0..=16).map(Code::from_i32) {
+            let answer: Result<Response<Line>, _> = Err(Status::new(code, "why"));
+            let Verdict::Final(outcome) = verdict(&answer, &[]) else {
+                panic!("{code:?} is final");
+            };
+            match replay::<Line>(&outcome) {
+                Ok(replay) => assert_eq!(replay.unwrap_err().code(), code),
+                Err(_) => assert_eq!(code, Code::Ok),
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ pub(super) fn router() -> Router {
         .push(Router::with_path("read").hoop(read_before).post(form))
         .push(Router::with_path("form").post(form))
         .push(Router::with_path("taken").hoop(take_before).post(form))
+        .push(Router::with_path("parsed").hoop(parse_before).post(form))
 }
 
 async fn assert_runs_once(path: &str, body: &str) -> Answer {
@@ -127,6 +128,13 @@ async fn read_before(req: &mut Request) {
     req.payload().await.unwrap();
 }
 
+/// As a hoop behind HTTP/2 does, where no length is announced.
+#[handler]
+async fn parse_before(req: &mut Request) {
+    *req.version_mut() = salvo::http::Version::HTTP_2;
+    req.form_data().await.unwrap();
+}
+
 #[handler]
 async fn take_before(req: &mut Request) {
     drop(req.take_body());
@@ -163,5 +171,17 @@ async fn a_body_that_a_hoop_has_taken_is_no_request_without_a_body() {
     let headers = [("idempotency-key", "a"), ("content-length", "6")];
     let answer = server.send("/taken", &headers, "name=y").await;
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(server.shop.runs(), 0);
+}
+
+#[tokio::test]
+async fn neither_is_one_that_a_hoop_has_parsed() {
+    let server = server();
+    let kind = "application/x-www-form-urlencoded";
+    let headers = [("idempotency-key", "a"), ("content-type", kind)];
+    for body in ["name=y", "name=z"] {
+        let answer = server.send("/parsed", &headers, body).await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
     assert_eq!(server.shop.runs(), 0);
 }

@@ -8,6 +8,7 @@ use super::begin::{Begun, Call, Unprotected, begin};
 use super::policy::{InFlight, Policy};
 use super::transaction::InTransaction;
 use super::{Engine, Settlement};
+use crate::attempt::Lent;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
@@ -67,11 +68,17 @@ impl Keyed {
         begin(&engine, &call).await
     }
 
-    /// Whether the attempt of this very record is running here: a layer around a handler that
-    /// has the same operation name.
+    /// Whether this record's attempt is lent to what runs here, by a layer of the same operation
+    /// name.
     #[doc(hidden)]
-    pub fn is_current(&self) -> bool {
-        crate::attempt::current().is_some_and(|attempt| attempt.is_of(&self.id))
+    pub fn is_lent(&self) -> bool {
+        Lent::includes(&self.id)
+    }
+
+    /// For a layer, which lends its attempt.
+    #[doc(hidden)]
+    pub const fn lend(&self) -> Lent {
+        Lent::of(self.id)
     }
 
     pub(super) fn into_call(self, fingerprint: Fingerprint) -> (Engine, Call) {

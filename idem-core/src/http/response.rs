@@ -88,7 +88,7 @@ where
             Some(length) if length > max_bytes as u64 => {
                 passed(NotReplayable::TooLarge, CapturedBody::Passed(body))
             }
-            Some(_) => match body.collect().await {
+            Some(length) => match body.collect().await {
                 Err(error) => passed(
                     NotReplayable::NotCaptured,
                     CapturedBody::Broken(Some(error)),
@@ -99,6 +99,12 @@ where
                 ),
                 Ok(whole) => {
                     let whole = whole.to_bytes();
+                    if whole.len() as u64 != length {
+                        // The server breaks off. A whole answer of that length would be another.
+                        let body = CapturedBody::Misannounced(whole.into(), length);
+                        let (verdict, body) = passed(NotReplayable::NotCaptured, body);
+                        return (verdict, Response::from_parts(head, body));
+                    }
                     let outcome = store(status, &head.headers, &whole, settings);
                     (Verdict::Final(outcome), CapturedBody::Whole(whole.into()))
                 }
@@ -182,6 +188,9 @@ pub enum CapturedBody<B: Body<Data = Bytes>> {
     Whole(Full<Bytes>),
     /// Read whole, with trailers, which are not stored.
     WithTrailers(Collected<Bytes>),
+    /// Read whole, and of another length than it had announced, which it still announces: the
+    /// server breaks off as it would have done.
+    Misannounced(Full<Bytes>, u64),
     /// Not read.
     Passed(B),
     /// It failed while it was read: the first caller sees that failure.
@@ -200,12 +209,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.get_mut() {
-            Self::Whole(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+            Self::Whole(body) | Self::Misannounced(body, _) => {
+                match Pin::new(body).poll_frame(cx) {
+                    Poll::Ready(frame) => {
+                        Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+                    }
+                    Poll::Pending => Poll::Pending,
                 }
-                Poll::Pending => Poll::Pending,
-            },
+            }
             Self::WithTrailers(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => {
                     Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
@@ -220,6 +231,7 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_end_stream(),
+            Self::Misannounced(..) => false,
             Self::WithTrailers(body) => body.is_end_stream(),
             Self::Passed(body) => body.is_end_stream(),
             Self::Broken(error) => error.is_none(),
@@ -229,9 +241,54 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
+            Self::Misannounced(_, announced) => SizeHint::with_exact(*announced),
             Self::WithTrailers(body) => body.size_hint(),
             Self::Passed(body) => body.size_hint(),
             Self::Broken(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Says that it is ten bytes long.
+    struct Ten(Full<Bytes>);
+
+    impl Body for Ten {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(10)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_another_length_than_announced_is_never_a_whole_answer() {
+        for (content, is_kept) in [
+            ("short", false),
+            ("ten  bytes", true),
+            ("too many bytes", false),
+        ] {
+            let response = Response::new(Ten(content.into()));
+            let settings = HttpSettings::new();
+            let (verdict, response) = capture(response, DEFAULT_RELEASE, 1000, &settings).await;
+            let kept = matches!(verdict, Verdict::Final(Outcome::Response(_)));
+            assert_eq!(kept, is_kept, "{content}");
+            let body = response.into_body();
+            assert_eq!(body.size_hint().exact(), Some(10));
+            assert_eq!(body.collect().await.unwrap().to_bytes(), content);
         }
     }
 }

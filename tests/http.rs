@@ -1,0 +1,40 @@
+//! Functions of a request, apart from what the contract's suite shows.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use idem::Engine;
+use idem::http::HttpSettings;
+use idem::http::idempotent;
+use idem::stores::memory::MemoryStore;
+
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    let settings = HttpSettings::new().max_request_bytes(3 * 1024 * 1024);
+    Engine::builder(MemoryStore::new()).http(settings).build()
+});
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", required = false, engine = ENGINE)]
+async fn length(request: Request<Bytes>) -> Response<Full<Bytes>> {
+    let length = request.body().len().to_string();
+    Response::new(Full::new(length.into()))
+}
+
+#[tokio::test]
+async fn the_named_engines_limit_holds_with_and_without_a_key() {
+    let send = async |key: Option<&str>, length: usize| {
+        let mut request = Request::post("/").body(Full::new(Bytes::from(vec![7; length])));
+        let headers = request.as_mut().unwrap().headers_mut();
+        headers.extend(key.map(|key| {
+            let name = http::HeaderName::from_static("idempotency-key");
+            (name, key.parse().unwrap())
+        }));
+        self::length(request.unwrap()).await.status()
+    };
+    let limit = 3 * 1024 * 1024;
+    for key in [Some("a"), None] {
+        assert_eq!(send(key, limit).await, 200, "{key:?}");
+        assert_eq!(send(key, limit + 1).await, 413, "{key:?}");
+    }
+}
