@@ -139,7 +139,11 @@ impl RedisSentinel {
 
     /// Waits until the replica is linked, and every sentinel knows everybody and would act.
     fn wait_until_whole(&self) {
-        wait_until_linked(self.replica(), self.primary());
+        // Asked each time: the sentinels may swap the two once more meanwhile.
+        wait_until("a linked replica", AGREED, || {
+            let primary = self.primary();
+            linked(self.other(primary), primary)
+        });
         for sentinel in &self.sentinels {
             let what = format!(
                 "a whole group in the eyes of the sentinel {}",
@@ -211,21 +215,23 @@ fn whole(sentinel: &Redis) -> Result<(), String> {
     sentinel.ask(&["SENTINEL", "CKQUORUM", NAME]).map(drop)
 }
 
-/// Linked in the eyes of both: before that, a primary keeps its writes to itself.
 fn wait_until_linked(replica: &Redis, primary: &Redis) {
     let what = format!("{} is a linked replica of {}", replica.url(), primary.url());
-    wait_until(&what, AGREED, || {
-        let info = replica.ask(&["INFO", "replication"])?;
-        let has = |field, value: &str| info.field(field).as_deref() == Some(value);
-        let link = has("master_port", &primary.port.to_string()) && has("master_link_status", "up");
-        let primary = primary.ask(&["INFO", "replication"])?;
-        let online = primary
-            .field("slave0")
-            .is_some_and(|it| it.contains("state=online"));
-        if link && online {
-            Ok(())
-        } else {
-            Err(format!("{:?}\n{:?}", info.text(), primary.text()))
-        }
-    });
+    wait_until(&what, AGREED, || linked(replica, primary));
+}
+
+/// Linked in the eyes of both: before that, a primary keeps its writes to itself.
+fn linked(replica: &Redis, primary: &Redis) -> Result<(), String> {
+    let info = replica.ask(&["INFO", "replication"])?;
+    let has = |field, value: &str| info.field(field).as_deref() == Some(value);
+    let link = has("master_port", &primary.port.to_string()) && has("master_link_status", "up");
+    let primary = primary.ask(&["INFO", "replication"])?;
+    let online = primary
+        .field("slave0")
+        .is_some_and(|it| it.contains("state=online"));
+    if link && online {
+        Ok(())
+    } else {
+        Err(format!("{:?}\n{:?}", info.text(), primary.text()))
+    }
 }
