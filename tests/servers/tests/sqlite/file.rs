@@ -7,7 +7,7 @@ use std::time::Duration;
 use idem::stores::sqlite::SqliteStore;
 use idem::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const TTL: Duration = Duration::from_secs(3600);
@@ -62,9 +62,14 @@ impl File {
         number.unwrap()
     }
 
-    /// Waits until no connection is left: SQLite then removes the write-ahead log.
+    /// Waits until no connection is left: the last one takes the write-ahead log along.
     pub(crate) async fn is_closed(&self) {
         while self.0.join("idem.db-wal").exists() {
+            // Of two that close at once each may take the other for the last: one more closes alone.
+            let mut connection = self.connection().await;
+            let look = sqlx::query("SELECT * FROM sqlite_master");
+            look.execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
