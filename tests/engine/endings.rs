@@ -171,6 +171,16 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
         (1, Phase::Running { lease_left: None })
     );
 
+    // Whoever has looked may still not know: it stays as it is, under the next number.
+    assert!(refusing.resolve("charged", Verdict::Crashed).await.unwrap());
+    let found = refusing.inspect("charged").await.unwrap().unwrap();
+    assert_eq!(
+        (found.attempt, found.phase),
+        (2, Phase::Running { lease_left: None })
+    );
+    let refused = must_not_run(&refusing, "charged", request()).await;
+    assert!(matches!(refused, Err(Error::OutcomeUnknown { attempt: 2 })));
+
     let charged = Verdict::Final(Outcome::Value(Bytes::from_static(b"42")));
     assert!(refusing.resolve("charged", charged.clone()).await.unwrap());
     assert_eq!(

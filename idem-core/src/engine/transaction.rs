@@ -15,12 +15,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
-use tracing::Instrument;
 
 use super::begin::{
     Call, Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
 };
-use super::execution::{Settlement, panic_of, settlement};
+use super::execution::{Settlement, settlement};
 use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
 use super::{Engine, Panic};
@@ -364,21 +363,6 @@ impl<D: Transactional> ExecutionIn<D> {
             },
             Settled::Refused(error) => EndedIn::Refused(error),
         })
-    }
-
-    /// Like [`drive`](Self::drive), on a task of its own: dropping this future does not stop the
-    /// body, and its outcome is committed.
-    ///
-    /// # Errors
-    /// The body's panic; everything is rolled back.
-    pub async fn drive_detached<B, F, V>(self, body: B) -> Result<EndedIn<V>, Panic>
-    where
-        B: FnOnce(D::Transaction) -> F + Send + 'static,
-        F: Future<Output = (D::Transaction, Verdict, Writes, V)> + Send + 'static,
-        V: Send + 'static,
-    {
-        let running = tokio::spawn(self.drive(body).in_current_span());
-        running.await.unwrap_or_else(|error| Err(panic_of(error)))
     }
 }
 
