@@ -22,9 +22,9 @@ use idem_core::http::{
 use tracing::Instrument;
 
 use idem_core::{
-    Begun, EndedIn, Engine, Error, Execution, ExecutionIn, Fingerprint, FingerprintError,
-    Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome, Transactional, Unprotected,
-    Verdict, Writes,
+    Begun, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
+    FingerprintError, Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome,
+    Transactional, Unprotected, Verdict, Writes,
 };
 
 use crate::__private::{KeySource, Plan, operation};
@@ -269,13 +269,15 @@ impl Admitted {
             Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
                 let body = unprotected.drive(passed(respond));
-                futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(body)).await
+                let body = std::panic::AssertUnwindSafe(body);
+                let ended = futures_util::FutureExt::catch_unwind(body).await;
+                ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
                 execution.drive(judged(respond, release, engine)).await
             }
         };
-        ended.unwrap_or_else(|_| Ok(problem(Problem::crashed(), settings.http())))
+        ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
     }
 
     /// Runs the handler on a task of its own: a client that hangs up does not stop it.
@@ -290,15 +292,15 @@ impl Admitted {
         let ended = match permit {
             Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
-                unprotected.drive_detached(Box::pin(passed(respond))).await
+                let ended = unprotected.drive_detached(Box::pin(passed(respond)));
+                ended.await.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
                 let body = judged(respond, release, engine);
                 execution.drive_detached(Box::pin(body)).await
             }
         };
-        // The panic's message has gone to the panic hook, and is not for clients.
-        ended.unwrap_or_else(|_| Ok(problem(Problem::crashed(), settings.http())))
+        ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
     }
 }
 
@@ -396,9 +398,18 @@ impl<D: Transactional> AdmittedIn<D> {
         F: Future<Output = (D::Transaction, Responded<B, E>)> + Send + 'static,
     {
         let settings = self.engine.clone();
+        let commit = self.execution.commit_sent();
         let running = tokio::spawn(self.run(handler).in_current_span());
-        let ended = running.await;
-        ended.unwrap_or_else(|_| Ok(problem(Problem::rolled_back(), settings.http())))
+        running.await.unwrap_or_else(|_| {
+            // The runtime shuts down.
+            Ok(problem(
+                match commit.was_sent() {
+                    true => Problem::unsettled(),
+                    false => Problem::rolled_back(),
+                },
+                settings.http(),
+            ))
+        })
     }
 }
 
@@ -429,6 +440,18 @@ fn problem<B: Body<Data = Bytes>>(
     settings: &HttpSettings,
 ) -> Response<CapturedBody<B>> {
     whole(problem.into_response(settings))
+}
+
+/// The answer where a handler has left none.
+fn unanswered<B: Body<Data = Bytes>>(
+    error: &ExecutionError,
+    settings: &HttpSettings,
+) -> Response<CapturedBody<B>> {
+    match error {
+        ExecutionError::NotRun(error) => whole(refuse(error, settings)),
+        // The panic's message has gone to the panic hook, and is not for clients.
+        ExecutionError::Panicked(_) => problem(Problem::crashed(), settings),
+    }
 }
 
 /// An answer that no handler has made.

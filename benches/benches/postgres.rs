@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, postgres as business};
 use idem_benches::crowd::{crowds, paced, two_threads};
@@ -213,15 +213,7 @@ impl Bench<'_> {
 /// As pgbench names it.
 fn claim_of(number: u64) -> Claim {
     let id: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
-    Claim {
-        id: RecordId::from_bytes(id),
-        token: Token::random(),
-        fingerprint: Fingerprint::from_bytes([1; 33]),
-        lease: Duration::from_secs(30),
-        retention: RETENTION,
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    Claim::new(RecordId::from_bytes(id), Fingerprint::from_bytes([1; 33]), Duration::from_secs(30), RETENTION)
 }
 
 type Lines = Arc<Mutex<Vec<PgConnection>>>;
@@ -252,7 +244,7 @@ async fn first_call(store: PostgresStore, claim: Claim) {
     let claimed = store.claim(&claim).await.expect("an answer");
     assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
     let outcome = vec![7; OUTCOME_BYTES].into();
-    let completed = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    let completed = store.complete(&Lease::of(&claim, 1), outcome);
     assert_eq!(completed.await.expect("an answer"), Change::Applied);
 }
 

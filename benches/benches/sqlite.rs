@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, sqlite as business};
 use idem_benches::crowd::{crowds, paced, two_threads};
@@ -158,18 +158,10 @@ async fn insert_and_update(pool: SqlitePool) {
 }
 
 async fn first_call(store: SqliteStore) {
-    let claim = Claim {
-        id: RecordId::from_bytes(rand::random()),
-        token: Token::random(),
-        fingerprint: Fingerprint::from_bytes([1; 33]),
-        lease: Duration::from_secs(30),
-        retention: RETENTION,
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    };
+    let claim = Claim::new(RecordId::from_bytes(rand::random()), Fingerprint::from_bytes([1; 33]), Duration::from_secs(30), RETENTION);
     let claimed = store.claim(&claim).await.expect("an answer");
     assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
     let outcome = vec![7; OUTCOME_BYTES].into();
-    let completed = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    let completed = store.complete(&Lease::of(&claim, 1), outcome);
     assert_eq!(completed.await.expect("an answer"), Change::Applied);
 }

@@ -9,8 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use crate::engine::Call;
+use crate::fingerprint::Fingerprint;
 use crate::observe;
-use crate::record::{RecordId, Token};
+use crate::record::{Lease, RecordId, Token};
 
 tokio::task_local! {
     pub(crate) static CURRENT: Attempt;
@@ -71,42 +73,66 @@ pub struct Attempt {
 struct Shared {
     number: u32,
     id: RecordId,
-    is_protected: bool,
+    /// `None` where no record stands behind the attempt.
+    fingerprint: Option<Fingerprint>,
+    /// The attempt whose body has begun this one.
+    parent: Option<Attempt>,
     released: AtomicBool,
+    /// The store has said that another attempt holds the record.
     lost: AtomicBool,
+    /// The lease was found over once, by this process's clock, whatever was renewed since.
+    broken: AtomicBool,
     /// The body has ended: what its renewal learns from here on says nothing any more.
     ending: AtomicBool,
+    /// The attempt ends without an outcome: nothing of it creates the record again.
+    given_up: AtomicBool,
+    /// A call that may create the record is on its way, or was not answered.
+    late_calls: AtomicBool,
     /// Until when the store has promised the lease, by this process's monotonic clock,
     /// counted from before the request was sent. `None`: there is no lease to lose.
     held_until: Option<Mutex<Instant>>,
 }
 
 impl Attempt {
-    pub(crate) fn protected(number: u32, id: RecordId, held_until: Instant) -> Self {
-        Self::new(number, id, true, Some(held_until))
+    pub(crate) fn protected(
+        number: u32,
+        id: RecordId,
+        fingerprint: Fingerprint,
+        held_until: Instant,
+    ) -> Self {
+        Self::new(number, id, Some(fingerprint), Some(held_until))
     }
 
     /// One that a transaction protects: there is no lease to lose.
-    pub(crate) fn in_transaction(number: u32, id: RecordId) -> Self {
-        Self::new(number, id, true, None)
+    pub(crate) fn in_transaction(number: u32, id: RecordId, fingerprint: Fingerprint) -> Self {
+        Self::new(number, id, Some(fingerprint), None)
     }
 
     /// An attempt without a record behind it; its downstream keys are its own.
     pub(crate) fn unprotected() -> Self {
         let mut id = [0; 32];
         id[..16].copy_from_slice(Token::random().as_bytes());
-        Self::new(1, RecordId::from_bytes(id), false, None)
+        Self::new(1, RecordId::from_bytes(id), None, None)
     }
 
-    fn new(number: u32, id: RecordId, is_protected: bool, held_until: Option<Instant>) -> Self {
+    fn new(
+        number: u32,
+        id: RecordId,
+        fingerprint: Option<Fingerprint>,
+        held_until: Option<Instant>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 number,
                 id,
-                is_protected,
+                fingerprint,
+                parent: current(),
                 released: AtomicBool::new(false),
                 lost: AtomicBool::new(false),
+                broken: AtomicBool::new(false),
                 ending: AtomicBool::new(false),
+                given_up: AtomicBool::new(false),
+                late_calls: AtomicBool::new(false),
                 held_until: held_until.map(Mutex::new),
             }),
         }
@@ -125,18 +151,22 @@ impl Attempt {
     /// that came without a key under `required = false`, and after a store failure under
     /// `fail_open`.
     pub fn is_protected(&self) -> bool {
-        self.shared.is_protected
+        self.shared.fingerprint.is_some()
     }
 
-    /// A key for a call to another service: the same on every attempt of this record,
-    /// different for every label and every record.
+    /// A key for a call to another service: the same on every attempt of this record, different for
+    /// every label, record and request. A key that was freed and comes back with another request
+    /// is another one downstream, too.
     ///
     /// It has the form of a UUID (36 characters), which every provider's limit admits, and
     /// reveals nothing of the client's key. Without protection it is random, per attempt.
     pub fn downstream_key(&self, label: &str) -> String {
         let mut hash = Sha256::new();
-        hash.update(b"idem downstream 1");
+        hash.update(b"idem downstream 2");
         hash.update(self.shared.id.as_bytes());
+        if let Some(fingerprint) = &self.shared.fingerprint {
+            hash.update(fingerprint.to_bytes());
+        }
         hash.update(label);
         let digest: [u8; 32] = hash.finalize().into();
         let mut bytes = [0; 16];
@@ -156,7 +186,8 @@ impl Attempt {
     /// another holds the record, or the lease could not be renewed in time.
     ///
     /// Ask before an effect that must not happen twice. The outcome of an attempt that was
-    /// overtaken is not stored. Always `false` in a transaction, which is the record's lock.
+    /// overtaken is not stored. In a transaction, which is the record's lock, it says whether the
+    /// database was seen to have ended the transaction's session.
     pub fn lease_lost(&self) -> bool {
         self.shared.lost.load(Ordering::Acquire)
             || self
@@ -172,8 +203,51 @@ impl Attempt {
         self.shared.lost.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_of(&self, id: &RecordId) -> bool {
-        self.shared.id == *id
+    /// Whether this is an attempt of the record, or runs within one.
+    pub(crate) fn is_within(&self, id: &RecordId) -> bool {
+        let mut attempt = self;
+        loop {
+            if attempt.shared.id == *id {
+                return true;
+            }
+            match &attempt.shared.parent {
+                Some(parent) => attempt = parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// What its owner knows of its lease, now. A lease that was found over once may have been
+    /// another's meanwhile.
+    pub(crate) fn lease(&self, call: &Call, token: Token) -> Lease {
+        if self.lease_lost() {
+            self.shared.broken.store(true, Ordering::Release);
+        }
+        let unbroken = !self.shared.broken.load(Ordering::Acquire)
+            && !self.shared.given_up.load(Ordering::SeqCst);
+        Lease {
+            id: call.id,
+            token,
+            fingerprint: call.fingerprint,
+            attempt: self.number(),
+            duration: call.policy.lease,
+            retention: call.policy.ttl,
+            unbroken,
+        }
+    }
+
+    /// The attempt ends without an outcome.
+    pub(crate) fn give_up(&self) {
+        self.shared.given_up.store(true, Ordering::SeqCst);
+    }
+
+    /// A call that may create the record may arrive after the attempt's end.
+    pub(crate) fn expect_late_calls(&self, expected: bool) {
+        self.shared.late_calls.store(expected, Ordering::SeqCst);
+    }
+
+    pub(crate) fn may_have_late_calls(&self) -> bool {
+        self.shared.late_calls.load(Ordering::SeqCst)
     }
 
     pub(crate) fn end(&self) {
@@ -213,15 +287,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn downstream_keys_are_equal_on_every_attempt_and_differ_by_label_and_record() {
+    fn downstream_keys_are_equal_on_every_attempt_and_differ_by_label_record_and_request() {
         let id = |byte| RecordId::from_bytes([byte; 32]);
-        let key = |number, record, label| {
-            Attempt::protected(number, id(record), Instant::now()).downstream_key(label)
+        let request = |byte| Fingerprint::from_bytes([byte; Fingerprint::LEN]);
+        let key = |number, record, requested, label| {
+            Attempt::protected(number, id(record), request(requested), Instant::now())
+                .downstream_key(label)
         };
-        assert_eq!(key(1, 1, "charge"), key(2, 1, "charge"));
-        assert_ne!(key(1, 1, "charge"), key(1, 1, "mail"));
-        assert_ne!(key(1, 1, "charge"), key(1, 2, "charge"));
-        let uuid: Uuid = key(1, 1, "charge").parse().unwrap();
+        assert_eq!(key(1, 1, 1, "charge"), key(2, 1, 1, "charge"));
+        assert_ne!(key(1, 1, 1, "charge"), key(1, 1, 1, "mail"));
+        assert_ne!(key(1, 1, 1, "charge"), key(1, 2, 1, "charge"));
+        // A freed key that comes back with another amount.
+        assert_ne!(key(1, 1, 1, "charge"), key(1, 1, 2, "charge"));
+        let uuid: Uuid = key(1, 1, 1, "charge").parse().unwrap();
         assert_eq!(uuid.get_version_num(), 8);
     }
 

@@ -1,6 +1,7 @@
 //! Why a body did not run, or its outcome could not be given back.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fingerprint::FingerprintError;
@@ -43,6 +44,10 @@ pub enum Error {
     /// A transaction's commit was sent, and the database has not said what became of it. Retry
     /// with the same key: it finds out, and runs again only if nothing has happened.
     Unsettled(StoreError),
+    /// The database refused to commit what the body wrote: a constraint that is checked at the end,
+    /// or a right that is missing. Everything was rolled back and the key is free, but a retry
+    /// fails alike until the application is set right. Holds the driver's error.
+    CommitRefused(Arc<dyn std::error::Error + Send + Sync>),
     /// No engine was given or installed.
     NoEngine,
     /// The call was not made inside a tokio runtime.
@@ -80,6 +85,9 @@ impl fmt::Display for Error {
             Self::Undecodable(error) => error.fmt(f),
             Self::Store(error) => write!(f, "nothing was executed: {error}"),
             Self::Unsettled(error) => write!(f, "whether this was executed is not known yet; retry with the same key: {error}"),
+            Self::CommitRefused(_) => f.write_str(
+                "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",
+            ),
             Self::NoEngine => f.write_str(
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
@@ -108,6 +116,7 @@ impl std::error::Error for Error {
             Self::NotReplayable(reason) => Some(reason),
             Self::Undecodable(error) => Some(error),
             Self::Store(error) | Self::Unsettled(error) => Some(error),
+            Self::CommitRefused(error) => Some(&**error),
             _ => None,
         }
     }

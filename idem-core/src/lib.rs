@@ -29,11 +29,11 @@ pub use attempt::Lent;
 pub use attempt::{Attempt, attempt};
 pub use detached::detached;
 pub use engine::{
-    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, InFlight, InTransaction, Keyed,
-    Operation, Panic, Policy, Unprotected,
+    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, ExecutionError, InFlight,
+    InTransaction, Keyed, Operation, Panic, Policy, Unprotected,
 };
 #[doc(hidden)]
-pub use engine::{EndedIn, ExecutionIn, Granted, KeyedIn};
+pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
 pub use key::{Key, KeyError, KeyPart};
@@ -43,7 +43,7 @@ pub use outcome::{
     Undecodable, Verdict,
 };
 pub use record::{
-    Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordHasher, RecordId, Token,
+    Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordHasher, RecordId, Token,
 };
 pub use site::Site;
 pub use store::{Store, StoreError, Watch};

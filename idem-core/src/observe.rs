@@ -69,6 +69,7 @@ impl Decision {
             Error::NotReplayable(_) | Error::Undecodable(_) => Self::NotReplayable,
             Error::Store(_)
             | Error::Unsettled(_)
+            | Error::CommitRefused(_)
             | Error::NoEngine
             | Error::NoRuntime
             | Error::NameTaken { .. } => Self::StoreUnavailable,
@@ -130,6 +131,32 @@ pub(crate) fn lease_lost(operation: &str, id: &RecordId, attempt: u32) {
     );
     #[cfg(feature = "metrics")]
     metrics::counter!("idem_lease_lost_total", "operation" => operation.to_owned()).increment(1);
+}
+
+pub(crate) fn session_ended(operation: &str, id: &RecordId, attempt: u32) {
+    error!(
+        target: "idem",
+        operation,
+        record = %id,
+        attempt,
+        "the database has ended the session of a running transaction: another attempt may begin; this one's commit will fail"
+    );
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_lease_lost_total", "operation" => operation.to_owned()).increment(1);
+}
+
+pub(crate) fn commit_refused(
+    operation: &str,
+    id: &RecordId,
+    error: &(dyn std::error::Error + 'static),
+) {
+    error!(
+        target: "idem",
+        operation,
+        record = %id,
+        error,
+        "the database refused to commit what the body wrote; everything was rolled back, and a retry fails alike until the application is set right"
+    );
 }
 
 pub(crate) fn settling_again(operation: &str, id: &RecordId, change: &'static str) {

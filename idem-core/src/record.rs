@@ -149,6 +149,7 @@ impl fmt::Debug for Token {
 /// What a claim does with a running record whose lease is over: the attempt that held it
 /// crashed, and whether it had an effect is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnCrash {
     /// Run the body again, as the next attempt: at least once.
     #[default]
@@ -159,6 +160,7 @@ pub enum OnCrash {
 
 /// A request for the right to run one attempt.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Claim {
     /// The record.
     pub id: RecordId,
@@ -178,8 +180,96 @@ pub struct Claim {
     pub ask_retention: bool,
 }
 
+impl Claim {
+    /// A claim with a random token that asks to rerun after a crash.
+    pub fn new(
+        id: RecordId,
+        fingerprint: Fingerprint,
+        lease: Duration,
+        retention: Duration,
+    ) -> Self {
+        Self {
+            id,
+            token: Token::random(),
+            fingerprint,
+            lease,
+            retention,
+            on_crash: OnCrash::Rerun,
+            ask_retention: false,
+        }
+    }
+
+    /// The same claim by another caller, with a token of its own.
+    #[must_use]
+    pub fn by_another(mut self) -> Self {
+        self.token = Token::random();
+        self
+    }
+
+    /// With another length of the lease.
+    #[must_use]
+    pub const fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// With another retention.
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// With another answer to a crash.
+    #[must_use]
+    pub const fn on_crash(mut self, on_crash: OnCrash) -> Self {
+        self.on_crash = on_crash;
+        self
+    }
+}
+
+/// An attempt's right to change its record, as its owner knows it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The record.
+    pub id: RecordId,
+    /// The secret that the claim was made with.
+    pub token: Token,
+    /// The claim's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// How long the lease holds from each renewal, by the store's clock.
+    pub duration: Duration,
+    /// How long a running record is kept after its lease is over, and a finished one from its
+    /// completion.
+    pub retention: Duration,
+    /// Whether the lease has held without a break since the claim, by the owner's own monotonic
+    /// clock, counted from before each request was sent. Then nobody else can have held the record
+    /// rightfully, and a record that is absent was forgotten by its store, in a failover: a renewal
+    /// or a completion creates it again.
+    pub unbroken: bool,
+}
+
+impl Lease {
+    /// The lease that `claim` asks for, as `attempt`.
+    pub const fn of(claim: &Claim, attempt: u32) -> Self {
+        Self {
+            id: claim.id,
+            token: claim.token,
+            fingerprint: claim.fingerprint,
+            attempt,
+            duration: claim.lease,
+            retention: claim.retention,
+            unbroken: true,
+        }
+    }
+}
+
 /// The store's answer to a [`Claim`]. Its `Debug` form shows no outcome.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Claimed {
     /// The caller holds the lease and runs the body.
     Acquired {
@@ -211,6 +301,7 @@ pub enum Claimed {
 /// The store's answer to a change that needs the lease's token.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// The record is as the caller asked.
     Applied,
@@ -220,6 +311,7 @@ pub enum Change {
 
 /// A record as an operator or a test sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inspection {
     /// What the record's requests must be equal to.
     pub fingerprint: Fingerprint,
@@ -229,8 +321,20 @@ pub struct Inspection {
     pub phase: Phase,
 }
 
+impl Inspection {
+    /// A record as a store found it.
+    pub const fn new(fingerprint: Fingerprint, attempt: u32, phase: Phase) -> Self {
+        Self {
+            fingerprint,
+            attempt,
+            phase,
+        }
+    }
+}
+
 /// Where a present record is in its life. Its `Debug` form shows no outcome.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// An attempt is running, or has crashed.
     Running {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
 /// Keeps records.
 ///
@@ -28,6 +28,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
 /// | finished | claim | unchanged, [`Claimed::Finished`] |
 /// | running, right token | renew, complete, release, abandon | lease extended, finished, absent, lease over at once |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
+/// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
 /// | any other | renew, complete, release, abandon | unchanged, [`Change::LeaseLost`] |
 /// | finished, retention over | any | absent |
 /// | running, lease over for longer than the retention | any | absent |
@@ -36,9 +37,15 @@ use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
 /// it since: a late outcome is worth more than a doubt. An abandoned record is nobody's: no
 /// token changes it.
 ///
-/// A method that returns an error may or may not have had its effect. The engine sends a
-/// claim again with the same token, and treats every other change as safe to repeat.
-/// Dropping a method's future is like losing its answer.
+/// What an error says of the call's effect stands at [`StoreError`]. The engine sends a claim
+/// again with the same token, and treats every other change as safe to repeat. Dropping a
+/// method's future is like losing its answer: the call may take effect later, even after a call
+/// that was made after it.
+///
+/// Load must never cost a lease. Calls of those who hold one (`renew`, `complete`, `release`,
+/// `abandon`) go before all others, with connections of their own where the store has
+/// connections. The others wait in a bounded queue; one that finds it full fails at once, unsent,
+/// with [`StoreError::Overloaded`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// A short name for logs and errors, such as `"memory"`. Never an address.
@@ -47,25 +54,14 @@ pub trait Store: Send + Sync + 'static {
     /// Asks for the right to run one attempt.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 
-    /// Makes the lease hold for `lease` from now, and the record stay for `retention` after it.
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError>;
+    /// Makes the lease hold for its duration from now, and the record stay for its retention after
+    /// that.
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError>;
 
-    /// Stores the outcome for `retention` from now.
+    /// Stores the outcome for the lease's retention from now.
     ///
     /// A store with a bound accepts a completion past it: the effect has happened.
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError>;
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError>;
 
     /// Forgets the record: the attempt had no effect.
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError>;
@@ -113,32 +109,68 @@ impl fmt::Debug for Watch {
 
 /// Why a store did not do what it was asked.
 ///
+/// | variant | did the call take effect? | an outage? |
+/// |---|---|---|
+/// | `Unavailable`, `TimedOut` | not known | yes |
+/// | `NotSent`, `NotReady`, `Full` | no | yes |
+/// | `Overloaded`, `Busy`, `Rejected`, `Unreadable` | no | no |
+///
+/// Only an outage lets an engine that fails open run a body without its claim.
+///
 /// Messages name the store and never hold addresses, credentials, keys or outcomes; the
 /// driver's own error is the [`source`](std::error::Error::source).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store could not be reached, or did not answer. Worth another try.
+    /// The call was sent, or may have been, and was not answered. Worth another try.
     Unavailable {
         /// The store's name.
         store: &'static str,
         /// The driver's error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The store refused what it was asked for, and will again: it does not let this login, or is
-    /// too old. Somebody must set it right.
-    Rejected {
-        /// The store's name.
-        store: &'static str,
-        /// The driver's error.
-        source: Arc<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store did not answer in time.
+    /// The store did not answer in time. The call may take effect later.
     TimedOut {
         /// The store's name.
         store: &'static str,
         /// The time it was given.
         after: Duration,
+    },
+    /// The call was not sent: there was no connection to the store, or no time left to use it.
+    NotSent {
+        /// The store's name.
+        store: &'static str,
+        /// Why not.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The call was not sent: as many calls as may wait for the store wait already.
+    Overloaded {
+        /// The store's name.
+        store: &'static str,
+    },
+    /// The server answered that it does not serve now: it starts or stops, takes no writes, or has
+    /// no room for a connection. Worth another try, perhaps of another server.
+    NotReady {
+        /// The store's name.
+        store: &'static str,
+        /// The driver's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store answered that something else was in the way: a lock, or another transaction. Worth
+    /// another try, later.
+    Busy {
+        /// The store's name.
+        store: &'static str,
+        /// The driver's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store refused what it was asked for, and will again: it does not let this login, is too
+    /// old, or has other tables. Somebody must set it right.
+    Rejected {
+        /// The store's name.
+        store: &'static str,
+        /// The driver's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The store is at its bound and takes no new record. It never drops one to make room.
     Full {
@@ -154,40 +186,65 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// The store could not be reached, or did not answer.
-    pub fn unavailable(
-        store: &'static str,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::Unavailable {
-            store,
-            source: Arc::new(source),
+macro_rules! with_source {
+    ($($(#[$doc:meta])* $name:ident => $variant:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(
+            store: &'static str,
+            source: impl std::error::Error + Send + Sync + 'static,
+        ) -> Self {
+            Self::$variant {
+                store,
+                source: Arc::new(source),
+            }
         }
+    )*};
+}
+
+impl StoreError {
+    with_source! {
+        /// The call was not answered; see [`Self::Unavailable`].
+        unavailable => Unavailable;
+        /// The call was not sent; see [`Self::NotSent`].
+        not_sent => NotSent;
+        /// The server does not serve now; see [`Self::NotReady`].
+        not_ready => NotReady;
+        /// Something else was in the way; see [`Self::Busy`].
+        busy => Busy;
+        /// The store refused, and will again; see [`Self::Rejected`].
+        rejected => Rejected;
     }
 
-    /// The store refused what it was asked for, and will again.
-    pub fn rejected(
-        store: &'static str,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::Rejected {
-            store,
-            source: Arc::new(source),
-        }
+    /// Whether the call may have taken effect, or may take it later.
+    pub const fn may_have_effect(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 
     /// Whether the store may be away, as opposed to there and unwilling.
-    pub(crate) const fn is_outage(&self) -> bool {
+    pub const fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Full { .. }
+            Self::Unavailable { .. }
+                | Self::TimedOut { .. }
+                | Self::NotSent { .. }
+                | Self::NotReady { .. }
+                | Self::Full { .. }
         )
     }
 
     /// Whether the same call may succeed at once.
     pub(crate) const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::NotReady { .. })
+    }
+
+    /// Whether it was not sent because there was no connection.
+    pub(crate) const fn is_unsent(&self) -> bool {
+        matches!(self, Self::NotSent { .. })
+    }
+
+    /// Whether it fails until somebody has set something right.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Unreadable { .. })
     }
 }
 
@@ -195,13 +252,28 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable { store, .. } => write!(f, "the {store} store cannot be reached"),
-            Self::Rejected { store, .. } => write!(
-                f,
-                "the {store} store refuses what it is asked for; see its login's rights and its version"
-            ),
             Self::TimedOut { store, after } => {
                 write!(f, "the {store} store did not answer within {after:?}")
             }
+            Self::NotSent { store, .. } => write!(
+                f,
+                "the {store} store was not asked: no connection to it could be had in time"
+            ),
+            Self::Overloaded { store } => write!(
+                f,
+                "the {store} store was not asked: too many calls wait for it already"
+            ),
+            Self::NotReady { store, .. } => {
+                write!(f, "the server of the {store} store does not serve now")
+            }
+            Self::Busy { store, .. } => write!(
+                f,
+                "the {store} store could not do it now: another transaction was in the way"
+            ),
+            Self::Rejected { store, .. } => write!(
+                f,
+                "the {store} store refuses what it is asked for; see its login's rights, its tables and its version"
+            ),
             Self::Full { store, max_bytes } => {
                 write!(f, "the {store} store is full")?;
                 if let Some(max_bytes) = max_bytes {
@@ -220,8 +292,15 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unavailable { source, .. } | Self::Rejected { source, .. } => Some(&**source),
-            _ => None,
+            Self::Unavailable { source, .. }
+            | Self::NotSent { source, .. }
+            | Self::NotReady { source, .. }
+            | Self::Busy { source, .. }
+            | Self::Rejected { source, .. } => Some(&**source),
+            Self::TimedOut { .. }
+            | Self::Overloaded { .. }
+            | Self::Full { .. }
+            | Self::Unreadable { .. } => None,
         }
     }
 }

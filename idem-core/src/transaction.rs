@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::record::{Claim, Claimed};
-use crate::store::StoreError;
+use crate::store::{StoreError, Watch};
 
 /// A database that keeps records beside the rows that the bodies write.
 ///
@@ -53,6 +53,10 @@ pub enum BegunIn<T> {
         attempt: u32,
         /// With nothing in it yet.
         transaction: T,
+        /// Resolves when the database is seen to have ended the transaction's session by itself, as
+        /// one does whose patience with a silent transaction is bounded: another attempt may begin
+        /// then, while the body runs. [`Watch::never`] where that cannot be.
+        session_ended: Watch,
     },
     /// Anything but [`Claimed::Acquired`]. There is no transaction.
     Answered(Claimed),
@@ -82,9 +86,13 @@ pub enum Writes {
 
 /// Why a transaction was not committed, as far as is known.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum CommitError {
     /// Nothing of it has happened.
     RolledBack(StoreError),
+    /// The database refused what the body wrote, a deferred constraint for example, and will again:
+    /// the application has to be set right. Nothing of it has happened. Holds the driver's error.
+    Refused(Arc<dyn std::error::Error + Send + Sync>),
     /// Another transaction has finished the record. Nothing of this one has happened.
     Overtaken,
     /// The commit was sent, and its answer is lost.

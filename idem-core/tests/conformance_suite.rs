@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use idem_core::conformance::faults::{Fault, FaultyStore, Method};
 use idem_core::conformance::{self, Harness, ReferenceStore, Report};
 use idem_core::{
-    Change, Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, Store, StoreError,
-    Token, Watch,
+    Change, Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Store,
+    StoreError, Token, Watch,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -168,6 +168,11 @@ enum Bug {
     CompletionOverwrites,
     RefusesCompletionAgain,
     IgnoresTheLastBit,
+    NeverCreatesAgain,
+    CreatesAgainAlways,
+    CreatesAgainAsTheFirst,
+    CreatesAgainOverAnother,
+    LooksThenCreatesAgain,
     WatchNeverWakes,
     Panics,
     Fails,
@@ -256,6 +261,28 @@ impl Broken {
         fresh
     }
 
+    /// What an owner says of its lease, as this store takes it.
+    async fn creating(&self, said: &Lease) -> Result<Lease, StoreError> {
+        let mut lease = *said;
+        lease.id = self.enter(&said.id).await?;
+        match self.bug {
+            Bug::NeverCreatesAgain => lease.unbroken = false,
+            Bug::CreatesAgainAlways => lease.unbroken = true,
+            Bug::CreatesAgainAsTheFirst => lease.attempt = 1,
+            Bug::CreatesAgainOverAnother if said.unbroken => {
+                lease.id = self.delete(&said.id);
+            }
+            Bug::LooksThenCreatesAgain if said.unbroken => {
+                if self.inner.inspect(&lease.id).await?.is_none() {
+                    yield_now().await;
+                    lease.id = self.delete(&said.id);
+                }
+            }
+            _ => {}
+        }
+        Ok(lease)
+    }
+
     /// The holder's token in the place of any other, where the bug is that nobody looks.
     fn unchecked(&self, bug: Bug, id: &RecordId, token: &Token) -> Token {
         match self.known(id, |known| known.holder) {
@@ -273,10 +300,8 @@ impl Store for Broken {
 
     async fn claim(&self, original: &Claim) -> Result<Claimed, StoreError> {
         let name = original.id;
-        let mut claim = Claim {
-            id: self.enter(&name).await?,
-            ..*original
-        };
+        let mut claim = *original;
+        claim.id = self.enter(&name).await?;
         let found = self.inner.inspect(&claim.id).await?;
         let expired = found.is_none() && self.known(&name, |known| known.expires);
         let deletes = match self.bug {
@@ -324,15 +349,10 @@ impl Store for Broken {
             }
             Claimed::Finished { outcome, .. } if self.is(Bug::ReplayExtendsRetention) => {
                 // The same record, finished again just now.
-                let replayed = Claim {
-                    id: self.delete(&name),
-                    ..claim
-                };
-                let _ = self.inner.claim(&replayed).await?;
-                let _ = self
-                    .inner
-                    .complete(&replayed.id, &claim.token, outcome.clone(), claim.retention)
-                    .await?;
+                let mut replayed = claim;
+                replayed.id = self.delete(&name);
+                let lease = Lease::of(&replayed, 1);
+                let _ = self.inner.complete(&lease, outcome.clone()).await?;
             }
             _ => {}
         }
@@ -350,34 +370,26 @@ impl Store for Broken {
         })
     }
 
-    async fn renew(
-        &self,
-        name: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let id = self.enter(name).await?;
-        let token = self.unchecked(Bug::RenewsForAnyToken, name, token);
+    async fn renew(&self, renewed: &Lease) -> Result<Change, StoreError> {
+        let name = &renewed.id;
+        let mut lease = self.creating(renewed).await?;
+        lease.token = self.unchecked(Bug::RenewsForAnyToken, name, &renewed.token);
         match self.bug {
-            Bug::RenewalDoesNothing => Ok(Change::Applied),
+            Bug::RenewalDoesNothing => return Ok(Change::Applied),
             // The record still goes when it would have gone.
             Bug::RenewsOnlyTheLease | Bug::OneLifetimeForLockAndRecord => {
-                self.inner.renew(&id, &token, lease, Duration::ZERO).await
+                lease.retention = Duration::ZERO;
             }
-            _ => self.inner.renew(&id, &token, lease, retention).await,
+            _ => {}
         }
+        self.inner.renew(&lease).await
     }
 
-    async fn complete(
-        &self,
-        name: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let mut id = self.enter(name).await?;
-        let mut token = self.unchecked(Bug::CompletesForAnyToken, name, token);
+    async fn complete(&self, completed: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        let name = &completed.id;
+        let mut lease = self.creating(completed).await?;
+        let mut id = lease.id;
+        let mut token = self.unchecked(Bug::CompletesForAnyToken, name, &completed.token);
         let found = self.inner.inspect(&id).await?;
         let finished = matches!(
             found,
@@ -421,14 +433,17 @@ impl Store for Broken {
         let retention = match self.bug {
             Bug::NeverExpires => Duration::MAX,
             Bug::OneRetentionForAll => LEASE,
-            _ => retention,
+            _ => completed.retention,
         };
         self.known(name, |known| known.expires = true);
         if self.is(Bug::LateTimerDeletesFreshClaim) && !finished && retention == LEASE {
             let due = self.ticks.load(Ordering::Relaxed) + 2;
             self.known(name, |known| known.timer = Some(due));
         }
-        let change = self.inner.complete(&id, &token, outcome, retention).await?;
+        lease.id = id;
+        lease.token = token;
+        lease.retention = retention;
+        let change = self.inner.complete(&lease, outcome).await?;
         Ok(if denies { Change::LeaseLost } else { change })
     }
 
@@ -468,15 +483,9 @@ impl Store for Broken {
 }
 
 fn claim_of(id: RecordId, token: Token, fingerprint: Fingerprint) -> Claim {
-    Claim {
-        id,
-        token,
-        fingerprint,
-        lease: LEASE * 10_000,
-        retention: LEASE * 10_000,
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    let mut claim = Claim::new(id, fingerprint, LEASE * 10_000, LEASE * 10_000);
+    claim.token = token;
+    claim
 }
 
 /// Each broken store is caught by at least these cases.
@@ -600,6 +609,27 @@ caught! {
     an_id_compared_in_part_is_caught: IgnoresTheLastBit by [
         "records whose ids differ in one bit are separate",
     ];
+    a_forgotten_record_that_stays_forgotten_is_caught: NeverCreatesAgain by [
+        "an owner whose lease is unbroken creates a forgotten record again when it renews",
+        "an owner whose lease is unbroken creates a forgotten record again when it completes",
+        "a record that was created again lives as long as one that was claimed",
+    ];
+    a_record_created_for_a_broken_lease_is_caught: CreatesAgainAlways by [
+        "no token changes an absent record",
+        "a paused owner changes nothing after its successor released",
+    ];
+    a_forgotten_record_created_as_the_first_attempt_is_caught: CreatesAgainAsTheFirst by [
+        "an owner whose lease is unbroken creates a forgotten record again when it renews",
+        "an owner whose lease is unbroken creates a forgotten record again when it completes",
+    ];
+    a_record_created_over_anothers_is_caught: CreatesAgainOverAnother by [
+        "an unbroken lease changes nothing where another attempt runs",
+        "an unbroken lease changes nothing where another attempt has finished",
+        "an unbroken lease changes nothing that its own owner has abandoned",
+    ];
+    a_look_before_a_record_is_created_again_is_caught: LooksThenCreatesAgain by [
+        "of an owner and claims that race for a forgotten record one wins",
+    ];
     a_watch_that_never_wakes_is_caught: WatchNeverWakes by [
         "a watch wakes after a completion",
         "a watch wakes after a release",
@@ -660,17 +690,13 @@ const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
 #[tokio::test]
 async fn every_method_is_counted_and_fails_when_told_to() {
     let store = faulty();
-    let Claim { id, token, .. } = claim();
+    let lease = Lease::of(&claim(), 1);
+    let (id, token) = (lease.id, lease.token);
     for calls in 1..=2 {
         store.fail_everything(&Fault::Unavailable);
         assert!(store.claim(&claim()).await.is_err());
-        assert!(store.renew(&id, &token, LEASE, LEASE).await.is_err());
-        assert!(
-            store
-                .complete(&id, &token, Bytes::new(), LEASE)
-                .await
-                .is_err()
-        );
+        assert!(store.renew(&lease).await.is_err());
+        assert!(store.complete(&lease, Bytes::new()).await.is_err());
         assert!(store.release(&id, &token).await.is_err());
         assert!(store.abandon(&id, &token).await.is_err());
         assert!(store.inspect(&id).await.is_err());

@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, Phase, RecordHasher, RecordId, Store, StoreError, Token,
-    Watch,
+    Change, Claim, Claimed, Inspection, Lease, Phase, RecordHasher, RecordId, Store, StoreError,
+    Token, Watch,
 };
 use moka::sync::Cache;
 use tokio::sync::watch;
@@ -252,21 +252,31 @@ impl Inner {
         if !self.reserve() {
             return None;
         }
-        let mut record = Running {
-            fingerprint: claim.fingerprint,
-            token: Some(claim.token),
-            attempt: 1,
-            lease_until: now,
-            gone_at: now,
-            watched: None,
-        };
-        record.hold(now, claim.lease, claim.retention);
+        self.create(&mut shard, &Lease::of(claim, 1), now);
+        Some(Claimed::Acquired { attempt: 1 })
+    }
+
+    /// Puts a running record in, which was weighed before.
+    fn create(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
+        let record = Running::of(lease, now);
         shard.next_gone = shard.next_gone.min(record.gone_at);
-        if shard.records.insert(claim.id, record).is_some() {
+        if shard.records.insert(lease.id, record).is_some() {
             // One whose time was over was still there, and weighed.
             self.free(RECORD_BYTES);
         }
-        Some(Claimed::Acquired { attempt: 1 })
+    }
+
+    /// Creates a record that was forgotten although its owner's lease is unbroken. The bound does
+    /// not apply: there may have been an effect.
+    fn create_again(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
+        let is_running = |shard: &Shard| {
+            let record = shard.records.get(&lease.id);
+            record.is_some_and(|record| now < record.gone_at)
+        };
+        if lease.unbroken && !is_running(shard) && self.finished(&lease.id, now).is_none() {
+            self.used.fetch_add(RECORD_BYTES, Ordering::AcqRel);
+            self.create(shard, lease, now);
+        }
     }
 
     /// Changes the record if `token` holds it.
@@ -277,39 +287,43 @@ impl Inner {
         change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
     ) -> Change {
         let now = self.clock.now();
-        let mut shard = self.shard(id);
-        match shard.records.entry(*id) {
-            Entry::Occupied(record)
-                if record.get().token == Some(*token) && now < record.get().gone_at =>
-            {
-                change(record, now);
-                Change::Applied
-            }
-            _ => Change::LeaseLost,
-        }
+        change_in(&mut self.shard(id), id, token, now, change)
     }
 
-    fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Change {
-        let change = self.change(id, token, |running, now| {
+    fn renew(&self, lease: &Lease) -> Change {
+        let now = self.clock.now();
+        let mut shard = self.shard(&lease.id);
+        self.create_again(&mut shard, lease, now);
+        change_in(&mut shard, &lease.id, &lease.token, now, |mut record, _| {
+            record.get_mut().hold(now, lease.duration, lease.retention);
+        })
+    }
+
+    fn complete(&self, lease: &Lease, outcome: Bytes) -> Change {
+        let Lease {
+            id,
+            token,
+            retention,
+            ..
+        } = lease;
+        let now = self.clock.now();
+        let mut shard = self.shard(id);
+        self.create_again(&mut shard, lease, now);
+        let change = change_in(&mut shard, id, token, now, |running, now| {
             let running = running.remove();
             let finished = Arc::new(Finished {
                 fingerprint: running.fingerprint,
                 token: *token,
                 attempt: running.attempt,
                 outcome,
-                until: now.saturating_add(retention),
-                retention,
+                until: now.saturating_add(*retention),
+                retention: *retention,
             });
             self.used
                 .fetch_add(finished.bytes() - RECORD_BYTES, Ordering::AcqRel);
             self.finished.insert(*id, finished);
         });
+        drop(shard);
         if change == Change::LeaseLost && self.finished_by(id, token) {
             // The same completion again: its answer was lost.
             return Change::Applied;
@@ -320,6 +334,25 @@ impl Inner {
     fn finished_by(&self, id: &RecordId, token: &Token) -> bool {
         self.finished(id, self.clock.now())
             .is_some_and(|record| record.token == *token)
+    }
+}
+
+/// Changes a running record if `token` holds it.
+fn change_in(
+    shard: &mut Shard,
+    id: &RecordId,
+    token: &Token,
+    now: Duration,
+    change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
+) -> Change {
+    match shard.records.entry(*id) {
+        Entry::Occupied(record)
+            if record.get().token == Some(*token) && now < record.get().gone_at =>
+        {
+            change(record, now);
+            Change::Applied
+        }
+        _ => Change::LeaseLost,
     }
 }
 
@@ -340,26 +373,12 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |mut record, now| {
-            record.get_mut().hold(now, lease, retention);
-        }))
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        Ok(self.inner.renew(lease))
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        Ok(self.inner.complete(id, token, outcome, retention))
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        Ok(self.inner.complete(lease, outcome))
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
@@ -383,20 +402,15 @@ impl Store for MemoryStore {
         if let Some(record) = shard.records.get(id)
             && now < record.gone_at
         {
-            return Ok(Some(Inspection {
-                fingerprint: record.fingerprint,
-                attempt: record.attempt,
-                phase: Phase::Running {
-                    lease_left: record.lease_left(now),
-                },
-            }));
+            let lease_left = record.lease_left(now);
+            let phase = Phase::Running { lease_left };
+            let found = Inspection::new(record.fingerprint, record.attempt, phase);
+            return Ok(Some(found));
         }
-        Ok(self.inner.finished(id, now).map(|record| Inspection {
-            fingerprint: record.fingerprint,
-            attempt: record.attempt,
-            phase: Phase::Finished {
-                outcome: record.outcome.clone(),
-            },
+        Ok(self.inner.finished(id, now).map(|record| {
+            let outcome = record.outcome.clone();
+            let phase = Phase::Finished { outcome };
+            Inspection::new(record.fingerprint, record.attempt, phase)
         }))
     }
 

@@ -70,15 +70,12 @@ const LEASE: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(3600);
 
 fn claim(number: u8) -> Claim {
-    Claim {
-        id: RecordId::from_bytes([number; 32]),
-        token: Token::random(),
-        fingerprint: Fingerprint::of("request").unwrap(),
-        lease: LEASE,
-        retention: TTL,
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    Claim::new(
+        RecordId::from_bytes([number; 32]),
+        Fingerprint::of("request").unwrap(),
+        LEASE,
+        TTL,
+    )
 }
 
 async fn finish(store: &MemoryStore, claim: &Claim, outcome: Bytes) {

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use http::HeaderValue;
 use idem_core::http::parse_key;
 use idem_core::{
-    Begun, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, Key, KeyError, Operation,
+    Begun, Engine, Error, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, Key,
+    KeyError, Operation,
 };
 use prost::Message;
 use tonic::metadata::MetadataMap;
@@ -98,7 +99,10 @@ impl Call {
             Begun::Replay(outcome) => {
                 return replay(&outcome).unwrap_or_else(|error| Err(status(&error)));
             }
-            Begun::Unprotected(unprotected) => unprotected.drive_detached(body).await,
+            Begun::Unprotected(unprotected) => {
+                let ended = unprotected.drive_detached(body).await;
+                ended.map_err(ExecutionError::Panicked)
+            }
             Begun::Execute(execution) => {
                 let judged = async move {
                     let answer = body.await;
@@ -107,8 +111,13 @@ impl Call {
                 execution.drive_detached(Box::pin(judged)).await
             }
         };
-        // The panic's message has gone to the panic hook, and is not for clients.
-        ended.unwrap_or_else(|_| Err(crashed()))
+        ended.unwrap_or_else(|error| {
+            Err(match error {
+                ExecutionError::NotRun(error) => status(&error),
+                // The panic's message has gone to the panic hook, and is not for clients.
+                ExecutionError::Panicked(_) => crashed(),
+            })
+        })
     }
 }
 

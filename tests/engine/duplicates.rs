@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::{
-    Change, Claim, Claimed, Engine, Error, InFlight, Inspection, Operation, RecordId, Store,
+    Change, Claim, Claimed, Engine, Error, InFlight, Inspection, Lease, Operation, RecordId, Store,
     StoreError, Token, Watch,
 };
 use tokio::task::JoinHandle;
@@ -336,23 +336,11 @@ impl Store for Nervous {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.0.claim(claim).await
     }
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.0.renew(id, token, lease, retention).await
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        self.0.renew(lease).await
     }
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: bytes::Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.0.complete(id, token, outcome, retention).await
+    async fn complete(&self, lease: &Lease, outcome: bytes::Bytes) -> Result<Change, StoreError> {
+        self.0.complete(lease, outcome).await
     }
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
         self.0.release(id, token).await

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::brief::Brief;
 use crate::fingerprint::Fingerprint;
-use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId, Token};
 use crate::store::{Store, StoreError, Watch};
 
 /// How long one call may take. It bounds a store that hangs, and says nothing of speed.
@@ -82,15 +82,12 @@ impl Bench {
     pub(super) fn claim(&self) -> Claim {
         let mut fingerprint = [1; Fingerprint::LEN];
         fingerprint[1..].copy_from_slice(&rand::random::<[u8; 32]>());
-        Claim {
-            id: RecordId::from_bytes(rand::random()),
-            token: Token::random(),
-            fingerprint: Fingerprint::from_bytes(fingerprint),
-            lease: self.long(),
-            retention: self.long(),
-            on_crash: OnCrash::Rerun,
-            ask_retention: false,
-        }
+        Claim::new(
+            RecordId::from_bytes(rand::random()),
+            Fingerprint::from_bytes(fingerprint),
+            self.long(),
+            self.long(),
+        )
     }
 
     /// Lets a short lifetime pass, or two of them one after the other, with a margin.
@@ -310,8 +307,8 @@ impl Handle {
         lease: Duration,
         retention: Duration,
     ) -> Checked<Change> {
-        let call = self.0.renew(&held.id, &held.token, lease, retention);
-        bounded("renew", call).await
+        let renewed = broken(&held.lease(lease).retention(retention), 1);
+        bounded("renew", self.0.renew(&renewed)).await
     }
 
     pub(super) async fn complete(
@@ -320,10 +317,24 @@ impl Handle {
         outcome: &Bytes,
         retention: Duration,
     ) -> Checked<Change> {
-        let call = self
-            .0
-            .complete(&held.id, &held.token, outcome.clone(), retention);
-        bounded("complete", call).await
+        let completed = broken(&held.retention(retention), 1);
+        bounded("complete", self.0.complete(&completed, outcome.clone())).await
+    }
+
+    /// As [`renew`](Self::renew), by an owner whose lease is unbroken.
+    pub(super) async fn renew_unbroken(&self, held: &Claim, attempt: u32) -> Checked<Change> {
+        bounded("renew", self.0.renew(&Lease::of(held, attempt))).await
+    }
+
+    /// As [`complete`](Self::complete), by an owner whose lease is unbroken.
+    pub(super) async fn complete_unbroken(
+        &self,
+        held: &Claim,
+        attempt: u32,
+        outcome: &Bytes,
+    ) -> Checked<Change> {
+        let call = Lease::of(held, attempt);
+        bounded("complete", self.0.complete(&call, outcome.clone())).await
     }
 
     pub(super) async fn release(&self, held: &Claim) -> Checked<Change> {
@@ -340,6 +351,15 @@ impl Handle {
 
     pub(super) async fn watch(&self, id: &RecordId) -> Checked<Watch> {
         bounded("watch", self.0.watch(id)).await
+    }
+}
+
+/// What an owner says of a lease that may have had a break: it changes what is there, and creates
+/// nothing.
+fn broken(claim: &Claim, attempt: u32) -> Lease {
+    Lease {
+        unbroken: false,
+        ..Lease::of(claim, attempt)
     }
 }
 

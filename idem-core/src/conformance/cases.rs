@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::bench::{Bench, Checked, Clock, panicked};
-use super::{Harness, expiry, identity, outcomes, owners, races, transitions, watching};
+use super::{Harness, expiry, forgotten, identity, outcomes, owners, races, transitions, watching};
 
 struct Case {
     promise: &'static str,
@@ -53,6 +53,14 @@ const CASES: &[Case] = cases! {
     "a paused owner changes nothing after its successor finished" => owners::paused_owner_when_finished,
     "a paused owner changes nothing after its successor released" => owners::paused_owner_when_released,
     "a release sent again does not free the next claim" => owners::release_again,
+    // Records that the store has forgotten under a living owner.
+    "an owner whose lease is unbroken creates a forgotten record again when it renews" => forgotten::renewal,
+    "an owner whose lease is unbroken creates a forgotten record again when it completes" => forgotten::completion,
+    "an unbroken lease changes nothing where another attempt runs" => forgotten::another_is_running,
+    "an unbroken lease changes nothing where another attempt has finished" => forgotten::another_has_finished,
+    "an unbroken lease changes nothing that its own owner has abandoned" => forgotten::abandoned,
+    "a record that was created again lives as long as one that was claimed" => forgotten::lifetimes,
+    "of an owner and claims that race for a forgotten record one wins" => forgotten::race,
     // Races and lost answers.
     "of claims at once exactly one acquires" => races::one_acquires,
     "of claims at once after a crash exactly one takes over" => races::one_takes_over,

@@ -8,18 +8,15 @@
 //!
 //! use idem_core::conformance::ReferenceStore;
 //! use idem_core::conformance::faults::{Fault, FaultyStore, Method};
-//! use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+//! use idem_core::{Claim, Claimed, Fingerprint, Lease, RecordId, Store};
 //!
 //! let store = FaultyStore::new(Arc::new(ReferenceStore::default()));
-//! let claim = Claim {
-//!     id: RecordId::from_bytes([7; 32]),
-//!     token: Token::random(),
-//!     fingerprint: Fingerprint::from_bytes([1; Fingerprint::LEN]),
-//!     lease: Duration::from_secs(30),
-//!     retention: Duration::from_secs(3600),
-//!     on_crash: OnCrash::Rerun,
-//!     ask_retention: false,
-//! };
+//! let claim = Claim::new(
+//!     RecordId::from_bytes([7; 32]),
+//!     Fingerprint::from_bytes([1; Fingerprint::LEN]),
+//!     Duration::from_secs(30),
+//!     Duration::from_secs(3600),
+//! );
 //!
 //! // The claim takes effect, and its caller never learns of it.
 //! store.fail(Method::Claim, 1, Fault::LoseAnswer);
@@ -32,7 +29,9 @@
 //! let gate = store.hold(Method::Complete);
 //! let completion = tokio::spawn({
 //!     let store = store.clone();
-//!     async move { store.complete(&claim.id, &claim.token, "done".into(), claim.retention).await }
+//!     let mut lease = Lease::of(&claim, 1);
+//!     lease.unbroken = false; // it would be created again
+//!     async move { store.complete(&lease, "done".into()).await }
 //! });
 //! gate.arrived(1).await;
 //! assert_eq!(store.release(&claim.id, &claim.token).await?, idem_core::Change::Applied);
@@ -44,15 +43,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
-use crate::record::{Change, Claim, Claimed, Inspection, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 use crate::store::{Store, StoreError, Watch};
 
 /// A method of [`Store`] that may fail.
@@ -100,6 +100,9 @@ pub enum Fault {
     Hang,
     /// It takes effect, and never answers.
     HangAfterEffect,
+    /// It answers [`StoreError::Unavailable`], and takes effect when the test
+    /// [delivers](FaultyStore::deliver_late) it: after calls that were made later.
+    Late,
 }
 
 /// A store that passes every call on to another one, unless the test says otherwise. Clones
@@ -113,7 +116,11 @@ pub enum Fault {
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     script: Arc<[Script; Method::ALL.len()]>,
+    late: Arc<Mutex<Vec<Late>>>,
 }
+
+/// A call that is still on its way.
+type Late = BoxFuture<'static, ()>;
 
 /// What is to befall the calls of one method.
 #[derive(Debug, Default)]
@@ -146,6 +153,7 @@ impl FaultyStore {
         Self {
             inner,
             script: Arc::default(),
+            late: Arc::default(),
         }
     }
 
@@ -212,12 +220,29 @@ impl FaultyStore {
         &self.script[method as usize]
     }
 
-    async fn call<T>(
+    /// Lets the calls that are [late](Fault::Late) take effect now, in the order in which they were
+    /// made, and says how many they were. Nobody learns of their answers.
+    pub async fn deliver_late(&self) -> usize {
+        let late = std::mem::take(&mut *self.late());
+        let calls = late.len();
+        for call in late {
+            call.await;
+        }
+        calls
+    }
+
+    fn late(&self) -> MutexGuard<'_, Vec<Late>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `call` makes the call, of the store that it is given.
+    async fn call<T: Send + 'static>(
         &self,
         method: Method,
-        call: impl Future<Output = Result<T, StoreError>> + Send,
+        call: impl FnOnce(Arc<dyn Store>) -> BoxFuture<'static, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let script = self.of(method);
+        let call = call(Arc::clone(&self.inner));
         script.calls.send_modify(|calls| *calls += 1);
         let gate = script.plan().gate.clone();
         if let Some(gate) = gate {
@@ -235,6 +260,10 @@ impl FaultyStore {
             Some(Fault::HangAfterEffect) => {
                 let _ = call.await;
                 pending().await
+            }
+            Some(Fault::Late) => {
+                self.late().push(call.map(drop).boxed());
+                Err(self.unavailable())
             }
         }
     }
@@ -261,47 +290,59 @@ impl Store for FaultyStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.call(Method::Claim, self.inner.claim(claim)).await
+        let claim = *claim;
+        self.call(Method::Claim, move |store| {
+            async move { store.claim(&claim).await }.boxed()
+        })
+        .await
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let call = self.inner.renew(id, token, lease, retention);
-        self.call(Method::Renew, call).await
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        let lease = *lease;
+        self.call(Method::Renew, move |store| {
+            async move { store.renew(&lease).await }.boxed()
+        })
+        .await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let call = self.inner.complete(id, token, outcome, retention);
-        self.call(Method::Complete, call).await
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        let lease = *lease;
+        self.call(Method::Complete, move |store| {
+            async move { store.complete(&lease, outcome).await }.boxed()
+        })
+        .await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.call(Method::Release, self.inner.release(id, token))
-            .await
+        let (id, token) = (*id, *token);
+        self.call(Method::Release, move |store| {
+            async move { store.release(&id, &token).await }.boxed()
+        })
+        .await
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.call(Method::Abandon, self.inner.abandon(id, token))
-            .await
+        let (id, token) = (*id, *token);
+        self.call(Method::Abandon, move |store| {
+            async move { store.abandon(&id, &token).await }.boxed()
+        })
+        .await
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
-        self.call(Method::Inspect, self.inner.inspect(id)).await
+        let id = *id;
+        self.call(Method::Inspect, move |store| {
+            async move { store.inspect(&id).await }.boxed()
+        })
+        .await
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
-        self.call(Method::Watch, self.inner.watch(id)).await
+        let id = *id;
+        self.call(Method::Watch, move |store| {
+            async move { store.watch(&id).await }.boxed()
+        })
+        .await
     }
 }
 

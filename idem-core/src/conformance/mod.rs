@@ -52,6 +52,7 @@ mod bench;
 mod brief;
 mod cases;
 mod expiry;
+mod forgotten;
 mod identity;
 mod outcomes;
 mod owners;

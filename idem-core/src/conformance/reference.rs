@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::fingerprint::Fingerprint;
-use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId, Token};
 use crate::store::{Store, StoreError, Watch};
 
 /// A store for tests: one lock, no bound, and a clock that only moves by hand. Clones share
@@ -21,23 +21,19 @@ use crate::store::{Store, StoreError, Watch};
 /// use std::time::Duration;
 ///
 /// use idem_core::conformance::ReferenceStore;
-/// use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+/// use idem_core::{Claim, Claimed, Fingerprint, RecordId, Store};
 ///
 /// let store = ReferenceStore::default();
-/// let claim = Claim {
-///     id: RecordId::from_bytes([7; 32]),
-///     token: Token::random(),
-///     fingerprint: Fingerprint::from_bytes([1; Fingerprint::LEN]),
-///     lease: Duration::from_secs(30),
-///     retention: Duration::from_secs(3600),
-///     on_crash: OnCrash::Rerun,
-///     ask_retention: false,
-/// };
+/// let claim = Claim::new(
+///     RecordId::from_bytes([7; 32]),
+///     Fingerprint::from_bytes([1; Fingerprint::LEN]),
+///     Duration::from_secs(30),
+///     Duration::from_secs(3600),
+/// );
 /// assert_eq!(store.claim(&claim).await?, Claimed::Acquired { attempt: 1 });
 ///
 /// store.advance(Duration::from_secs(30));
-/// let next = Claim { token: Token::random(), ..claim };
-/// assert_eq!(store.claim(&next).await?, Claimed::Acquired { attempt: 2 });
+/// assert_eq!(store.claim(&claim.by_another()).await?, Claimed::Acquired { attempt: 2 });
 /// # Ok(())
 /// # }
 /// ```
@@ -98,6 +94,26 @@ impl ReferenceStore {
         change
     }
 
+    /// Changes the holder's record. Where it is absent although the lease is unbroken, it is
+    /// created as it was first.
+    fn change_or_create(
+        &self,
+        lease: &Lease,
+        next: impl FnOnce(Duration, Record) -> Record,
+    ) -> Change {
+        let mut state = self.lock();
+        if lease.unbroken && state.present(&lease.id).is_none() {
+            let record = Record::held(state.now, lease);
+            state.records.insert(lease.id, record);
+        }
+        let change = state.change(&lease.id, &lease.token, |now, record| {
+            Some(next(now, record))
+        });
+        drop(state);
+        self.0.changed.send_replace(());
+        change
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,12 +161,12 @@ impl Life {
 }
 
 impl Record {
-    fn acquired(now: Duration, attempt: u32, claim: &Claim) -> Self {
+    fn held(now: Duration, lease: &Lease) -> Self {
         Self {
-            fingerprint: claim.fingerprint,
-            attempt,
-            life: Life::running(now, claim.token, claim.lease, claim.retention),
-            absent_from: end(now, claim.lease, claim.retention),
+            fingerprint: lease.fingerprint,
+            attempt: lease.attempt,
+            life: Life::running(now, lease.token, lease.duration, lease.retention),
+            absent_from: end(now, lease.duration, lease.retention),
         }
     }
 }
@@ -169,7 +185,7 @@ impl Store for ReferenceStore {
         let mut state = self.lock();
         let now = state.now;
         let Some(record) = state.present(&claim.id) else {
-            let record = Record::acquired(now, 1, claim);
+            let record = Record::held(now, &Lease::of(claim, 1));
             state.records.insert(claim.id, record);
             return Ok(Claimed::Acquired { attempt: 1 });
         };
@@ -192,58 +208,38 @@ impl Store for ReferenceStore {
                 OnCrash::Refuse => Claimed::OutcomeUnknown { attempt },
                 OnCrash::Rerun => {
                     let attempt = attempt.saturating_add(1);
-                    *record = Record::acquired(now, attempt, claim);
+                    *record = Record::held(now, &Lease::of(claim, attempt));
                     Claimed::Acquired { attempt }
                 }
             },
         })
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        Ok(self.change(id, token, |now, record| {
-            Some(Record {
-                life: Life::running(now, *token, lease, retention),
-                absent_from: end(now, lease, retention),
-                ..record
-            })
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        Ok(self.change_or_create(lease, |now, record| Record {
+            life: Life::running(now, lease.token, lease.duration, lease.retention),
+            absent_from: end(now, lease.duration, lease.retention),
+            ..record
         }))
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let mut state = self.lock();
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
         if let Some(Record {
             life: Life::Finished { by, .. },
             ..
-        }) = state.present(id)
-            && by == token
+        }) = self.lock().present(&lease.id)
+            && *by == lease.token
         {
             return Ok(Change::Applied);
         }
-        let change = state.change(id, token, |now, record| {
-            Some(Record {
-                life: Life::Finished {
-                    by: *token,
-                    outcome,
-                },
-                absent_from: now.saturating_add(retention),
-                ..record
-            })
-        });
-        drop(state);
-        self.0.changed.send_replace(());
-        Ok(change)
+        Ok(self.change_or_create(lease, |now, record| Record {
+            life: Life::Finished {
+                by: lease.token,
+                outcome,
+            },
+            absent_from: now.saturating_add(lease.retention),
+            ..record
+        }))
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
@@ -276,10 +272,8 @@ impl Store for ReferenceStore {
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
         let mut state = self.lock();
         let now = state.now;
-        Ok(state.present(id).map(|record| Inspection {
-            fingerprint: record.fingerprint,
-            attempt: record.attempt,
-            phase: match &record.life {
+        Ok(state.present(id).map(|record| {
+            let phase = match &record.life {
                 Life::Finished { outcome, .. } => Phase::Finished {
                     outcome: outcome.clone(),
                 },
@@ -287,7 +281,8 @@ impl Store for ReferenceStore {
                     lease_left: Some(lease_until.saturating_sub(now))
                         .filter(|left| !left.is_zero()),
                 },
-            },
+            };
+            Inspection::new(record.fingerprint, record.attempt, phase)
         }))
     }
 

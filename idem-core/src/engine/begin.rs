@@ -1,9 +1,8 @@
 //! From a request to a decision: run the body, give an outcome back, or refuse.
 //!
-//! This is the one place where claims are sent and the answers of the state table are judged.
+//! This is the one place where the answers of the state table are judged.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,55 +11,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
 use super::Engine;
+use super::activity::Ongoing;
 use super::cache::Cached;
-use super::execution::{Execution, Held, Panic, Settlement, panic_of};
-use super::flight::{Ending, Entry, Flight, FlightGuard, Progress};
+use super::call::Call;
+use super::claim::StoreLeader;
+use super::execution::{Execution, Panic, panic_of};
+use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
 use super::policy::{InFlight, Policy};
 use crate::attempt::{Attempt, CURRENT};
 use crate::error::Error;
-use crate::fingerprint::Fingerprint;
 use crate::observe::{self, Decision};
 use crate::outcome::Outcome;
-use crate::record::{Change, Claim, Claimed, OnCrash, RecordId, Token};
-use crate::store::{StoreError, Watch};
-
-/// How often a waiter asks the store by itself, in case a notification was lost. The pause is
-/// drawn between half of this and all of it.
-const POLL: Duration = Duration::from_secs(1);
-
-/// The first pause after a notification that brought no news; doubled up to [`POLL`].
-const FIRST_CALM: Duration = Duration::from_millis(10);
-
-/// How long a claim may be on its way after its store has answered another call: what lies in a
-/// connection's buffers when a server that was paused goes on.
-const STRAGGLING: Duration = Duration::from_secs(5);
-
-/// One request, reduced to what the engine needs.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) operation: Cow<'static, str>,
-    pub(crate) policy: Policy,
-    pub(crate) id: RecordId,
-    /// By what calls of this process meet: the record's id, but for one in a database that a
-    /// transaction names, which others may keep under the same id.
-    pub(crate) meets_by: RecordId,
-    pub(crate) fingerprint: Fingerprint,
-}
-
-impl Call {
-    /// A claim of its own.
-    pub(super) fn claim(&self, engine: &Engine) -> Claim {
-        Claim {
-            id: self.id,
-            token: Token::random(),
-            fingerprint: self.fingerprint,
-            lease: self.policy.lease,
-            retention: self.policy.ttl,
-            on_crash: self.policy.on_crash,
-            ask_retention: engine.inner.cache.is_on(),
-        }
-    }
-}
+use crate::record::Claimed;
 
 /// What a request may do.
 #[derive(Debug)]
@@ -82,19 +44,34 @@ pub enum Begun {
 /// there is a key.
 #[derive(Debug)]
 pub struct Unprotected {
-    flight: Option<FlightGuard>,
+    under_way: UnderWay,
+}
+
+/// What says that a body runs, and keeps out duplicates where there is a key.
+#[derive(Debug)]
+enum UnderWay {
+    Keyless(#[allow(dead_code, reason = "it counts until it is dropped")] Ongoing),
+    Keyed(#[allow(dead_code, reason = "it counts until it is dropped")] FlightGuard),
 }
 
 impl Unprotected {
-    pub(super) const fn without_key() -> Self {
-        Self { flight: None }
+    pub(super) const fn without_key(ongoing: Ongoing) -> Self {
+        Self {
+            under_way: UnderWay::Keyless(ongoing),
+        }
+    }
+
+    pub(super) const fn under_key(flight: FlightGuard) -> Self {
+        Self {
+            under_way: UnderWay::Keyed(flight),
+        }
     }
 
     /// Runs the body on the caller's task. [`crate::attempt()`] inside of it says that it is
     /// not protected.
     pub async fn drive<F: Future>(self, body: F) -> F::Output {
         let output = CURRENT.scope(Attempt::unprotected(), body).await;
-        drop(self.flight);
+        drop(self.under_way);
         output
     }
 
@@ -178,11 +155,7 @@ pub enum Granted<Run> {
 /// Decides what `call` may do, and reports it.
 pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
     let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-    let leader = StoreLeader {
-        engine,
-        call,
-        runtime,
-    };
+    let leader = StoreLeader::new(engine, call, runtime);
     Ok(match grant(engine, call, &leader).await? {
         Granted::Run(begun) => begun,
         Granted::Replay(outcome) => Begun::Replay(outcome),
@@ -209,12 +182,13 @@ async fn decide<L: Leader>(
     call: &Call,
     leader: &L,
 ) -> Result<(Granted<L::Run>, Decision), Error> {
-    let own = CURRENT.try_with(|attempt| attempt.is_of(&call.id));
+    let own = CURRENT.try_with(|attempt| attempt.is_within(&call.id));
     if own.unwrap_or(false) {
-        // A body that calls its own operation under its own key would wait for itself.
+        // A body that calls its own operation under its own key, directly or through others, would
+        // wait for itself.
         return Err(in_flight(engine));
     }
-    match engine.inner.cache.find(&call.meets_by, &call.fingerprint) {
+    match engine.inner.cache.find(&call.flight_key, &call.fingerprint) {
         Some(Cached::Outcome(outcome)) => {
             if let Some(begun) = finally(replay(&outcome, false)) {
                 return begun;
@@ -225,9 +199,17 @@ async fn decide<L: Leader>(
     }
     let patience = Patience::of(&call.policy);
     loop {
-        let decided = match engine.inner.flights.enter(call.meets_by, call.fingerprint) {
-            Entry::Leader(flight) => leader.lead(patience, flight).await,
-            Entry::Duplicate(flight) => join(engine, call, patience, &flight).await,
+        let entry = engine
+            .inner
+            .flights
+            .enter(call.flight_key, call.fingerprint);
+        let joined = match entry {
+            Entry::Leader(flight) => Join::Leads(flight),
+            Entry::Duplicate(joined) => join(engine, call, patience, joined).await,
+        };
+        let decided = match joined {
+            Join::Leads(flight) => leader.lead(patience, flight).await,
+            Join::Decided(decided) => decided,
         };
         if let Some(begun) = finally(decided) {
             return begun;
@@ -245,36 +227,52 @@ fn finally<Run>(decided: Decided<Run>) -> Option<Result<(Granted<Run>, Decision)
     }
 }
 
+/// What has become of a call that joined a flight.
+#[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
+enum Join<Run> {
+    Decided(Decided<Run>),
+    /// It leads the flight on: nobody before it has left an answer.
+    Leads(FlightGuard),
+}
+
 /// Joins a flight: no store traffic.
 async fn join<Run>(
     engine: &Engine,
     call: &Call,
     patience: Patience,
-    flight: &Arc<Flight>,
-) -> Decided<Run> {
+    mut joined: Joined,
+) -> Join<Run> {
+    let refused = || Join::Decided(Decided::Refused(in_flight(engine)));
     // The leader's claim is bounded by the store timeout, if somebody polls the leader.
-    tokio::select! {
+    let woken = tokio::select! {
         biased;
-        () = flight.answered() => {}
-        () = sleep(engine.inner.settings.store_timeout) => return Decided::Refused(in_flight(engine)),
-        () = patience.over(), if !patience.is_none() => return Decided::Refused(in_flight(engine)),
-    }
-    let same = flight.fingerprint == call.fingerprint;
-    let mut waited = false;
-    if let Progress::Occupied = flight.progress() {
-        if !same {
-            return Decided::Refused(Error::Mismatch);
-        }
-        tokio::select! {
-            biased;
-            () = flight.ended() => waited = true,
-            () = patience.over() => return Decided::Refused(in_flight(engine)),
-        }
-    }
-    let Progress::Ended(ending) = flight.progress() else {
-        return Decided::AskAgain;
+        woken = joined.answered() => woken,
+        () = sleep(engine.inner.settings.store_timeout) => return refused(),
+        () = patience.over(), if !patience.is_none() => return refused(),
     };
-    match (ending, same) {
+    if let Woken::Leads(flight) = woken {
+        return Join::Leads(flight);
+    }
+    let same = *joined.fingerprint() == call.fingerprint;
+    let mut waited = false;
+    if let Progress::Occupied = joined.progress() {
+        if !same {
+            return Join::Decided(Decided::Refused(Error::Mismatch));
+        }
+        let woken = tokio::select! {
+            biased;
+            woken = joined.ended() => woken,
+            () = patience.over() => return refused(),
+        };
+        if let Woken::Leads(flight) = woken {
+            return Join::Leads(flight);
+        }
+        waited = true;
+    }
+    let Progress::Ended(ending) = joined.progress() else {
+        return Join::Decided(Decided::AskAgain);
+    };
+    Join::Decided(match (ending, same) {
         // A leader that was refused for its own fingerprint says nothing of another one.
         (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
         (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
@@ -287,77 +285,7 @@ async fn join<Run>(
             Decided::Refused(in_flight(engine))
         }
         (Ending::InFlightElsewhere, true) => Decided::AskAgain,
-    }
-}
-
-/// Claims in the store.
-struct StoreLeader<'a> {
-    engine: &'a Engine,
-    call: &'a Call,
-    runtime: Handle,
-}
-
-impl Leader for StoreLeader<'_> {
-    type Run = Begun;
-
-    async fn lead(&self, patience: Patience, flight: FlightGuard) -> Decided<Begun> {
-        lead(self.engine, self.call, &self.runtime, patience, flight).await
-    }
-}
-
-async fn lead(
-    engine: &Engine,
-    call: &Call,
-    runtime: &Handle,
-    patience: Patience,
-    mut flight: FlightGuard,
-) -> Decided<Begun> {
-    let claim = call.claim(engine);
-    let mut news = None;
-    loop {
-        let sent = Instant::now();
-        let answer = claim_once(engine, call, runtime, &claim).await;
-        let waited = news.is_some();
-        match answer {
-            Ok(Claimed::Acquired { attempt }) => {
-                let held = Held::new(engine, call, claim.token, attempt, sent, flight);
-                let execution = Execution::new(held, runtime.clone());
-                // Dropped where it is not begun, it frees the key.
-                return match execution.take_off().await {
-                    Ok(true) => Decided::Run(Begun::Execute(execution), Decision::Executed),
-                    Ok(false) => Decided::AskAgain,
-                    Err(error) => Decided::Refused(error.into()),
-                };
-            }
-            Ok(answer) => match conclude(engine, call, answer, sent, waited, patience, flight) {
-                Ok(decided) => return decided,
-                Err((guard, lease_left)) => {
-                    flight = guard;
-                    let news = news.get_or_insert_with(News::default);
-                    tokio::select! {
-                        biased;
-                        () = patience.over() => return gave_up(engine, flight),
-                        // Boxed: a waiting call is rare, and its future is large.
-                        () = Box::pin(news.of(engine, call, lease_left)) => {}
-                    }
-                }
-            },
-            // No outage: a record that cannot be read may be finished, one that was seen to run may
-            // still be, and a store that refuses is not away.
-            Err(error) if engine.inner.settings.fail_open && !waited && error.is_outage() => {
-                flight.occupy();
-                observe::failing_open(&call.operation, &error);
-                let begun = Begun::Unprotected(Unprotected {
-                    flight: Some(flight),
-                });
-                return Decided::Run(begun, Decision::Unprotected);
-            }
-            Err(error) => {
-                flight.end(Ending::Failed(error.clone()));
-                return Decided::Refused(error.into());
-            }
-        }
-    }
+    })
 }
 
 /// What an answer means that is no right to run. `Err` is to wait: another attempt holds the
@@ -380,7 +308,7 @@ pub(super) fn conclude<Run>(
         } => {
             let until = retention_left.and_then(|left| sent.checked_add(left));
             let cache = &engine.inner.cache;
-            cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
+            cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
             let decided = replay(&outcome, waited);
             flight.end(Ending::Outcome(outcome));
             decided
@@ -405,106 +333,6 @@ pub(super) fn conclude<Run>(
 pub(super) fn gave_up<Run>(engine: &Engine, flight: FlightGuard) -> Decided<Run> {
     flight.end(Ending::InFlightElsewhere);
     Decided::Refused(in_flight(engine))
-}
-
-/// Sends a claim; a transient failure is followed by one more try with the same token, which
-/// recognises itself if the first one had its effect. Both are inside one store timeout.
-async fn claim_once(
-    engine: &Engine,
-    call: &Call,
-    runtime: &Handle,
-    claim: &Claim,
-) -> Result<Claimed, StoreError> {
-    let mut ghost = Ghost {
-        engine,
-        call,
-        runtime,
-        token: claim.token,
-        armed: true,
-    };
-    let tries = async {
-        match engine.store().claim(claim).await {
-            Err(error) if error.is_transient() => {
-                observe::store_failed(&call.operation, "claim", &error);
-                engine.store().claim(claim).await
-            }
-            answer => answer,
-        }
-    };
-    let answer = engine.store_call(&call.operation, "claim", tries).await;
-    ghost.armed = matches!(
-        answer,
-        Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. })
-    );
-    answer
-}
-
-/// A claim whose answer did not come: it may hold a lease that nobody will use. Dropped while
-/// armed, it frees the key in the background, so that a retry need not wait for the lease.
-struct Ghost<'a> {
-    engine: &'a Engine,
-    call: &'a Call,
-    runtime: &'a Handle,
-    token: Token,
-    armed: bool,
-}
-
-impl Drop for Ghost<'_> {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        // Bounded: in an outage every request leaves one, and the lease ends without them.
-        let Ok(permit) = Arc::clone(&self.engine.inner.ghosts).try_acquire_owned() else {
-            return;
-        };
-        let (engine, call, token) = (self.engine.clone(), self.call.clone(), self.token);
-        let until = Instant::now() + call.policy.lease;
-        self.runtime.spawn(async move {
-            // Until it was there to be released: the claim may arrive after its release.
-            let mut not_there_since = None;
-            let _ = engine
-                .settle_until(&call, &token, &Settlement::Release, until, |change| {
-                    change == Change::Applied
-                        // Where a crash refuses, one that arrives later would be one for good.
-                        || call.policy.on_crash == OnCrash::Rerun
-                            && not_there_since.get_or_insert_with(Instant::now).elapsed() >= STRAGGLING
-                })
-                .await;
-            drop(permit);
-        });
-    }
-}
-
-/// What a waiting leader knows of the record's changes in the store.
-#[derive(Default)]
-struct News {
-    watch: Option<Watch>,
-    /// How long to wait before the next watch begins.
-    calm: Duration,
-}
-
-impl News {
-    /// Resolves when it is time to claim again.
-    async fn of(&mut self, engine: &Engine, call: &Call, lease_left: Duration) {
-        let Some(watch) = &mut self.watch else {
-            // A store may wake without a change: pauses keep that from becoming a storm.
-            sleep(self.calm).await;
-            self.calm = (self.calm * 2).clamp(FIRST_CALM, POLL);
-            let watch = engine.store().watch(&call.id);
-            let watch = engine.store_call(&call.operation, "watch", watch).await;
-            // What changed before the watch began is seen by the next claim.
-            self.watch = Some(watch.unwrap_or_else(|_| Watch::never()));
-            return;
-        };
-        // A crash is announced by nobody: look again when the lease would be over.
-        let pause = POLL.mul_f64(rand::random_range(0.5..1.0)).min(lease_left);
-        tokio::select! {
-            biased;
-            () = watch => self.watch = None,
-            () = sleep(pause.max(Duration::from_millis(1))) => {}
-        }
-    }
 }
 
 pub(super) fn replay<Run>(outcome: &Bytes, waited: bool) -> Decided<Run> {

@@ -5,44 +5,60 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
 use super::Engine;
-use super::begin::Call;
+use super::begin::in_flight;
+use super::call::Call;
 use super::flight::{Ending, FlightGuard};
+use super::settlement::Settlement;
+use super::unsettled::{Entry, after};
 use crate::attempt::{Attempt, CURRENT};
+use crate::error::Error;
 use crate::observe;
-use crate::outcome::{NotReplayable, Outcome, Verdict};
-use crate::record::{Change, Token};
+use crate::outcome::Verdict;
+use crate::record::{Change, Lease, Token};
 use crate::store::StoreError;
 
 /// The panic of a body, as [`std::panic::resume_unwind`] takes it.
 pub type Panic = Box<dyn Any + Send + 'static>;
 
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(1);
-
-/// How an attempt ends in the store.
-#[derive(Clone, Debug)]
-pub(crate) enum Settlement {
-    Complete(Bytes),
-    Release,
-    Abandon,
+/// Why an [`Execution`] that was driven gave no value.
+pub enum ExecutionError {
+    /// The body did not run: the lease was over, and it could not be had again.
+    NotRun(Error),
+    /// The body panicked, and the attempt was abandoned.
+    Panicked(Panic),
 }
 
-impl Settlement {
-    const fn as_str(&self) -> &'static str {
+impl fmt::Debug for ExecutionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Complete(_) => "complete",
-            Self::Release => "release",
-            Self::Abandon => "abandon",
+            Self::NotRun(error) => f.debug_tuple("NotRun").field(error).finish(),
+            Self::Panicked(_) => f.write_str("Panicked(…)"),
+        }
+    }
+}
+
+impl fmt::Display for ExecutionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRun(error) => error.fmt(f),
+            Self::Panicked(_) => f.write_str("the body panicked, and its attempt was abandoned"),
+        }
+    }
+}
+
+impl std::error::Error for ExecutionError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotRun(error) => error.source(),
+            Self::Panicked(_) => None,
         }
     }
 }
@@ -74,17 +90,31 @@ impl Held {
             engine: engine.clone(),
             call: call.clone(),
             token,
-            attempt: Attempt::protected(attempt, call.id, claimed + call.policy.lease),
+            attempt: Attempt::protected(
+                attempt,
+                call.id,
+                call.fingerprint,
+                claimed + call.policy.lease,
+            ),
             flight,
             renewal: None,
             ended: None,
         }
     }
 
+    /// A try of the claim was not answered, and may arrive after the attempt's end.
+    pub(super) fn expect_late_calls(&self, expected: bool) {
+        self.attempt.expect_late_calls(expected);
+    }
+
+    fn lease(&self) -> Lease {
+        self.attempt.lease(&self.call, self.token)
+    }
+
     /// Renews a lease that may be over. `Ok(false)` says that another attempt holds it.
     async fn regain(&self) -> Result<bool, StoreError> {
         let Self { engine, call, .. } = self;
-        match renew(engine, call, &self.token, &self.attempt).await? {
+        match renew(engine, call, self.token, &self.attempt).await? {
             Change::LeaseLost => Ok(false),
             Change::Applied if self.attempt.lease_lost() => Err(StoreError::TimedOut {
                 store: engine.store().name(),
@@ -94,23 +124,30 @@ impl Held {
         }
     }
 
-    fn close(self, settlement: Settlement, change: Change) {
+    fn close(self, runtime: &Handle, settlement: Settlement, change: Change) {
+        let call = &self.call;
         // A release or an abandonment that is sent again after its answer was lost finds nothing
         // to change: only a completion says that the lease was lost.
         let Settlement::Complete(outcome) = settlement else {
+            drop(self.renewal);
+            // A claim or a renewal that arrives from now on takes a lease that nobody will use.
+            if self.attempt.may_have_late_calls() {
+                let lease = self.attempt.lease(call, self.token);
+                self.engine
+                    .undo_late_calls(runtime, call, lease, settlement, false);
+            }
             return;
         };
         match change {
             Change::Applied => {
-                let call = &self.call;
                 let until = self.ended.and_then(|at| at.checked_add(call.policy.ttl));
                 let cache = &self.engine.inner.cache;
-                cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
+                cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
                 self.flight.end(Ending::Outcome(outcome));
             }
             Change::LeaseLost => {
                 self.attempt.lose();
-                observe::lease_lost(&self.call.operation, &self.call.id, self.attempt.number());
+                observe::lease_lost(&call.operation, &call.id, self.attempt.number());
             }
         }
         // Where the flight was not ended it ends with its guard: ask the store.
@@ -119,68 +156,22 @@ impl Held {
     /// Ends the attempt, however long the store is away. An outcome is offered for as long as
     /// it would be kept, also when the lease is over: the token still changes the record if
     /// nobody has claimed it since. Meanwhile the flight keeps duplicates of this process out.
-    /// While a store is away nothing is claimed, so what is held here is bounded by what ran
-    /// when it went.
-    async fn settle_persistently(self, settlement: Settlement) {
+    async fn settle_persistently(self, runtime: Handle, settlement: Settlement, entry: Entry) {
         let until = match settlement {
             Settlement::Abandon => self.attempt.held_until().unwrap_or_else(Instant::now),
-            _ => Instant::now() + self.call.policy.ttl,
+            _ => after(self.call.policy.ttl),
         };
         let change = self
             .engine
-            .settle_until(&self.call, &self.token, &settlement, until, |_| true)
+            .settle_until(&self.call, || self.lease(), &settlement, until)
             .await;
         match change {
-            Some(change) => self.close(settlement, change),
+            Some(change) => self.close(&runtime, settlement, change),
             None => {
                 observe::settling_gave_up(&self.call.operation, &self.call.id, settlement.as_str())
             }
         }
-    }
-}
-
-impl Engine {
-    pub(super) async fn settle_once(
-        &self,
-        call: &Call,
-        token: &Token,
-        settlement: &Settlement,
-    ) -> Result<Change, StoreError> {
-        let (store, id) = (self.store(), &call.id);
-        let answer = match settlement {
-            Settlement::Complete(outcome) => {
-                store.complete(id, token, outcome.clone(), call.policy.ttl)
-            }
-            Settlement::Release => store.release(id, token),
-            Settlement::Abandon => store.abandon(id, token),
-        };
-        self.store_call(&call.operation, settlement.as_str(), answer)
-            .await
-    }
-
-    /// Tries to end an attempt until the store's answer will do, or until the given time and one
-    /// last try. Repeating is safe: only the token's holder changes the record.
-    pub(super) async fn settle_until(
-        &self,
-        call: &Call,
-        token: &Token,
-        settlement: &Settlement,
-        until: Instant,
-        mut will_do: impl FnMut(Change) -> bool,
-    ) -> Option<Change> {
-        let mut pause = FIRST_RETRY;
-        loop {
-            let last = Instant::now() >= until;
-            match self.settle_once(call, token, settlement).await {
-                Ok(change) if last || will_do(change) => return Some(change),
-                Ok(_) => {}
-                Err(_) if last => return None,
-                Err(_) => observe::settling_again(&call.operation, &call.id, settlement.as_str()),
-            }
-            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
-            sleep_until((Instant::now() + jittered).min(until)).await;
-            pause = (pause * 2).min(LAST_RETRY);
-        }
+        drop(entry);
     }
 }
 
@@ -209,7 +200,7 @@ impl Execution {
 
     /// Makes sure that the lease holds when the body begins: a process that slept between the
     /// claim and here may have been overtaken. `Ok(false)` says that it was.
-    pub(super) async fn take_off(&self) -> Result<bool, StoreError> {
+    pub(super) async fn confirm_lease(&self) -> Result<bool, StoreError> {
         let Some(held) = &self.held else {
             return Ok(false);
         };
@@ -229,8 +220,10 @@ impl Execution {
     /// with one thread, a body that blocks it keeps its lease from being renewed.
     ///
     /// # Errors
-    /// The body's panic, after the attempt has been abandoned.
-    pub async fn drive<F, T>(mut self, body: F) -> Result<T, Panic>
+    /// [`ExecutionError::NotRun`] when so much time has passed since the claim that the lease was
+    /// over, and another attempt has taken it or the store does not answer.
+    /// [`ExecutionError::Panicked`] when the body panicked; the attempt has been abandoned.
+    pub async fn drive<F, T>(mut self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = (Verdict, T)>,
     {
@@ -247,13 +240,17 @@ impl Execution {
         }
     }
 
-    async fn run<F, T>(mut self, body: F) -> Result<T, Panic>
+    async fn run<F, T>(mut self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = (Verdict, T)>,
     {
         let Some(held) = &self.held else {
-            return Err(Box::new("an execution is driven once"));
+            return Err(ExecutionError::Panicked(Box::new("it was driven before")));
         };
+        // It may have waited long to be driven.
+        if held.attempt.lease_lost() && !Box::pin(held.regain()).await.map_err(not_run)? {
+            return Err(not_run(in_flight(&held.engine)));
+        }
         let (attempt, call) = (held.attempt.clone(), held.call.clone());
         let max_bytes = held.engine.inner.settings.max_outcome_bytes;
         // From here on there may be an effect.
@@ -272,7 +269,7 @@ impl Execution {
                 self.settlement = if attempt.is_released() {
                     Settlement::Release
                 } else {
-                    settlement(verdict, &call, max_bytes)
+                    Settlement::of(verdict, &call, max_bytes)
                 };
                 if matches!(self.settlement, Settlement::Abandon) {
                     observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
@@ -283,7 +280,7 @@ impl Execution {
             Err(panic) => {
                 observe::crashed(&call.operation, &call.id, attempt.number(), "panic");
                 self.settle().await;
-                Err(panic)
+                Err(ExecutionError::Panicked(panic))
             }
         }
     }
@@ -294,8 +291,11 @@ impl Execution {
     /// The task inherits the caller's tracing span, and no other task-local value.
     ///
     /// # Errors
-    /// The body's panic, after the attempt has been abandoned.
-    pub fn drive_detached<F, T>(mut self, body: F) -> impl Future<Output = Result<T, Panic>> + Send
+    /// As [`drive`](Self::drive).
+    pub fn drive_detached<F, T>(
+        mut self,
+        body: F,
+    ) -> impl Future<Output = Result<T, ExecutionError>> + Send
     where
         F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
@@ -308,21 +308,24 @@ impl Execution {
         async move {
             match running.await {
                 Ok(ended) => ended,
-                Err(error) => Err(panic_of(error)),
+                Err(error) => Err(ExecutionError::Panicked(panic_of(error))),
             }
         }
     }
 
     async fn settle(mut self) {
         let Some(held) = &self.held else { return };
+        if !matches!(self.settlement, Settlement::Complete(_)) {
+            held.attempt.give_up();
+        }
         let settled = held
             .engine
-            .settle_once(&held.call, &held.token, &self.settlement)
+            .settle_now(&held.call, &held.lease(), &self.settlement)
             .await;
         match settled {
             Ok(change) => {
                 if let Some(held) = self.held.take() {
-                    held.close(self.settlement.clone(), change);
+                    held.close(&self.runtime, self.settlement.clone(), change);
                 }
             }
             // The drop goes on in the background.
@@ -333,6 +336,10 @@ impl Execution {
             ),
         }
     }
+}
+
+fn not_run(error: impl Into<Error>) -> ExecutionError {
+    ExecutionError::NotRun(error.into())
 }
 
 impl Drop for Execution {
@@ -347,11 +354,14 @@ impl Drop for Execution {
         }
         held.attempt.end();
         if !matches!(self.settlement, Settlement::Complete(_)) {
-            // What is given up is not renewed.
+            held.attempt.give_up();
             held.renewal = None;
         }
         let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
-        self.runtime.spawn(held.settle_persistently(settlement));
+        let entry = Entry::new(&held.engine, &settlement);
+        let runtime = self.runtime.clone();
+        self.runtime
+            .spawn(held.settle_persistently(runtime, settlement, entry));
     }
 }
 
@@ -371,20 +381,6 @@ pub(crate) fn panic_of(error: JoinError) -> Panic {
     }
 }
 
-pub(super) fn settlement(verdict: Verdict, call: &Call, max_bytes: usize) -> Settlement {
-    let outcome = match verdict {
-        Verdict::Final(outcome) => outcome,
-        Verdict::Released => return Settlement::Release,
-        Verdict::Crashed => return Settlement::Abandon,
-    };
-    let mut encoded = outcome.encode();
-    observe::outcome_size(&call.operation, encoded.len());
-    if encoded.len() > max_bytes {
-        encoded = Outcome::NotReplayable(NotReplayable::TooLarge).encode();
-    }
-    Settlement::Complete(encoded)
-}
-
 /// The task that renews a lease until the attempt's end is stored.
 #[derive(Debug)]
 struct Renewal(JoinHandle<()>);
@@ -393,7 +389,7 @@ impl Renewal {
     fn start(runtime: &Handle, held: &Held) -> Self {
         let engine = held.engine.clone();
         let (call, token, attempt) = (held.call.clone(), held.token, held.attempt.clone());
-        Self(runtime.spawn(async move { keep(&engine, &call, &token, &attempt).await }))
+        Self(runtime.spawn(async move { renew_loop(&engine, &call, token, &attempt).await }))
     }
 }
 
@@ -403,7 +399,7 @@ impl Drop for Renewal {
     }
 }
 
-async fn keep(engine: &Engine, call: &Call, token: &Token, attempt: &Attempt) {
+async fn renew_loop(engine: &Engine, call: &Call, token: Token, attempt: &Attempt) {
     let lease = call.policy.lease;
     let mut pause = lease / 3;
     loop {
@@ -426,19 +422,26 @@ async fn keep(engine: &Engine, call: &Call, token: &Token, attempt: &Attempt) {
 async fn renew(
     engine: &Engine,
     call: &Call,
-    token: &Token,
+    token: Token,
     attempt: &Attempt,
 ) -> Result<Change, StoreError> {
     let sent = Instant::now();
     let policy = &call.policy;
-    let answer = engine
-        .store()
-        .renew(&call.id, token, policy.lease, policy.ttl);
+    let expected = attempt.may_have_late_calls();
+    // It may be dropped while it is on its way. Said before the lease is looked at: who gives the
+    // attempt up says so first and looks here then.
+    attempt.expect_late_calls(true);
+    let lease = attempt.lease(call, token);
+    let answer = engine.store().renew(&lease);
     // One that hangs must leave time for another.
     let after = engine.inner.settings.store_timeout.min(policy.lease / 3);
     let change = engine
         .store_call_within(after, &call.operation, "renew", answer)
-        .await?;
+        .await;
+    if !change.as_ref().is_err_and(StoreError::may_have_effect) {
+        attempt.expect_late_calls(expected);
+    }
+    let change = change?;
     if change == Change::Applied {
         attempt.hold_until(sent + policy.lease);
     }

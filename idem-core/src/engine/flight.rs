@@ -1,59 +1,70 @@
 //! Local flights: where duplicates meet inside one process.
 //!
 //! The first call for a record leads a flight from before its claim until its end is stored.
-//! Every duplicate that arrives meanwhile joins it and causes no store traffic. A flight
-//! decides nothing: it tells what its leader knows, and [`super::begin`] judges.
+//! Every duplicate that arrives meanwhile joins it and causes no store traffic. When the leader
+//! ends without an answer for the others, one of them leads on, and the others stay where they
+//! are. A flight decides nothing: it tells what its leader knows, and [`super::begin`] judges.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::activity::{Activity, Ongoing};
 use crate::fingerprint::Fingerprint;
 use crate::record::{RecordHasher, RecordId};
 use crate::store::StoreError;
 
 const SHARDS: usize = 64;
 
-type Shard = HashMap<RecordId, Arc<Flight>, RecordHasher>;
+type Shard = HashMap<RecordId, (Arc<Flight>, Ongoing), RecordHasher>;
 
 /// All flights of an engine.
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
-    /// Notified whenever a flight has ended.
-    ended: Notify,
-}
-
-impl Default for Flights {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            ended: Notify::new(),
-        }
-    }
+    activity: Arc<Activity>,
 }
 
 /// What a call finds when it enters.
 pub(crate) enum Entry {
     Leader(FlightGuard),
-    Duplicate(Arc<Flight>),
+    Duplicate(Joined),
 }
 
 impl Flights {
+    pub(crate) fn new(activity: Arc<Activity>) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            activity,
+        }
+    }
+
     pub(crate) fn enter(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Entry {
         let mut shard = self.shard(&id);
-        if let Some(flight) = shard.get(&id) {
-            return Entry::Duplicate(Arc::clone(flight));
+        if let Some((flight, _)) = shard.get(&id) {
+            let may_lead = flight.fingerprint == fingerprint;
+            if may_lead {
+                flight.successors.fetch_add(1, Ordering::Relaxed);
+            }
+            return Entry::Duplicate(Joined {
+                flights: Arc::clone(self),
+                id,
+                flight: Arc::clone(flight),
+                may_lead,
+            });
         }
         let flight = Arc::new(Flight {
             fingerprint,
-            occupied: OnceLock::new(),
+            state: AtomicU8::new(CLAIMING),
             ending: OnceLock::new(),
-            changed: Notify::new(),
+            answered: Notify::new(),
+            ended: Notify::new(),
+            successors: AtomicUsize::new(0),
         });
-        shard.insert(id, Arc::clone(&flight));
+        shard.insert(id, (Arc::clone(&flight), self.activity.begin()));
         Entry::Leader(FlightGuard {
             flights: Arc::clone(self),
             id,
@@ -61,38 +72,52 @@ impl Flights {
         })
     }
 
-    /// Resolves when no flight is under way.
-    pub(crate) async fn idle(&self) {
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if self.shards.iter().all(|shard| lock(shard).is_empty()) {
-                return;
-            }
-            ended.await;
-        }
-    }
-
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
         // A byte that the map's own hash does not use.
-        lock(&self.shards[usize::from(id.as_bytes()[31]) % SHARDS])
+        let shard = &self.shards[usize::from(id.as_bytes()[31]) % SHARDS];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leader is gone, or whoever was to follow. The flight goes on with a successor, or ends.
+    fn pass_on(&self, id: &RecordId, flight: &Flight, mut shard: MutexGuard<'_, Shard>) {
+        let ends = flight.ending.get().is_some() || flight.successors.load(Ordering::Relaxed) == 0;
+        if !ends {
+            flight.state.store(VACANT, Ordering::Release);
+            drop(shard);
+            flight.answered.notify_waiters();
+            flight.ended.notify_one();
+            return;
+        }
+        flight.ending.get_or_init(|| Ending::Unknown);
+        // Out of the map before anybody wakes, so that who looks again finds a new flight.
+        let entry = shard.remove(id);
+        drop(shard);
+        flight.answered.notify_waiters();
+        flight.ended.notify_waiters();
+        drop(entry);
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// The leader has no answer to its claim yet.
+const CLAIMING: u8 = 0;
+/// The store has said that an attempt with this fingerprint is running, here or in another process.
+const OCCUPIED: u8 = 1;
+/// Nobody leads: one who has joined is to.
+const VACANT: u8 = 2;
 
 /// One record's flight.
 #[derive(Debug)]
-pub(crate) struct Flight {
-    pub(crate) fingerprint: Fingerprint,
-    /// Set when the store has said that an attempt with this fingerprint is running, here or
-    /// in another process.
-    occupied: OnceLock<()>,
+struct Flight {
+    fingerprint: Fingerprint,
+    /// Becomes vacant, and is led again, under the shard's lock.
+    state: AtomicU8,
     ending: OnceLock<Ending>,
-    changed: Notify,
+    /// Notifies those who wait for the claim's answer: of it, of the end, and of a vacancy.
+    answered: Notify,
+    /// Notifies those who wait for the end: all of it, and one of a vacancy.
+    ended: Notify,
+    /// How many have joined who may lead. Changes under the shard's lock.
+    successors: AtomicUsize,
 }
 
 /// How a flight ended.
@@ -114,48 +139,113 @@ pub(crate) enum Ending {
 
 /// What is known of a flight now.
 pub(crate) enum Progress<'a> {
-    /// The leader has no answer to its claim yet.
+    /// There is no answer to a claim yet.
     Claiming,
     Occupied,
     Ended(&'a Ending),
 }
 
-impl Flight {
+/// A duplicate in a flight that another call leads.
+pub(crate) struct Joined {
+    flights: Arc<Flights>,
+    id: RecordId,
+    flight: Arc<Flight>,
+    /// Whether it is of the same request, and so may lead in its turn.
+    may_lead: bool,
+}
+
+/// Why a duplicate waits no longer.
+pub(crate) enum Woken {
+    /// What it waited for has come.
+    Reached,
+    /// The leader has ended without an answer, and this call leads in its place.
+    Leads(FlightGuard),
+}
+
+impl Joined {
+    pub(crate) fn fingerprint(&self) -> &Fingerprint {
+        &self.flight.fingerprint
+    }
+
     pub(crate) fn progress(&self) -> Progress<'_> {
-        match (self.ending.get(), self.occupied.get()) {
-            (Some(ending), _) => Progress::Ended(ending),
-            (None, Some(())) => Progress::Occupied,
-            (None, None) => Progress::Claiming,
+        if let Some(ending) = self.flight.ending.get() {
+            return Progress::Ended(ending);
+        }
+        match self.flight.state.load(Ordering::Acquire) {
+            OCCUPIED => Progress::Occupied,
+            _ => Progress::Claiming,
         }
     }
 
     /// Resolves when the leader's claim has been answered.
-    pub(crate) async fn answered(&self) {
-        self.until(|progress| !matches!(progress, Progress::Claiming))
-            .await;
+    pub(crate) async fn answered(&mut self) -> Woken {
+        let flight = Arc::clone(&self.flight);
+        self.until(&flight.answered, |progress| {
+            !matches!(progress, Progress::Claiming)
+        })
+        .await
     }
 
     /// Resolves when the flight has ended.
-    pub(crate) async fn ended(&self) {
-        self.until(|progress| matches!(progress, Progress::Ended(_)))
-            .await;
+    pub(crate) async fn ended(&mut self) -> Woken {
+        let flight = Arc::clone(&self.flight);
+        self.until(&flight.ended, |progress| {
+            matches!(progress, Progress::Ended(_))
+        })
+        .await
     }
 
-    async fn until(&self, reached: impl Fn(Progress<'_>) -> bool) {
+    async fn until(&mut self, news: &Notify, reached: impl Fn(Progress<'_>) -> bool) -> Woken {
         loop {
-            let changed = self.changed.notified();
+            let changed = news.notified();
             tokio::pin!(changed);
             // Registered before the look, so that no change falls between the two.
             changed.as_mut().enable();
             if reached(self.progress()) {
-                return;
+                return Woken::Reached;
+            }
+            if let Some(guard) = self.lead() {
+                return Woken::Leads(guard);
             }
             changed.await;
         }
     }
+
+    /// Leads the flight where nobody else does.
+    fn lead(&mut self) -> Option<FlightGuard> {
+        if !self.may_lead || self.flight.state.load(Ordering::Acquire) != VACANT {
+            return None;
+        }
+        let _shard = self.flights.shard(&self.id);
+        if self.flight.state.load(Ordering::Relaxed) != VACANT {
+            return None;
+        }
+        self.flight.state.store(CLAIMING, Ordering::Release);
+        self.flight.successors.fetch_sub(1, Ordering::Relaxed);
+        self.may_lead = false;
+        Some(FlightGuard {
+            flights: Arc::clone(&self.flights),
+            id: self.id,
+            flight: Arc::clone(&self.flight),
+        })
+    }
 }
 
-/// The leader's side. Dropped without an end, the flight ends as [`Ending::Unknown`].
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if !self.may_lead {
+            return;
+        }
+        let shard = self.flights.shard(&self.id);
+        self.flight.successors.fetch_sub(1, Ordering::Relaxed);
+        // It may be the one that was told.
+        if self.flight.state.load(Ordering::Relaxed) == VACANT {
+            self.flights.pass_on(&self.id, &self.flight, shard);
+        }
+    }
+}
+
+/// The leader's side. Dropped without an end it leaves the flight to one who has joined, if any has.
 #[derive(Debug)]
 pub(crate) struct FlightGuard {
     flights: Arc<Flights>,
@@ -166,23 +256,20 @@ pub(crate) struct FlightGuard {
 impl FlightGuard {
     /// An attempt with this flight's fingerprint is running.
     pub(crate) fn occupy(&self) {
-        if self.flight.occupied.set(()).is_ok() {
-            self.flight.changed.notify_waiters();
+        if self.flight.state.swap(OCCUPIED, Ordering::AcqRel) != OCCUPIED {
+            self.flight.answered.notify_waiters();
         }
     }
 
     pub(crate) fn end(self, ending: Ending) {
-        // The drop below sets what is not set here.
+        // The drop below sees what is set here.
         let _ = self.flight.ending.set(ending);
     }
 }
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
-        self.flight.ending.get_or_init(|| Ending::Unknown);
-        // Out of the map before anybody wakes, so that who looks again finds a new flight.
-        self.flights.shard(&self.id).remove(&self.id);
-        self.flight.changed.notify_waiters();
-        self.flights.ended.notify_waiters();
+        let shard = self.flights.shard(&self.id);
+        self.flights.pass_on(&self.id, &self.flight, shard);
     }
 }

@@ -3,19 +3,29 @@
 //! | file | holds |
 //! |---|---|
 //! | `operation` | the public calls |
-//! | `begin` | from a request to a decision: claims, joining, waiting |
+//! | `call` | one request, reduced to what the engine needs |
+//! | `begin` | from a request to a decision: joining, waiting |
+//! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
 //! | `transaction` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, its renewal, and how an attempt ends |
+//! | `settlement` | how an attempt ends in the store |
+//! | `unsettled` | ends and claims that are seen to in the background |
+//! | `activity` | what is under way |
 
+mod activity;
 mod begin;
 mod cache;
+mod call;
+mod claim;
 mod execution;
 mod flight;
 mod operation;
 mod policy;
+mod settlement;
 mod transaction;
+mod unsettled;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,16 +35,17 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::Instrument;
 
 pub use begin::{Begun, Granted, Unprotected};
-pub use execution::{Execution, Panic};
-pub(crate) use execution::{Settlement, panic_of};
+pub(crate) use call::Call;
+pub(crate) use execution::panic_of;
+pub use execution::{Execution, ExecutionError, Panic};
 pub use operation::{Keyed, Operation};
 pub use policy::{InFlight, Policy};
-pub use transaction::{EndedIn, ExecutionIn, InTransaction, KeyedIn};
+pub(crate) use settlement::Settlement;
+pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};
 
 use crate::error::Error;
 #[cfg(feature = "http")]
@@ -42,9 +53,6 @@ use crate::http::HttpSettings;
 use crate::observe;
 use crate::record::{Inspection, RecordId};
 use crate::store::{Store, StoreError};
-
-/// How many lost claims are freed in the background at once.
-const MAX_GHOSTS: usize = 256;
 
 static INSTALLED: OnceLock<Engine> = OnceLock::new();
 
@@ -57,9 +65,10 @@ pub struct Engine {
 struct Inner {
     store: Arc<dyn Store>,
     settings: Settings,
+    activity: Arc<activity::Activity>,
     flights: Arc<flight::Flights>,
     cache: cache::Cache,
-    ghosts: Arc<Semaphore>,
+    unsettled: unsettled::Unsettled,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +78,7 @@ struct Settings {
     max_outcome_bytes: usize,
     retry_after: Duration,
     fail_open: bool,
+    max_unsettled: (usize, usize),
     #[cfg(feature = "http")]
     http: HttpSettings,
 }
@@ -108,13 +118,14 @@ impl Engine {
         INSTALLED.get().cloned().ok_or(Error::NoEngine)
     }
 
-    /// Resolves when no attempt is under way in this engine, its stored end included.
+    /// Resolves when nothing is under way in this engine: no attempt, its stored end included, no
+    /// body that runs without a key, and nothing that is settled in the background.
     ///
     /// Handlers finish on tasks of their own, also when their clients have gone. Await this after the
     /// server has stopped taking requests and before the runtime ends; a body that is cut off
-    /// there counts as crashed.
+    /// there counts as crashed. While a store is away this waits for it: bound it with a timeout.
     pub async fn idle(&self) {
-        self.inner.flights.idle().await;
+        self.inner.activity.idle().await;
     }
 
     /// The settings of the HTTP contract.
@@ -237,6 +248,10 @@ impl EngineBuilder {
                 max_outcome_bytes: 2 * 1024 * 1024,
                 retry_after: Duration::from_secs(1),
                 fail_open: false,
+                max_unsettled: (
+                    unsettled::Unsettled::MAX_ATTEMPTS,
+                    unsettled::Unsettled::MAX_BYTES,
+                ),
                 #[cfg(feature = "http")]
                 http: HttpSettings::default(),
             },
@@ -253,7 +268,7 @@ impl EngineBuilder {
     /// How long a call to the store may take before it counts as failed; 5 seconds unless
     /// given. Keep it well below the shortest lease.
     pub const fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.store_timeout = timeout;
+        self.settings.store_timeout = policy::at_most(timeout, Policy::MAX);
         self
     }
 
@@ -274,6 +289,15 @@ impl EngineBuilder {
     /// `false` unless given: the call is refused and nothing is executed.
     pub const fn fail_open(mut self, fail_open: bool) -> Self {
         self.settings.fail_open = fail_open;
+        self
+    }
+
+    /// How many ends of attempts, and how many bytes of their outcomes, may wait in this process for
+    /// a store that does not take them; 10,000 and 64 MiB unless given. Claims that were not
+    /// answered count, too, until it is sure that they hold no lease. At the bound new claims are
+    /// refused unsent. What runs at that moment comes on top.
+    pub const fn max_unsettled(mut self, attempts: usize, bytes: usize) -> Self {
+        self.settings.max_unsettled = (attempts, bytes);
         self
     }
 
@@ -299,13 +323,16 @@ impl EngineBuilder {
 
     /// The engine.
     pub fn build(self) -> Engine {
+        let activity = Arc::<activity::Activity>::default();
+        let (max_attempts, max_bytes) = self.settings.max_unsettled;
         Engine {
             inner: Arc::new(Inner {
                 store: self.store,
                 settings: self.settings,
-                flights: Arc::default(),
+                flights: Arc::new(flight::Flights::new(Arc::clone(&activity))),
+                activity,
                 cache: self.cache,
-                ghosts: Arc::new(Semaphore::new(MAX_GHOSTS)),
+                unsettled: unsettled::Unsettled::bounded(max_attempts, max_bytes),
             }),
         }
     }

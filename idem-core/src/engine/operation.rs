@@ -4,17 +4,18 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
-use super::begin::{Begun, Call, Unprotected, begin};
+use super::begin::{Begun, Unprotected, begin};
+use super::call::Call;
 use super::policy::{InFlight, Policy};
 use super::transaction::InTransaction;
-use super::{Engine, Settlement};
+use super::{Engine, ExecutionError, Settlement};
 use crate::attempt::Lent;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::{ReleaseErrors, Replayable, StoreErrors, Verdict};
-use crate::record::{Change, Claim, Claimed, Inspection, OnCrash, Phase, RecordId, Token};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 use crate::transaction::{TransactionSource, Transactional};
 
 /// One operation and its rules, ready to be called under a key.
@@ -86,7 +87,7 @@ impl Keyed {
             operation: self.operation,
             policy: self.policy,
             id: self.id,
-            meets_by: self.id,
+            flight_key: self.id,
             fingerprint,
         };
         (self.engine, call)
@@ -223,7 +224,8 @@ impl Operation {
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
                 match Box::pin(execution.drive(judged)).await {
                     Ok(value) => return value,
-                    Err(panic) => {
+                    Err(ExecutionError::NotRun(error)) => Err(error),
+                    Err(ExecutionError::Panicked(panic)) => {
                         let crashed = T::crashed(&self.engine, false);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
                     }
@@ -236,7 +238,7 @@ impl Operation {
     /// A run without a record, for a request that has no key where none is required.
     pub fn unprotected(&self) -> Unprotected {
         observe::decided(&self.name, Decision::Unprotected);
-        Unprotected::without_key()
+        Unprotected::without_key(self.engine.inner.activity.begin())
     }
 
     /// This operation under a key, for adapters; [`run`](Self::run) does everything at once.
@@ -301,15 +303,8 @@ impl Operation {
         else {
             return Ok(false);
         };
-        let claim = Claim {
-            id,
-            token: Token::random(),
-            fingerprint,
-            lease: self.policy.lease,
-            retention: self.policy.ttl,
-            on_crash: OnCrash::Rerun,
-            ask_retention: false,
-        };
+        let claim = Claim::new(id, fingerprint, self.policy.lease, self.policy.ttl)
+            .on_crash(OnCrash::Rerun);
         let claimed = self
             .engine
             .store_call(&self.name, "claim", self.engine.store().claim(&claim))
@@ -327,7 +322,7 @@ impl Operation {
             operation: self.name.clone(),
             policy: self.policy,
             id,
-            meets_by: id,
+            flight_key: id,
             fingerprint,
         };
         // Freed or begun anew since it was inspected: what crashed is not there any more.
@@ -339,7 +334,7 @@ impl Operation {
         };
         let change = self
             .engine
-            .settle_once(&call, &claim.token, &settlement)
+            .settle(&call, &Lease::of(&claim, attempt), &settlement)
             .await?;
         Ok(is_the_crashed_one && change == Change::Applied)
     }

@@ -6,6 +6,7 @@ use crate::record::OnCrash;
 
 /// What a duplicate does while the first attempt runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InFlight {
     /// Is refused at once.
     #[default]
@@ -80,7 +81,7 @@ impl Policy {
     }
 }
 
-const fn at_most(duration: Duration, most: Duration) -> Duration {
+pub(super) const fn at_most(duration: Duration, most: Duration) -> Duration {
     if duration.as_nanos() > most.as_nanos() {
         most
     } else {

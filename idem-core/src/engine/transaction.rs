@@ -8,7 +8,9 @@
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +19,13 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::begin::{
-    Call, Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
+    Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
 };
-use super::execution::{Settlement, settlement};
+use super::call::Call;
 use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
+use super::settlement::Settlement;
+use super::unsettled::after;
 use super::{Engine, Panic};
 use crate::attempt::{Attempt, CURRENT};
 use crate::error::Error;
@@ -30,7 +34,7 @@ use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::{Outcome, ReleaseErrors, Replayable, StoreErrors, Verdict};
 use crate::record::{Claim, Claimed};
-use crate::store::StoreError;
+use crate::store::{StoreError, Watch};
 use crate::transaction::{BegunIn, CommitError, Ended, Transactional, Writes};
 
 /// Pauses of a call that waits for another process's transaction: nobody announces its end.
@@ -171,7 +175,7 @@ impl<D: Transactional> KeyedIn<D> {
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Granted<ExecutionIn<D>>, Error> {
         Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let (engine, mut call) = self.keyed.into_call(fingerprint);
-        call.meets_by = call.id.within(&self.database.place());
+        call.flight_key = call.id.within(&self.database.place());
         let leader = TransactionLeader {
             engine: &engine,
             call: &call,
@@ -206,6 +210,7 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                 Ok(BegunIn::Acquired {
                     attempt,
                     transaction,
+                    session_ended,
                 }) => {
                     flight.occupy();
                     observe::started(&call.operation, &call.id, attempt);
@@ -214,8 +219,10 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                         call: call.clone(),
                         database: Arc::clone(database),
                         claim,
-                        attempt: Attempt::in_transaction(attempt, call.id),
+                        attempt: Attempt::in_transaction(attempt, call.id, call.fingerprint),
                         transaction,
+                        session_ended,
+                        commit_sent: CommitSent::default(),
                         flight,
                     };
                     return Decided::Run(execution, Decision::Executed);
@@ -274,7 +281,21 @@ pub struct ExecutionIn<D: Transactional> {
     claim: Claim,
     attempt: Attempt,
     transaction: D::Transaction,
+    session_ended: Watch,
+    commit_sent: CommitSent,
     flight: FlightGuard,
+}
+
+/// Whether a commit was sent: from then on nobody knows what has happened until the database has
+/// said so, also where the task that waits for its answer is gone.
+#[derive(Clone, Debug, Default)]
+#[doc(hidden)]
+pub struct CommitSent(Arc<AtomicBool>);
+
+impl CommitSent {
+    pub fn was_sent(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// How an attempt in a transaction ended for its caller.
@@ -290,6 +311,11 @@ pub enum EndedIn<V> {
 }
 
 impl<D: Transactional> ExecutionIn<D> {
+    /// For who waits for a task that drives this, and may see it end otherwise.
+    pub fn commit_sent(&self) -> CommitSent {
+        self.commit_sent.clone()
+    }
+
     /// Runs the body on the caller's task, and commits or rolls back before it returns.
     ///
     /// # Errors
@@ -306,11 +332,23 @@ impl<D: Transactional> ExecutionIn<D> {
             claim,
             attempt,
             transaction,
+            mut session_ended,
+            commit_sent,
             flight,
         } = self;
         let clock = observe::clock();
         let body = AssertUnwindSafe(async { body(transaction).await }).catch_unwind();
-        let ended = CURRENT.scope(attempt.clone(), body).await;
+        let mut body = pin!(CURRENT.scope(attempt.clone(), body));
+        let ended = tokio::select! {
+            biased;
+            ended = &mut body => ended,
+            () = &mut session_ended => {
+                // Another attempt may begin. This one's commit will fail; its body is told.
+                attempt.lose();
+                observe::session_ended(&call.operation, &call.id, attempt.number());
+                body.await
+            }
+        };
         observe::body_took(&call.operation, &clock);
         attempt.end();
         let (transaction, verdict, writes, value) = match ended {
@@ -324,7 +362,7 @@ impl<D: Transactional> ExecutionIn<D> {
         let max_bytes = engine.inner.settings.max_outcome_bytes;
         let settlement = match attempt.is_released() {
             true => Settlement::Release,
-            false => settlement(verdict, &call, max_bytes),
+            false => Settlement::of(verdict, &call, max_bytes),
         };
         let attempt = attempt.number();
         let settling = Settling {
@@ -344,12 +382,13 @@ impl<D: Transactional> ExecutionIn<D> {
             outcome: outcome.clone(),
             writes,
         };
+        commit_sent.0.store(true, Ordering::Release);
         Ok(match settling.commit(transaction, &ended).await {
             Settled::Committed => {
                 let until = committing.checked_add(settling.call.policy.ttl);
                 let cache = &settling.engine.inner.cache;
                 let call = &settling.call;
-                cache.keep(call.meets_by, call.fingerprint, outcome.clone(), until);
+                cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
                 flight.end(Ending::Outcome(outcome));
                 EndedIn::Value(value)
             }
@@ -421,6 +460,10 @@ impl<D: Transactional> Settling<D> {
                 observe::store_failed(&self.call.operation, "commit", &error);
                 Settled::Refused(error.into())
             }
+            Err(CommitError::Refused(source)) => {
+                observe::commit_refused(&self.call.operation, &self.call.id, &*source);
+                Settled::Refused(Error::CommitRefused(source))
+            }
             Err(CommitError::Overtaken) => self.find_out(&ended.outcome, None).await,
             Err(CommitError::Unknown(error)) => {
                 observe::settling_again(&self.call.operation, &self.call.id, "commit");
@@ -437,7 +480,7 @@ impl<D: Transactional> Settling<D> {
             database,
             claim,
         } = self;
-        let until = Instant::now() + engine.inner.settings.store_timeout;
+        let until = after(engine.inner.settings.store_timeout);
         let mut pause = FIRST_POLL;
         loop {
             match begin(engine, call, &**database, claim).await {

@@ -13,6 +13,8 @@ use crate::key::KeyError;
 /// When a client is told to come back after the store was away.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+const UNSETTLED: &str = "the request may have been executed; retry with the same key to find out";
+
 /// What is wrong, as the last part of a problem's `type` URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +41,8 @@ pub enum ProblemKind {
     Undecodable,
     /// 500: the handler panicked.
     Crashed,
+    /// 500: the database refused to commit what the handler wrote; everything was rolled back.
+    CommitRefused,
     /// 500: the server's own mistake: no engine, a name used twice.
     Misconfigured,
     /// 503 with `Retry-After`: the store cannot answer, nothing was executed.
@@ -115,6 +119,11 @@ impl ProblemKind {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The request failed unexpectedly",
             ),
+            Self::CommitRefused => (
+                "commit-refused",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The request could not be committed",
+            ),
             Self::Misconfigured => (
                 "misconfigured",
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -171,6 +180,15 @@ impl Problem {
         )
     }
 
+    /// A transaction's commit was sent, and nobody waits for its answer any more.
+    pub fn unsettled() -> Self {
+        Self {
+            kind: ProblemKind::Unsettled,
+            detail: UNSETTLED.to_owned(),
+            retry_after: Some(STORE_RETRY_AFTER),
+        }
+    }
+
     /// The answer, complete.
     pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {
         let (word, status, title) = self.kind.facts();
@@ -214,6 +232,7 @@ impl From<&Error> for Problem {
             Error::Undecodable(_) => ProblemKind::Undecodable,
             Error::Store(_) => ProblemKind::StoreUnavailable,
             Error::Unsettled(_) => ProblemKind::Unsettled,
+            Error::CommitRefused(_) => ProblemKind::CommitRefused,
             Error::Fingerprint(_)
             | Error::NoEngine
             | Error::NoRuntime
@@ -222,8 +241,9 @@ impl From<&Error> for Problem {
         let detail = match error {
             // How the server is built and run is not the client's to know.
             Error::Store(_) => "nothing was executed; retry with the same key".to_owned(),
-            Error::Unsettled(_) => {
-                "the request may have been executed; retry with the same key to find out".to_owned()
+            Error::Unsettled(_) => UNSETTLED.to_owned(),
+            Error::CommitRefused(_) => {
+                "the request was executed, and everything it had written was rolled back; the server's log says why".to_owned()
             }
             _ if kind == ProblemKind::Misconfigured => {
                 "nothing was executed; the server's log says why".to_owned()
@@ -254,6 +274,7 @@ mod tests {
         let in_flight = Error::InFlight {
             retry_after: Duration::from_millis(1500),
         };
+        let refused = Error::CommitRefused(std::sync::Arc::new(std::fmt::Error));
         let full = Error::Store(StoreError::Full {
             store: "memory",
             max_bytes: Some(7),
@@ -278,6 +299,7 @@ mod tests {
             ),
             (Error::Undecodable(Undecodable), 500, "undecodable", None),
             (full, 503, "store-unavailable", Some("1")),
+            (refused, 500, "commit-refused", None),
             (Error::NoEngine, 500, "misconfigured", None),
         ];
         let settings = HttpSettings::new()

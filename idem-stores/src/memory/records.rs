@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Token};
+use idem_core::{Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
 use moka::Expiry;
 use tokio::sync::watch;
 
@@ -24,6 +24,19 @@ pub(super) struct Running {
 }
 
 impl Running {
+    pub(super) fn of(lease: &Lease, now: Duration) -> Self {
+        let mut record = Self {
+            fingerprint: lease.fingerprint,
+            token: Some(lease.token),
+            attempt: lease.attempt,
+            lease_until: now,
+            gone_at: now,
+            watched: None,
+        };
+        record.hold(now, lease.duration, lease.retention);
+        record
+    }
+
     pub(super) fn lease_left(&self, now: Duration) -> Option<Duration> {
         self.token?;
         self.lease_until

@@ -60,7 +60,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use idem_core::{Change, Claim, Claimed, Inspection, RecordId, Store, StoreError, Token, Watch};
+use idem_core::{
+    Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
+};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 
@@ -301,25 +303,12 @@ impl Store for PostgresStore {
             .await
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.change(|| statements::renew(id, token, lease, retention), is_there)
-            .await
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        self.change(|| statements::renew(lease), is_there).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let statement = || statements::complete(id, token, &outcome, retention);
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        let statement = || statements::complete(lease, &outcome);
         self.change(statement, statements::answer).await
     }
 

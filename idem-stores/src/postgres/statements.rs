@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, Token};
+use idem_core::{Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Token};
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{Error, Row};
@@ -69,26 +69,24 @@ pub(super) fn claimed(row: Option<PgRow>) -> Result<Option<Claimed>, Error> {
     }))
 }
 
-pub(super) fn renew<'q>(
-    id: &'q RecordId,
-    token: &'q Token,
-    lease: Duration,
-    retention: Duration,
-) -> Statement<'q> {
-    of_holder(include_str!("statements/renew.sql"), id, token)
-        .bind(interval(lease))
-        .bind(interval(retention))
+pub(super) fn renew(lease: &Lease) -> Statement<'_> {
+    of_holder(
+        include_str!("statements/renew.sql"),
+        &lease.id,
+        &lease.token,
+    )
+    .bind(interval(lease.duration))
+    .bind(interval(lease.retention))
 }
 
-pub(super) fn complete<'q>(
-    id: &'q RecordId,
-    token: &'q Token,
-    outcome: &'q [u8],
-    retention: Duration,
-) -> Statement<'q> {
-    of_holder(include_str!("statements/complete.sql"), id, token)
-        .bind(outcome)
-        .bind(interval(retention))
+pub(super) fn complete<'q>(lease: &'q Lease, outcome: &'q [u8]) -> Statement<'q> {
+    of_holder(
+        include_str!("statements/complete.sql"),
+        &lease.id,
+        &lease.token,
+    )
+    .bind(outcome)
+    .bind(interval(lease.retention))
 }
 
 pub(super) fn release<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
@@ -114,16 +112,14 @@ pub(super) fn inspection(row: &PgRow) -> Result<Inspection, Error> {
     let fingerprint = fingerprint
         .try_into()
         .map_err(|error| Error::Decode(Box::new(error)))?;
-    Ok(Inspection {
-        fingerprint: Fingerprint::from_bytes(fingerprint),
-        attempt: attempt(row)?,
-        phase: match outcome(row)? {
-            Some(outcome) => Phase::Finished { outcome },
-            None => Phase::Running {
-                lease_left: lease_left(row)?,
-            },
+    let phase = match outcome(row)? {
+        Some(outcome) => Phase::Finished { outcome },
+        None => Phase::Running {
+            lease_left: lease_left(row)?,
         },
-    })
+    };
+    let fingerprint = Fingerprint::from_bytes(fingerprint);
+    Ok(Inspection::new(fingerprint, attempt(row)?, phase))
 }
 
 pub(super) fn watch(id: &RecordId) -> Statement<'_> {

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use idem_core::{
     BegunIn, Claim, Claimed, CommitError, Ended, OnCrash, RecordId, StoreError, TransactionSource,
-    Transactional, Writes,
+    Transactional, Watch, Writes,
 };
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgRow, PgSeverity};
@@ -153,6 +153,7 @@ async fn begin(
         Claimed::Acquired { attempt } => BegunIn::Acquired {
             attempt,
             transaction,
+            session_ended: Watch::never(),
         },
         answer => {
             // Dropped it is rolled back, too, while the answer is on its way already. But who
@@ -203,11 +204,11 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, sqlx::Err
     // A record of the store, without a transaction.
     let crashed: bool = row.try_get("crashed")?;
     Ok(match (crashed, claim.on_crash) {
-        (true, OnCrash::Refuse) => Claimed::OutcomeUnknown { attempt },
         (true, OnCrash::Rerun) if locked => Claimed::Acquired {
             attempt: attempt.saturating_add(1),
         },
-        _ => in_flight,
+        (true, OnCrash::Rerun) | (false, _) => in_flight,
+        (true, _) => Claimed::OutcomeUnknown { attempt },
     })
 }
 

@@ -42,7 +42,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, OnCrash, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Inspection, Lease, OnCrash, RecordId, Store, StoreError, Token, Watch,
 };
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
@@ -215,7 +215,7 @@ impl Inner {
                         millis.to_string().as_bytes(),
                         match claim.on_crash {
                             OnCrash::Rerun => b"1",
-                            OnCrash::Refuse => b"0",
+                            _ => b"0",
                         },
                     ],
                 )
@@ -280,31 +280,29 @@ impl Store for RedisStore {
         self.inner.claim(claim).await
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let millis = record::lifetime(lease, retention).to_string();
-        let arguments = [&record::stored(retention)[..], millis.as_bytes()];
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        let millis = record::lifetime(lease.duration, lease.retention).to_string();
+        let arguments = [&record::stored(lease.retention)[..], millis.as_bytes()];
         self.inner
-            .change(&self.inner.scripts.renew, id, token, &arguments)
+            .change(
+                &self.inner.scripts.renew,
+                &lease.id,
+                &lease.token,
+                &arguments,
+            )
             .await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        let millis = record::millis(retention).to_string();
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        let millis = record::millis(lease.retention).to_string();
         let arguments = [&outcome[..], millis.as_bytes()];
         self.inner
-            .change(&self.inner.scripts.complete, id, token, &arguments)
+            .change(
+                &self.inner.scripts.complete,
+                &lease.id,
+                &lease.token,
+                &arguments,
+            )
             .await
     }
 

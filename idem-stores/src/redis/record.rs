@@ -144,14 +144,11 @@ impl Record {
 
     pub(super) fn inspection(self, left: Duration) -> Inspection {
         let lease_left = self.lease_left(left);
-        Inspection {
-            fingerprint: self.fingerprint,
-            attempt: self.attempt,
-            phase: match self.life {
-                Life::Finished { outcome } => Phase::Finished { outcome },
-                Life::Running { .. } | Life::Abandoned => Phase::Running { lease_left },
-            },
-        }
+        let phase = match self.life {
+            Life::Finished { outcome } => Phase::Finished { outcome },
+            Life::Running { .. } | Life::Abandoned => Phase::Running { lease_left },
+        };
+        Inspection::new(self.fingerprint, self.attempt, phase)
     }
 
     fn lease_left(&self, left: Duration) -> Option<Duration> {
@@ -166,20 +163,17 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use idem_core::{OnCrash, RecordId};
+    use idem_core::RecordId;
 
     use super::*;
 
     fn claim() -> Claim {
-        Claim {
-            id: RecordId::from_bytes([1; 32]),
-            token: Token::random(),
-            fingerprint: Fingerprint::from_bytes(std::array::from_fn(|n| n as u8)),
-            lease: Duration::from_secs(30),
-            retention: Duration::from_secs(3600),
-            on_crash: OnCrash::Rerun,
-            ask_retention: false,
-        }
+        Claim::new(
+            RecordId::from_bytes([1; 32]),
+            Fingerprint::from_bytes(std::array::from_fn(|n| n as u8)),
+            Duration::from_secs(30),
+            Duration::from_secs(3600),
+        )
     }
 
     #[test]
@@ -190,10 +184,7 @@ mod tests {
             record.answer_alone(&claim),
             Some(Claimed::Acquired { attempt: 1 })
         );
-        let other = Claim {
-            token: Token::random(),
-            ..claim
-        };
+        let other = claim.by_another();
         assert_eq!(record.answer_alone(&other), None);
         let left = Duration::from_secs(3600 + 20);
         assert_eq!(

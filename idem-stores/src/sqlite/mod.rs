@@ -60,7 +60,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use idem_core::{Change, Claim, Claimed, Inspection, RecordId, Store, StoreError, Token, Watch};
+use idem_core::{
+    Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
+};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
 
@@ -277,29 +279,20 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.change(id, token, To::Renewed { lease, retention })
-            .await
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        let to = To::Renewed {
+            lease: lease.duration,
+            retention: lease.retention,
+        };
+        self.change(&lease.id, &lease.token, to).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
         let completion = Completion {
-            id: *id,
-            token: *token,
+            id: lease.id,
+            token: lease.token,
             outcome,
-            retention,
+            retention: lease.retention,
         };
         self.inner.writer.ask(completion, Write::Complete).await
     }

@@ -81,8 +81,8 @@ impl Record {
                 lease_left: Some(lease_left),
             } => Some(Claimed::InFlight { lease_left }),
             Life::Running { lease_left: None } => match claim.on_crash {
-                OnCrash::Refuse => Some(Claimed::OutcomeUnknown { attempt }),
                 OnCrash::Rerun => None,
+                _ => Some(Claimed::OutcomeUnknown { attempt }),
             },
         }
     }
@@ -93,14 +93,11 @@ impl Record {
     }
 
     pub(super) fn inspection(self) -> Inspection {
-        Inspection {
-            fingerprint: self.fingerprint,
-            attempt: self.attempt,
-            phase: match self.life {
-                Life::Running { lease_left } => Phase::Running { lease_left },
-                Life::Finished { outcome, .. } => Phase::Finished { outcome },
-            },
-        }
+        let phase = match self.life {
+            Life::Running { lease_left } => Phase::Running { lease_left },
+            Life::Finished { outcome, .. } => Phase::Finished { outcome },
+        };
+        Inspection::new(self.fingerprint, self.attempt, phase)
     }
 }
 

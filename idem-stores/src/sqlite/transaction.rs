@@ -11,7 +11,7 @@
 use async_trait::async_trait;
 use idem_core::{
     BegunIn, Change, Claim, CommitError, Ended, StoreError, TransactionSource, Transactional,
-    Writes,
+    Watch, Writes,
 };
 use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool, Transaction, raw_sql};
 
@@ -132,6 +132,7 @@ async fn begin(
         None => Ok(BegunIn::Acquired {
             attempt,
             transaction,
+            session_ended: Watch::never(),
         }),
         Some(answer) => {
             transaction.rollback().await?;

@@ -314,7 +314,7 @@ impl std::error::Error for Ended {}
 
 #[cfg(test)]
 mod tests {
-    use idem_core::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+    use idem_core::{Claim, Claimed, Fingerprint, RecordId, Store};
 
     use super::*;
     use crate::sqlite::SqliteStore;
@@ -325,14 +325,13 @@ mod tests {
         let path = std::env::temp_dir().join(name);
         let url = format!("sqlite://{}", path.display());
         let store = SqliteStore::connect(&url).await.unwrap();
-        let claim = |number| Claim {
-            id: RecordId::from_bytes([number; 32]),
-            token: Token::random(),
-            fingerprint: Fingerprint::of("request").unwrap(),
-            lease: Duration::from_secs(30),
-            retention: Duration::from_secs(3600),
-            on_crash: OnCrash::Rerun,
-            ask_retention: false,
+        let claim = |number| {
+            Claim::new(
+                RecordId::from_bytes([number; 32]),
+                Fingerprint::of("request").unwrap(),
+                Duration::from_secs(30),
+                Duration::from_secs(3600),
+            )
         };
         let acquired = Claimed::Acquired { attempt: 1 };
         for number in 0..20 {

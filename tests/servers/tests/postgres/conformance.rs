@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, StoreError, Token};
+use idem::{
+    Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Store, StoreError, Token,
+};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
@@ -165,22 +167,19 @@ async fn only_the_servers_clock_is_asked() {
 }
 
 pub(crate) fn claim(number: u8) -> Claim {
-    Claim {
-        id: RecordId::from_bytes([number; 32]),
-        token: Token::random(),
-        fingerprint: Fingerprint::of("request").unwrap(),
-        lease: Duration::from_secs(30),
-        retention: Duration::from_secs(3600),
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    Claim::new(
+        RecordId::from_bytes([number; 32]),
+        Fingerprint::of("request").unwrap(),
+        Duration::from_secs(30),
+        Duration::from_secs(3600),
+    )
 }
 
 pub(crate) async fn finish(store: &PostgresStore, claim: &Claim, outcome: &[u8]) {
     let acquired = store.claim(claim).await.unwrap();
     assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
     let outcome = bytes::Bytes::copy_from_slice(outcome);
-    let change = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    let change = store.complete(&Lease::of(&claim, 1), outcome);
     assert_eq!(change.await.unwrap(), Change::Applied);
 }
 

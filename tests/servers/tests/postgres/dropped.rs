@@ -24,7 +24,7 @@ async fn survives(store: PostgresStore) {
     for number in 0..RECORDS {
         let claim = claim(number);
         store.claim(&claim).await.unwrap();
-        let change = store.complete(&claim.id, &claim.token, outcome(number), claim.retention);
+        let change = store.complete(&idem::Lease::of(&claim, 1), outcome(number));
         assert_eq!(change.await.unwrap(), Change::Applied);
     }
     // The quickest of calls that are not dropped.

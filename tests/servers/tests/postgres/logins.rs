@@ -23,13 +23,10 @@ pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
     let answer = store.claim(&claim(number)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
-    let _ = store
-        .renew(&first.id, &first.token, first.lease, first.retention)
-        .await
-        .unwrap();
+    let _ = store.renew(&idem::Lease::of(&first, 1)).await.unwrap();
     let outcome = bytes::Bytes::from_static(b"outcome");
     let _ = store
-        .complete(&first.id, &first.token, outcome, first.retention)
+        .complete(&idem::Lease::of(&first, 1), outcome)
         .await
         .unwrap();
     watch.await;

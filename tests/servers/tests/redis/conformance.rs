@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::redis::RedisStore;
 use idem::{
-    Change, Claim, Claimed, Fingerprint, OnCrash, Phase, RecordId, Store, StoreError, Token,
+    Change, Claim, Claimed, Fingerprint, Lease, OnCrash, Phase, RecordId, Store, StoreError, Token,
 };
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
@@ -58,15 +58,12 @@ async fn conforms_on_a_primary_that_sentinels_name() {
 }
 
 pub(crate) fn claim(number: u8) -> Claim {
-    Claim {
-        id: RecordId::from_bytes([number; 32]),
-        token: Token::random(),
-        fingerprint: Fingerprint::of("request").unwrap(),
-        lease: Duration::from_secs(30),
-        retention: Duration::from_secs(3600),
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    Claim::new(
+        RecordId::from_bytes([number; 32]),
+        Fingerprint::of("request").unwrap(),
+        Duration::from_secs(30),
+        Duration::from_secs(3600),
+    )
 }
 
 pub(crate) fn key(claim: &Claim) -> Vec<u8> {
@@ -80,9 +77,7 @@ async fn a_record_is_one_key_with_at_most_100_bytes_beside_the_outcome() {
     let claim = claim(1);
     store.claim(&claim).await.unwrap();
     let outcome = vec![7; 350];
-    let change = store
-        .complete(&claim.id, &claim.token, outcome.into(), claim.retention)
-        .await;
+    let change = store.complete(&Lease::of(&claim, 1), outcome.into()).await;
     assert_eq!(change.unwrap(), Change::Applied);
     let mut console = redis.console();
     assert_eq!(console.call(&["DBSIZE"]), Reply::Integer(1));
@@ -126,9 +121,7 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
             "{what}: {answer:?}"
         );
         let outcome = bytes::Bytes::from_static(b"outcome");
-        let answer = store
-            .complete(&claim.id, &claim.token, outcome, claim.retention)
-            .await;
+        let answer = store.complete(&Lease::of(&claim, 1), outcome).await;
         assert!(!matches!(answer, Ok(Change::Applied)), "{what}: {answer:?}");
         assert_eq!(
             console.call(&[b"EXISTS".as_slice(), &key]),
@@ -152,7 +145,7 @@ async fn a_running_record_that_lost_its_end_is_not_taken_over() {
         matches!(answer, Err(StoreError::Unreadable { .. })),
         "{answer:?}"
     );
-    let renewed = store.renew(&holder.id, &holder.token, holder.lease, holder.retention);
+    let renewed = store.renew(&Lease::of(&holder, 1));
     assert_eq!(renewed.await.unwrap(), Change::Applied);
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }), "{answer:?}");
@@ -169,11 +162,7 @@ async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_
     let outcome = bytes::Bytes::from_static(b"outcome");
     let complete = |claim: Claim| {
         let (store, outcome) = (store.clone(), outcome.clone());
-        async move {
-            store
-                .complete(&claim.id, &claim.token, outcome, claim.retention)
-                .await
-        }
+        async move { store.complete(&Lease::of(&claim, 1), outcome).await }
     };
     assert_eq!(complete(finished).await.unwrap(), Change::Applied);
     let change = store.abandon(&crashed.id, &crashed.token).await.unwrap();
@@ -199,14 +188,7 @@ async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_
         Claimed::Acquired { attempt: 2 }
     );
     assert!(store.watch(&running.id).await.is_ok());
-    let renewed = store
-        .renew(
-            &running.id,
-            &running.token,
-            running.lease,
-            running.retention,
-        )
-        .await;
+    let renewed = store.renew(&Lease::of(&running, 1)).await;
     assert_eq!(renewed.unwrap(), Change::Applied);
     assert_eq!(complete(running).await.unwrap(), Change::Applied);
     assert_eq!(
@@ -274,12 +256,7 @@ async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
         store.claim(&claim(1)).await.unwrap(),
         Claimed::Acquired { attempt: 2 }
     );
-    let lost = store.complete(
-        &holder.id,
-        &holder.token,
-        bytes::Bytes::from_static(b"late"),
-        holder.retention,
-    );
+    let lost = store.complete(&Lease::of(&holder, 1), bytes::Bytes::from_static(b"late"));
     assert_eq!(lost.await.unwrap(), Change::LeaseLost);
     assert_eq!(console.info("commandstats", "cmdstat_time"), before);
 }

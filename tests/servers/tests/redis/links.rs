@@ -12,8 +12,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use idem::stores::redis::RedisStore;
 use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, InFlight, Key, OnCrash, Operation, Phase,
-    RecordId, Store, StoreError, Watch,
+    Change, Claim, Claimed, Engine, Error, Fingerprint, InFlight, Key, Lease, OnCrash, Operation,
+    Phase, RecordId, Store, StoreError, Watch,
 };
 use idem_tests::{Redis, RedisCluster, RedisSentinel, Reply};
 use tokio::sync::Notify;
@@ -471,7 +471,7 @@ async fn a_watch_whose_connection_was_lost_before_it_began_wakes() {
 
     let watch = watching.await.unwrap().unwrap();
     let outcome = Bytes::from_static(b"outcome");
-    let change = store.complete(&record.id, &record.token, outcome, record.retention);
+    let change = store.complete(&Lease::of(&record, 1), outcome);
     assert_eq!(change.await.unwrap(), Change::Applied);
     timeout(PATIENCE, watch).await.expect("the watch wakes");
 }

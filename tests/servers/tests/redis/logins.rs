@@ -49,13 +49,10 @@ async fn exercise(store: &RedisStore) {
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
-    let _ = store
-        .renew(&first.id, &first.token, first.lease, first.retention)
-        .await
-        .unwrap();
+    let _ = store.renew(&idem::Lease::of(&first, 1)).await.unwrap();
     let outcome = bytes::Bytes::from_static(b"outcome");
     let _ = store
-        .complete(&first.id, &first.token, outcome, first.retention)
+        .complete(&idem::Lease::of(&first, 1), outcome)
         .await
         .unwrap();
     watch.await;
@@ -122,12 +119,7 @@ async fn who_may_not_publish_ends_watched_records_all_the_same() {
         let taken_over = watcher.claim(&claim(2)).await.unwrap();
         assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
         let outcome = bytes::Bytes::from_static(b"outcome");
-        let change = writer.complete(
-            &completed.id,
-            &completed.token,
-            outcome,
-            completed.retention,
-        );
+        let change = writer.complete(&idem::Lease::of(&completed, 1), outcome);
         assert_eq!(change.await.unwrap(), Change::Applied, "{rights}");
         let seen = watcher.inspect(&completed.id).await.unwrap().unwrap();
         assert!(matches!(seen.phase, Phase::Finished { .. }), "{seen:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use idem::stores::sqlite::SqliteStore;
 use idem::{
-    Change, Claimed, EngineBuilder, Error, Fingerprint, InFlight, OnCrash, Operation, Store,
+    Change, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Lease, OnCrash, Operation, Store,
     StoreError,
 };
 use tokio::sync::Notify;
@@ -249,7 +249,7 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
         // Like a lost answer: asked again, it recognises itself, or it is the first.
         acquire(&store, &claim).await;
         let outcome = b"outcome".as_slice();
-        let done = store.complete(&claim.id, &claim.token, outcome.into(), claim.retention);
+        let done = store.complete(&Lease::of(&claim, 1), outcome.into());
         let _ = tokio::time::timeout(taken, done).await;
         complete(&store, &claim, b"outcome").await;
         replays(&store, &claim, b"outcome").await;

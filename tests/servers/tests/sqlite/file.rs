@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
@@ -101,23 +101,17 @@ impl Drop for File {
 
 /// A claim of a record that nobody knows.
 pub(crate) fn claim() -> Claim {
-    Claim {
-        id: RecordId::from_bytes(rand::random()),
-        token: Token::random(),
-        fingerprint: Fingerprint::of("request").unwrap(),
-        lease: LEASE,
-        retention: TTL,
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    }
+    Claim::new(
+        RecordId::from_bytes(rand::random()),
+        Fingerprint::of("request").unwrap(),
+        LEASE,
+        TTL,
+    )
 }
 
 /// The same request, sent again.
 pub(crate) fn again(claim: &Claim) -> Claim {
-    Claim {
-        token: Token::random(),
-        ..*claim
-    }
+    claim.by_another()
 }
 
 pub(crate) const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
@@ -127,9 +121,7 @@ pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
 }
 
 pub(crate) async fn complete(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
-    let done = store
-        .complete(&claim.id, &claim.token, outcome.into(), claim.retention)
-        .await;
+    let done = store.complete(&Lease::of(&claim, 1), outcome.into()).await;
     assert_eq!(done.unwrap(), Change::Applied);
 }
 

@@ -45,7 +45,7 @@ async fn a_full_database_takes_nothing_new_and_forgets_nothing() {
     // Too large for what is left; nothing of it stays.
     let outcome = vec![7; 100_000];
     let done = store
-        .complete(&first.id, &first.token, outcome.into(), first.retention)
+        .complete(&idem::Lease::of(&first, 1), outcome.into())
         .await;
     assert!(matches!(done, Err(StoreError::Full { .. })), "{done:?}");
     assert_eq!(store.claim(&first).await.unwrap(), ACQUIRED);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use idem::{Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, Token};
+use idem::{Claim, Claimed, Fingerprint, RecordId, Store};
 
 /// Claims of records that nobody knows, one after the other on each of four tasks, until this
 /// ends. Each of them succeeds.
@@ -15,15 +15,12 @@ pub(crate) async fn claims_until(store: Arc<dyn Store>, end: impl Future<Output 
         tokio::spawn(async move {
             let mut took = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                let claim = Claim {
-                    id: RecordId::from_bytes(rand::random()),
-                    token: Token::random(),
-                    fingerprint: Fingerprint::of("request").unwrap(),
-                    lease: Duration::from_secs(3600),
-                    retention: Duration::from_secs(3600),
-                    on_crash: OnCrash::Rerun,
-                    ask_retention: false,
-                };
+                let claim = Claim::new(
+                    RecordId::from_bytes(rand::random()),
+                    Fingerprint::of("request").unwrap(),
+                    Duration::from_secs(3600),
+                    Duration::from_secs(3600),
+                );
                 let started = Instant::now();
                 let answer = store.claim(&claim).await.unwrap();
                 took.push(started.elapsed());

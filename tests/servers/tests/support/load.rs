@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem::{
-    Change, Claim, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key,
+    Change, Claim, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key, Lease,
     Operation, RecordId, Store, StoreError, Token, Watch,
 };
 use idem_tests::wait_until;
@@ -62,24 +62,12 @@ impl Store for Witnessed {
         answer
     }
 
-    async fn renew(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        lease: Duration,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.store.renew(id, token, lease, retention).await
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        self.store.renew(lease).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        outcome: Bytes,
-        retention: Duration,
-    ) -> Result<Change, StoreError> {
-        self.store.complete(id, token, outcome, retention).await
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        self.store.complete(lease, outcome).await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {

@@ -1,0 +1,35 @@
+//! One request, reduced to what the engine needs.
+
+use std::borrow::Cow;
+
+use super::Engine;
+use super::policy::Policy;
+use crate::fingerprint::Fingerprint;
+use crate::record::{Claim, RecordId};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) operation: Cow<'static, str>,
+    pub(crate) policy: Policy,
+    pub(crate) id: RecordId,
+    /// By what calls of this process meet: the record's id, but for one in a database that a
+    /// transaction names, which others may keep under the same id.
+    pub(crate) flight_key: RecordId,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl Call {
+    /// A claim of its own.
+    pub(super) fn claim(&self, engine: &Engine) -> Claim {
+        Claim {
+            on_crash: self.policy.on_crash,
+            ask_retention: engine.inner.cache.is_on(),
+            ..Claim::new(
+                self.id,
+                self.fingerprint,
+                self.policy.lease,
+                self.policy.ttl,
+            )
+        }
+    }
+}
