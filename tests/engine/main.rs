@@ -8,5 +8,6 @@ mod bench;
 mod cache;
 mod duplicates;
 mod endings;
+mod late;
 mod leases;
 mod outages;
