@@ -2,16 +2,18 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::routing::post as route;
 use axum::{Extension, Router};
-use idem::Engine;
 use idem::axum::idempotent;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
+use idem::{Engine, Error, Fingerprint};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use support::{Server, Works, post};
 
 /// Collects all that is logged.
@@ -33,6 +35,45 @@ impl Write for Log {
 async fn charge(State(works): State<Works>, body: String) -> String {
     assert_ne!(works.execute(), 1, "hunter2");
     body
+}
+
+#[derive(Serialize, Deserialize)]
+struct Skipped {
+    #[serde(skip_serializing)]
+    id: u32,
+}
+
+/// Written as one type, read as another.
+struct Unreadable(&'static str);
+
+impl Serialize for Unreadable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Unreadable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u32::deserialize(deserializer).map(|_| Self(""))
+    }
+}
+
+/// Each twice: the first call's log says that there will be no replay, and the second's does not.
+async fn values_that_do_not_come_back() {
+    let engine = Engine::new(MemoryStore::new());
+    let request = Fingerprint::of("secret-request").unwrap();
+    for key in ["first", "second"] {
+        let tuple_keys =
+            async { Ok::<_, Error>(HashMap::from([((1, 2), "secret-value".to_owned())])) };
+        let operation = engine.operation("tuple keys");
+        assert!(operation.run(key, request, tuple_keys).await.is_ok());
+        let skipped = async { Ok::<_, Error>(Skipped { id: 7 }) };
+        let operation = engine.operation("skipped");
+        assert!(operation.run(key, request, skipped).await.is_ok());
+        let unreadable = async { Ok::<_, Error>(Unreadable("secret-value")) };
+        let operation = engine.operation("unreadable");
+        assert!(operation.run(key, request, unreadable).await.is_ok());
+    }
 }
 
 #[test]
@@ -72,6 +113,7 @@ fn no_key_body_or_credential_is_ever_logged_or_answered_by_a_refusal() {
         store.fail(Method::Complete, 1, Fault::LoseAnswer);
         send("secret-key-3", "secret-body").await;
         store.called(Method::Complete, 3).await;
+        values_that_do_not_come_back().await;
         refusals
     });
     let statuses: Vec<_> = answers
@@ -87,6 +129,22 @@ fn no_key_body_or_credential_is_ever_logged_or_answered_by_a_refusal() {
         "store call failed",
     ] {
         assert!(log.contains(event), "{event}: {log}");
+    }
+    // At the first call, once, and with the cause.
+    for (operation, cause) in [
+        ("tuple keys", "key must be a string"),
+        ("skipped", "missing field `id`"),
+        ("unreadable", "what is there is not what the type expects"),
+    ] {
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("WARN") && line.contains("retries of this operation"))
+            .filter(|line| line.contains(operation))
+            .collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains(cause)),
+            "{operation}: {lines:?}"
+        );
     }
     for said in answers
         .iter()

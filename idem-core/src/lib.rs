@@ -30,7 +30,7 @@ pub use attempt::{Attempt, attempt};
 pub use detached::detached;
 pub use engine::{
     AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, ExecutionError, InFlight,
-    InTransaction, Keyed, Operation, Panic, Policy, Unprotected,
+    InTransaction, Keyed, Operation, Panic, Policy, Resolution, Unprotected,
 };
 #[doc(hidden)]
 pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
@@ -43,7 +43,8 @@ pub use outcome::{
     Undecodable, Verdict,
 };
 pub use record::{
-    Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordHasher, RecordId, Token,
+    Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
+    RecordId, Token,
 };
 pub use site::Site;
 pub use store::{Store, StoreError, Watch};

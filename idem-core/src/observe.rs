@@ -7,6 +7,7 @@ use tracing::{debug, error, warn};
 
 use crate::error::Error;
 use crate::key::KeyError;
+use crate::outcome::NotReplayable;
 use crate::record::RecordId;
 use crate::store::StoreError;
 
@@ -178,6 +179,36 @@ pub(crate) fn settling_gave_up(operation: &str, id: &RecordId, change: &'static 
 
 pub(crate) fn crashed(operation: &str, id: &RecordId, attempt: u32, how: &'static str) {
     warn!(target: "idem", operation, record = %id, attempt, how, "attempt abandoned; the next claim follows on_crash");
+}
+
+pub(crate) fn outcome_unknown(operation: &str, id: &RecordId, attempt: u32) {
+    warn!(
+        target: "idem",
+        operation,
+        record = %id,
+        attempt,
+        "the outcome of an attempt that crashed is unknown; retries are refused until Operation::resolve or the tool `idem resolve` says what happened"
+    );
+}
+
+/// Once for each operation.
+pub(crate) fn not_kept(operation: &str, reason: NotReplayable, why: Option<&str>) {
+    warn!(
+        target: "idem",
+        operation,
+        why,
+        "retries of this operation will be refused: {reason}"
+    );
+}
+
+/// Once for each operation.
+pub(crate) fn not_given_back(operation: &str, why: &str) {
+    warn!(
+        target: "idem",
+        operation,
+        why,
+        "retries of this operation will fail: its value is stored, and cannot be read again as the type that the function returns"
+    );
 }
 
 pub(crate) fn outside_of_any_body() {

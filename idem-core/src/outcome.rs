@@ -17,6 +17,7 @@ const VERSION: u8 = 1;
 
 /// What an attempt leaves behind when it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Store this outcome; every retry gets it.
     Final(Outcome),
@@ -213,6 +214,18 @@ pub trait Replayable<Errors>: Sized {
         None
     }
 
+    /// Why [`verdict`](Self::verdict) is a tombstone, without a word of the value.
+    #[doc(hidden)]
+    fn why_not_kept(&self) -> Option<String> {
+        None
+    }
+
+    /// Why [`replay`](Self::replay) would fail, without a word of the value.
+    #[doc(hidden)]
+    fn why_not_given_back(outcome: &Outcome) -> Option<String> {
+        Self::replay(outcome).err().map(|error| error.to_string())
+    }
+
     /// Whether what the body wrote in its transaction stays when this value is final.
     #[doc(hidden)]
     fn keeps_writes(&self, outcome: &Outcome) -> bool {
@@ -258,6 +271,17 @@ impl<T: StorableValue, E: CarriesRefusal> Replayable<ReleaseErrors> for Result<T
         }
     }
 
+    fn why_not_kept(&self) -> Option<String> {
+        self.as_ref().ok().and_then(why_not_written)
+    }
+
+    fn why_not_given_back(outcome: &Outcome) -> Option<String> {
+        match outcome {
+            Outcome::Value(content) => why_not_read::<T>(content),
+            _ => None,
+        }
+    }
+
     fn refused(error: Error) -> Self {
         Err(error.into())
     }
@@ -279,6 +303,21 @@ impl<T: StorableValue, E: StorableValue + CarriesRefusal> Replayable<StoreErrors
         }
     }
 
+    fn why_not_kept(&self) -> Option<String> {
+        match self {
+            Ok(value) => why_not_written(value),
+            Err(error) => why_not_written(error),
+        }
+    }
+
+    fn why_not_given_back(outcome: &Outcome) -> Option<String> {
+        match outcome {
+            Outcome::Value(content) => why_not_read::<T>(content),
+            Outcome::Failure(content) => why_not_read::<E>(content),
+            _ => None,
+        }
+    }
+
     fn refused(error: Error) -> Self {
         Err(error.into())
     }
@@ -293,6 +332,45 @@ fn json<T: Serialize>(value: &T, outcome: fn(Bytes) -> Outcome) -> Verdict {
 
 fn from_json<T: DeserializeOwned>(content: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(content).map_err(|_| Error::Undecodable(Undecodable))
+}
+
+fn why_not_written<T: Serialize>(value: &T) -> Option<String> {
+    let error = serde_json::to_writer(std::io::sink(), value).err()?;
+    Some(format!(
+        "{} cannot be written as JSON: {}",
+        std::any::type_name::<T>(),
+        without_values(&error)
+    ))
+}
+
+fn why_not_read<T: DeserializeOwned>(content: &[u8]) -> Option<String> {
+    let error = serde_json::from_slice::<T>(content).err()?;
+    Some(format!(
+        "{} cannot be read from the JSON that it was written as: {}",
+        std::any::type_name::<T>(),
+        without_values(&error)
+    ))
+}
+
+/// What serde says of an error, where it speaks of the type alone: other messages may repeat values.
+fn without_values(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let of_types = [
+        "missing field `",
+        "duplicate field `",
+        "key must be a string",
+        "can only flatten",
+        "u128 is not supported",
+        "i128 is not supported",
+    ];
+    let of_a_type = of_types.iter().any(|words| said.starts_with(words));
+    match (of_a_type, error.classify()) {
+        (true, _) => said,
+        (false, serde_json::error::Category::Data) => {
+            "what is there is not what the type expects".to_owned()
+        }
+        (false, _) => "its own serialization fails".to_owned(),
+    }
 }
 
 fn not_a_value(outcome: &Outcome) -> Error {

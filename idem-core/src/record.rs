@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::str::FromStr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -104,6 +105,34 @@ impl RecordId {
     /// An id from bytes that a store kept.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+/// Text that is no record's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotARecordId(());
+
+impl fmt::Display for NotARecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record's id is 64 hexadecimal digits, as log lines have it")
+    }
+}
+
+impl std::error::Error for NotARecordId {}
+
+impl FromStr for RecordId {
+    type Err = NotARecordId;
+
+    fn from_str(text: &str) -> Result<Self, NotARecordId> {
+        let mut bytes = [0; 32];
+        if text.len() != 2 * bytes.len() || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(NotARecordId(()));
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default() as u8;
+            *byte = value(digits[0]) << 4 | value(digits[1]);
+        }
+        Ok(Self(bytes))
     }
 }
 
@@ -363,7 +392,10 @@ impl fmt::Debug for Claimed {
 impl fmt::Debug for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Running { lease_left } => write!(f, "Running({lease_left:?} left)"),
+            Self::Running {
+                lease_left: Some(left),
+            } => write!(f, "Running({left:?} left)"),
+            Self::Running { lease_left: None } => f.write_str("Crashed"),
             Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
         }
     }
@@ -374,6 +406,16 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_is_shown() {
+        let id = RecordId::from_bytes(std::array::from_fn(|place| place as u8 * 9));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let long = "é".repeat(32);
+        for other in ["", "7f", &"x".repeat(64), &long, &"+1".repeat(32)] {
+            assert_eq!(other.parse::<RecordId>(), Err(NotARecordId(())), "{other}");
+        }
+    }
 
     #[test]
     fn ids_spread_over_a_map_and_differently_in_every_map() {

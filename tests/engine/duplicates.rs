@@ -1,5 +1,9 @@
 //! Duplicates in one process and in several: who runs, who waits, who asks the store.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -375,4 +379,107 @@ async fn a_store_that_wakes_without_news_is_not_stormed_and_patience_ends_in_tim
     );
     works.let_go();
     assert_eq!(first.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_back_to_its_own_key_through_others_does_not_wait_for_itself() {
+    let engine = Engine::new(faulty());
+    let of = |name: &'static str| {
+        engine
+            .operation(name)
+            .in_flight(InFlight::Wait(Duration::MAX))
+    };
+    let (outer, middle) = (of("outer"), of("middle"));
+    let body = async {
+        let within = async {
+            let refused = must_not_run(&outer, "k", request()).await;
+            assert!(
+                matches!(refused, Err(Error::InFlight { .. })),
+                "{refused:?}"
+            );
+            // Another key is another operation.
+            attempt_number(&outer, "another").await
+        };
+        middle.run("k", request(), within).await
+    };
+    assert_eq!(outer.run("k", request(), body).await.unwrap(), 1);
+}
+
+/// Counts how often a future is polled.
+struct Polls<F>(Pin<Box<F>>, Arc<AtomicUsize>);
+
+impl<F: Future> Future for Polls<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.as_mut().poll(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_bodies_fail_one_waiter_wakes_and_not_all() {
+    const WAITERS: usize = 1000;
+    let store = faulty();
+    let operation = operation(&store).in_flight(InFlight::Wait(Duration::MAX));
+    let works = Works::default();
+    let polls = Arc::<AtomicUsize>::default();
+    let first = tokio::spawn({
+        let (operation, works) = (operation.clone(), works.clone());
+        async move {
+            let body = async {
+                works.stop_here().await;
+                Err::<u32, _>(Error::Mismatch)
+            };
+            operation.run("k", request(), body).await
+        }
+    });
+    works.started().await;
+    let waiters: Vec<_> = (0..WAITERS)
+        .map(|_| {
+            let (operation, works) = (operation.clone(), works.clone());
+            let call = async move {
+                let body = async {
+                    works.execute();
+                    Err::<u32, _>(Error::Mismatch)
+                };
+                operation.run("k", request(), body).await
+            };
+            tokio::spawn(Polls(Box::pin(call), Arc::clone(&polls)))
+        })
+        .collect();
+    // All wait.
+    while polls.load(Ordering::Relaxed) < WAITERS {
+        tokio::task::yield_now().await;
+    }
+    works.let_go();
+    assert!(first.await.unwrap().is_err());
+    for waiter in waiters {
+        let answer = waiter.await.unwrap();
+        assert!(matches!(answer, Err(Error::Mismatch)), "{answer:?}");
+    }
+    // Every one has run, after the other, and none was woken for the others.
+    assert_eq!(works.executed() as usize, WAITERS);
+    let polls = polls.load(Ordering::Relaxed);
+    assert!(polls < WAITERS * 10, "{polls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_was_to_follow_and_goes_away_leaves_it_to_the_next() {
+    let store = faulty();
+    let operation = operation(&store).in_flight(InFlight::Wait(Duration::MAX));
+    let works = Works::default();
+    let first = start(&operation, &works).await;
+    let waiter = || {
+        let operation = operation.clone();
+        tokio::spawn(async move { attempt_number(&operation, "k").await })
+    };
+    let (goes, stays) = (waiter(), waiter());
+    tokio::task::yield_now().await;
+    // The leader is dropped half-way: the key is free for the next, who is gone when he is told.
+    store.fail(Method::Abandon, 1, Fault::LoseAnswer);
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    goes.abort();
+    assert_eq!(stays.await.unwrap().unwrap(), 2);
 }

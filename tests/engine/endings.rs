@@ -1,13 +1,18 @@
 //! How an attempt ends: a value, an error, a panic, a drop, and what is left behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use idem::conformance::faults::{Fault, Method};
-use idem::{Begun, Engine, Error, Key, NotReplayable, OnCrash, Outcome, Phase, Verdict};
+use idem::conformance::faults::{Fault, FaultyStore, Method};
+use idem::stores::memory::MemoryStore;
+use idem::{
+    Begun, Engine, Error, Key, NotReplayable, OnCrash, Operation, Outcome, Phase, RecordId,
+    Resolution, Verdict,
+};
 
-use crate::bench::{attempt_number, faulty, must_not_run, operation, operation_of, request};
+use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
 use crate::support::Works;
 
 #[tokio::test(start_paused = true)]
@@ -155,16 +160,8 @@ async fn a_finished_record_is_absent_after_its_retention_and_not_before() {
 async fn an_operator_inspects_and_resolves_what_a_crash_left() {
     let store = faulty();
     let refusing = operation(&store).on_crash(OnCrash::Refuse);
-    let crash = async |key: &'static str| {
-        let body = async { panic!("half-way") };
-        let run = refusing.run::<_, _, Result<u32, Error>>(key, request(), body);
-        std::panic::AssertUnwindSafe(run)
-            .catch_unwind()
-            .await
-            .unwrap_err();
-    };
-    crash("charged").await;
-    crash("not charged").await;
+    crash(&refusing, "charged").await;
+    crash(&refusing, "not charged").await;
     let found = refusing.inspect("charged").await.unwrap().unwrap();
     assert_eq!(
         (found.attempt, found.phase),
@@ -172,7 +169,10 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
     );
 
     // Whoever has looked may still not know: it stays as it is, under the next number.
-    assert!(refusing.resolve("charged", Verdict::Crashed).await.unwrap());
+    assert_eq!(
+        refusing.resolve("charged", Verdict::Crashed).await.unwrap(),
+        Resolution::Resolved
+    );
     let found = refusing.inspect("charged").await.unwrap().unwrap();
     assert_eq!(
         (found.attempt, found.phase),
@@ -182,21 +182,25 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
     assert!(matches!(refused, Err(Error::OutcomeUnknown { attempt: 2 })));
 
     let charged = Verdict::Final(Outcome::Value(Bytes::from_static(b"42")));
-    assert!(refusing.resolve("charged", charged.clone()).await.unwrap());
+    assert_eq!(
+        refusing.resolve("charged", charged.clone()).await.unwrap(),
+        Resolution::Resolved
+    );
     assert_eq!(
         must_not_run(&refusing, "charged", request()).await.unwrap(),
         42
     );
-    assert!(
-        refusing
-            .resolve("not charged", Verdict::Released)
-            .await
-            .unwrap()
-    );
+    let resolved = refusing.resolve("not charged", Verdict::Released).await;
+    assert_eq!(resolved.unwrap(), Resolution::Resolved);
     assert_eq!(attempt_number(&refusing, "not charged").await.unwrap(), 1);
-    // Nothing to resolve: finished, absent.
-    assert!(!refusing.resolve("charged", charged.clone()).await.unwrap());
-    assert!(!refusing.resolve("never seen", charged).await.unwrap());
+    // Nothing to resolve, and why.
+    for (key, why) in [
+        ("charged", Resolution::Finished),
+        ("never seen", Resolution::NoRecord),
+    ] {
+        let resolved = refusing.resolve(key, charged.clone()).await.unwrap();
+        assert_eq!(resolved, why);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,8 +217,8 @@ async fn an_operator_cannot_resolve_what_is_alive() {
         async move { operation.run("k", request(), body).await }
     });
     works.started().await;
-    let refused = operation.resolve("k", Verdict::Released).await;
-    assert!(matches!(refused, Err(Error::InFlight { .. })));
+    let refused = operation.resolve("k", Verdict::Released).await.unwrap();
+    assert!(matches!(refused, Resolution::StillRunning { lease_left } if lease_left <= LEASE));
     works.let_go();
     assert_eq!(running.await.unwrap().unwrap(), 1);
 }
@@ -245,12 +249,12 @@ async fn an_engine_is_idle_when_the_last_end_is_stored() {
     works.started().await;
     assert!(engine.idle().now_or_never().is_none());
     // The caller has its answer before the store has taken the outcome.
-    store.fail(Method::Complete, 3, Fault::Unavailable);
+    store.fail(Method::Complete, 4, Fault::Unavailable);
     works.let_go();
     assert_eq!(running.await.unwrap().unwrap(), 1);
     assert!(engine.idle().now_or_never().is_none());
     engine.idle().await;
-    assert_eq!(store.calls(Method::Complete), 4);
+    assert_eq!(store.calls(Method::Complete), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,25 +269,46 @@ async fn durations_beyond_all_clocks_do_not_panic() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_does_not_finish_what_was_freed_while_he_looked() {
-    let store = faulty();
-    let operation = operation(&store);
-    let keyed = operation.keyed(Key::of("k")).unwrap();
-    let Ok(Begun::Execute(execution)) = keyed.begin(request()).await else {
-        panic!("the first call executes");
-    };
+    let records = MemoryStore::new();
+    let store = FaultyStore::new(Arc::new(records.clone()));
+    let operation = operation(&store).on_crash(OnCrash::Refuse);
+    crash(&operation, "k").await;
     let gate = store.hold(Method::Claim);
     let resolving = tokio::spawn({
         let operation = operation.clone();
         let verdict = Verdict::Final(Outcome::Value(Bytes::from_static(b"42")));
         async move { operation.resolve("k", verdict).await }
     });
-    // It was inspected, running; it is freed before it is claimed.
+    // He has inspected it, crashed; another frees it before he claims.
     gate.arrived(1).await;
-    drop(execution);
-    store.called(Method::Release, 1).await;
+    let elsewhere = operation_of(&Engine::new(records));
+    let freed = elsewhere.resolve("k", Verdict::Released).await;
+    assert_eq!(freed.unwrap(), Resolution::Resolved);
     gate.open();
-    assert!(!resolving.await.unwrap().unwrap());
+    let resolved = resolving.await.unwrap().unwrap();
+    assert_eq!(resolved, Resolution::ChangedMeanwhile);
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_names_a_record_by_its_id() {
+    let operation = operation(&faulty()).on_crash(OnCrash::Refuse);
+    crash(&operation, "k").await;
+    // As a log line has it.
+    let id = operation.record_id("k").unwrap().to_string();
+    let id: RecordId = id.parse().unwrap();
+    let found = operation.inspect_record(&id).await.unwrap().unwrap();
+    assert_eq!(format!("{:?}", found.phase), "Crashed");
+    let resolved = operation.resolve_record(&id, Verdict::Released).await;
+    assert_eq!(resolved.unwrap(), Resolution::Resolved);
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+}
+
+async fn crash(operation: &Operation, key: &str) {
+    let body = async { panic!("half-way") };
+    let run = operation.run::<_, _, Result<u32, Error>>(key, request(), body);
+    let crashed = std::panic::AssertUnwindSafe(run).catch_unwind().await;
+    crashed.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

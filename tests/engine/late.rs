@@ -12,7 +12,7 @@ use idem::{
     Change, Claim, Claimed, Engine, Error, Inspection, Lease, OnCrash, Operation, RecordId, Store,
     StoreError, Token, Watch,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
 use crate::support::Works;
@@ -48,7 +48,8 @@ async fn a_claim_that_arrives_after_its_release_is_undone() {
         store.fail(Method::Claim, 2, Fault::Late);
         let refused = must_not_run(&operation, "k", request()).await;
         assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
-        store.called(Method::Release, 2).await;
+        let undone = timeout(WINDOW, store.called(Method::Release, 2));
+        undone.await.unwrap();
         assert_eq!(store.deliver_late().await, 2);
         engine.idle().await;
         is_free(&store, "k").await;
@@ -164,7 +165,8 @@ async fn a_renewal_that_is_on_its_way_when_its_attempt_releases_is_undone() {
     };
     assert!(operation.run("k", request(), body).await.is_err());
     // It was dropped at the gate; what was sent is not known to whoever drops it.
-    store.called(Method::Release, 2).await;
+    let undone = timeout(WINDOW, store.called(Method::Release, 2));
+    undone.await.unwrap();
     engine.idle().await;
     is_free(&store, "k").await;
 }

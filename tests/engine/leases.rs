@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
-use idem::{Attempt, Begun, Engine, EngineBuilder, Error, Key, OnCrash, Operation, Verdict};
+use idem::{
+    Attempt, Begun, Engine, EngineBuilder, Error, ExecutionError, Key, OnCrash, Operation, Verdict,
+};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -239,4 +241,39 @@ async fn a_claim_that_cannot_be_regained_after_its_lease_frees_the_key() {
     store.called(Method::Release, 1).await;
     // No body ran, so nothing is unknown.
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_was_driven_too_late_does_not_run_beside_its_successor() {
+    let store = faulty();
+    let claimed = operation(&store).keyed(Key::of("k")).unwrap();
+    let Ok(Begun::Execute(late)) = claimed.begin(request()).await else {
+        panic!("the first call executes");
+    };
+    // Nothing renews before the body begins.
+    sleep(LEASE + Duration::from_secs(1)).await;
+    let works = Works::default();
+    let (successor, _) = start(&elsewhere(&store), &works).await;
+    let body = async { (Verdict::Released, works.execute()) };
+    let ended = late.drive(body).await;
+    assert!(
+        matches!(ended, Err(ExecutionError::NotRun(Error::InFlight { .. }))),
+        "{ended:?}"
+    );
+    works.let_go();
+    assert_eq!(successor.await.unwrap().unwrap(), 102);
+    assert_eq!(works.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_was_driven_late_runs_where_nobody_has_taken_its_lease() {
+    let store = faulty();
+    let claimed = operation(&store).keyed(Key::of("k")).unwrap();
+    let Ok(Begun::Execute(late)) = claimed.begin(request()).await else {
+        panic!("the first call executes");
+    };
+    sleep(LEASE + Duration::from_secs(1)).await;
+    let body = async { (Verdict::Released, idem::attempt().lease_lost()) };
+    assert!(!late.drive(body).await.unwrap());
+    assert_eq!(store.calls(Method::Renew), 1);
 }

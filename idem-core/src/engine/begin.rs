@@ -24,7 +24,7 @@ use crate::observe::{self, Decision};
 use crate::outcome::Outcome;
 use crate::record::Claimed;
 
-/// What a request may do.
+/// What a request may do. Exhaustive on purpose: who drives it has to know every way.
 #[derive(Debug)]
 #[must_use]
 #[allow(
@@ -174,6 +174,9 @@ pub(super) async fn grant<L: Leader>(
         Err(error) => Decision::of(error),
     };
     observe::decided(&call.operation, decision);
+    if let Err(Error::OutcomeUnknown { attempt }) = &result {
+        observe::outcome_unknown(&call.operation, &call.id, *attempt);
+    }
     result.map(|(granted, _)| granted)
 }
 

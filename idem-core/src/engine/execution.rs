@@ -252,7 +252,7 @@ impl Execution {
             return Err(not_run(in_flight(&held.engine)));
         }
         let (attempt, call) = (held.attempt.clone(), held.call.clone());
-        let max_bytes = held.engine.inner.settings.max_outcome_bytes;
+        let engine = held.engine.clone();
         // From here on there may be an effect.
         self.settlement = Settlement::Abandon;
         let clock = observe::clock();
@@ -269,7 +269,7 @@ impl Execution {
                 self.settlement = if attempt.is_released() {
                     Settlement::Release
                 } else {
-                    Settlement::of(verdict, &call, max_bytes)
+                    Settlement::of(verdict, &call, &engine)
                 };
                 if matches!(self.settlement, Settlement::Abandon) {
                     observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");

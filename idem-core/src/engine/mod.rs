@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `operation` | the public calls |
+//! | `resolve` | what an operator does with a record |
 //! | `call` | one request, reduced to what the engine needs |
 //! | `begin` | from a request to a decision: joining, waiting |
 //! | `claim` | claims in the store |
@@ -11,6 +12,7 @@
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, its renewal, and how an attempt ends |
 //! | `settlement` | how an attempt ends in the store |
+//! | `replays` | who is told, and when, that an outcome will not come back |
 //! | `unsettled` | ends and claims that are seen to in the background |
 //! | `activity` | what is under way |
 
@@ -23,6 +25,8 @@ mod execution;
 mod flight;
 mod operation;
 mod policy;
+mod replays;
+mod resolve;
 mod settlement;
 mod transaction;
 mod unsettled;
@@ -44,14 +48,13 @@ pub(crate) use execution::panic_of;
 pub use execution::{Execution, ExecutionError, Panic};
 pub use operation::{Keyed, Operation};
 pub use policy::{InFlight, Policy};
-pub(crate) use settlement::Settlement;
+pub use resolve::Resolution;
 pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};
 
 use crate::error::Error;
 #[cfg(feature = "http")]
 use crate::http::HttpSettings;
 use crate::observe;
-use crate::record::{Inspection, RecordId};
 use crate::store::{Store, StoreError};
 
 static INSTALLED: OnceLock<Engine> = OnceLock::new();
@@ -69,6 +72,7 @@ struct Inner {
     flights: Arc<flight::Flights>,
     cache: cache::Cache,
     unsettled: unsettled::Unsettled,
+    replays: replays::Replays,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +110,7 @@ impl Engine {
     /// When one is installed already; it stays.
     pub fn install(self) -> Result<Self, AlreadyInstalled> {
         let installed = self.clone();
-        INSTALLED.set(self).map_err(|_| AlreadyInstalled)?;
+        INSTALLED.set(self).map_err(|_| AlreadyInstalled(()))?;
         Ok(installed)
     }
 
@@ -137,12 +141,6 @@ impl Engine {
     /// The longest outcome that is stored, in bytes.
     pub fn max_outcome_bytes(&self) -> usize {
         self.inner.settings.max_outcome_bytes
-    }
-
-    async fn inspect(&self, operation: &str, id: &RecordId) -> Result<Option<Inspection>, Error> {
-        Ok(self
-            .store_call(operation, "inspect", self.store().inspect(id))
-            .await?)
     }
 
     fn store(&self) -> &dyn Store {
@@ -219,7 +217,7 @@ impl fmt::Debug for Engine {
 
 /// An engine was installed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AlreadyInstalled;
+pub struct AlreadyInstalled(());
 
 impl fmt::Display for AlreadyInstalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -333,6 +331,7 @@ impl EngineBuilder {
                 activity,
                 cache: self.cache,
                 unsettled: unsettled::Unsettled::bounded(max_attempts, max_bytes),
+                replays: replays::Replays::default(),
             }),
         }
     }

@@ -8,14 +8,14 @@ use super::begin::{Begun, Unprotected, begin};
 use super::call::Call;
 use super::policy::{InFlight, Policy};
 use super::transaction::InTransaction;
-use super::{Engine, ExecutionError, Settlement};
+use super::{Engine, ExecutionError};
 use crate::attempt::Lent;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
-use crate::outcome::{ReleaseErrors, Replayable, StoreErrors, Verdict};
-use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
+use crate::outcome::{ReleaseErrors, Replayable, StoreErrors};
+use crate::record::{OnCrash, RecordId};
 use crate::transaction::{TransactionSource, Transactional};
 
 /// One operation and its rules, ready to be called under a key.
@@ -219,7 +219,9 @@ impl Operation {
             Ok(Begun::Execute(execution)) => {
                 let judged = async {
                     let value = body.await;
-                    (value.verdict_under(&self.engine), value)
+                    let verdict = value.verdict_under(&self.engine);
+                    self.engine.check_value(&self.name, &value, &verdict);
+                    (verdict, value)
                 };
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
                 match Box::pin(execution.drive(judged)).await {
@@ -246,7 +248,7 @@ impl Operation {
     /// # Errors
     /// When the key or the scope is not acceptable.
     pub fn keyed(&self, key: Result<Key, KeyError>) -> Result<Keyed, Error> {
-        let id = self.record_id(key);
+        let id = self.derive_id(key);
         if let Err(error) = &id {
             observe::decided(&self.name, Decision::of(error));
         }
@@ -258,7 +260,23 @@ impl Operation {
         })
     }
 
-    fn record_id(&self, key: Result<Key, KeyError>) -> Result<RecordId, Error> {
+    /// The identity of the record under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Key`] and [`Error::Scope`] when the key or the scope is not acceptable.
+    pub fn record_id<K: KeyPart + ?Sized>(&self, key: &K) -> Result<RecordId, Error> {
+        self.derive_id(Key::of(key))
+    }
+
+    pub(super) fn name(&self) -> &Cow<'static, str> {
+        &self.name
+    }
+
+    pub(super) const fn rules(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn derive_id(&self, key: Result<Key, KeyError>) -> Result<RecordId, Error> {
         let key = key.map_err(Error::Key)?;
         let scope = self.scope.as_ref().map_err(|error| Error::Scope(*error))?;
         let namespace = &self.engine.inner.settings.namespace;
@@ -268,74 +286,5 @@ impl Operation {
             scope.as_ref(),
             &key,
         ))
-    }
-
-    /// The record under `key` as it stands in the store.
-    ///
-    /// # Errors
-    /// When the key is not acceptable or the store cannot answer.
-    pub async fn inspect<K: KeyPart + ?Sized>(&self, key: &K) -> Result<Option<Inspection>, Error> {
-        let id = self.record_id(Key::of(key))?;
-        self.engine.inspect(&self.name, &id).await
-    }
-
-    /// Resolves by hand a record whose attempt crashed, for operations that refuse to run
-    /// again: [`Verdict::Released`] says that nothing happened and frees the key,
-    /// [`Verdict::Final`] stores what did happen. [`Verdict::Crashed`] leaves it as it is.
-    ///
-    /// Returns whether there was such a record. The one who resolves takes the next attempt's
-    /// number, so that the crashed attempt can change nothing any more.
-    ///
-    /// # Errors
-    /// [`Error::InFlight`] when the attempt is alive, or the store's error.
-    pub async fn resolve<K: KeyPart + ?Sized>(
-        &self,
-        key: &K,
-        verdict: Verdict,
-    ) -> Result<bool, Error> {
-        let id = self.record_id(Key::of(key))?;
-        let found = self.engine.inspect(&self.name, &id).await?;
-        let Some(Inspection {
-            fingerprint,
-            attempt: crashed,
-            phase: Phase::Running { .. },
-        }) = found
-        else {
-            return Ok(false);
-        };
-        let claim = Claim::new(id, fingerprint, self.policy.lease, self.policy.ttl)
-            .on_crash(OnCrash::Rerun);
-        let claimed = self
-            .engine
-            .store_call(&self.name, "claim", self.engine.store().claim(&claim))
-            .await?;
-        let attempt = match claimed {
-            Claimed::Acquired { attempt } => attempt,
-            Claimed::InFlight { lease_left } => {
-                return Err(Error::InFlight {
-                    retry_after: lease_left,
-                });
-            }
-            _ => return Ok(false),
-        };
-        let call = Call {
-            operation: self.name.clone(),
-            policy: self.policy,
-            id,
-            flight_key: id,
-            fingerprint,
-        };
-        // Freed or begun anew since it was inspected: what crashed is not there any more.
-        let is_the_crashed_one = attempt == crashed.saturating_add(1);
-        let settlement = match verdict {
-            Verdict::Final(outcome) if is_the_crashed_one => Settlement::Complete(outcome.encode()),
-            Verdict::Crashed if is_the_crashed_one => Settlement::Abandon,
-            _ => Settlement::Release,
-        };
-        let change = self
-            .engine
-            .settle(&call, &Lease::of(&claim, attempt), &settlement)
-            .await?;
-        Ok(is_the_crashed_one && change == Change::Applied)
     }
 }

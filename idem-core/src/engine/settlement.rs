@@ -26,16 +26,20 @@ impl Settlement {
     }
 
     /// What a verdict leaves behind. An outcome over the bound leaves a tombstone.
-    pub(super) fn of(verdict: Verdict, call: &Call, max_bytes: usize) -> Self {
-        let outcome = match verdict {
+    pub(super) fn of(verdict: Verdict, call: &Call, engine: &Engine) -> Self {
+        let mut outcome = match verdict {
             Verdict::Final(outcome) => outcome,
             Verdict::Released => return Self::Release,
             Verdict::Crashed => return Self::Abandon,
         };
         let mut encoded = outcome.encode();
         observe::outcome_size(&call.operation, encoded.len());
-        if encoded.len() > max_bytes {
-            encoded = Outcome::NotReplayable(NotReplayable::TooLarge).encode();
+        if encoded.len() > engine.max_outcome_bytes() {
+            outcome = Outcome::NotReplayable(NotReplayable::TooLarge);
+            encoded = outcome.encode();
+        }
+        if let Outcome::NotReplayable(reason) = outcome {
+            engine.check_tombstone(&call.operation, reason);
         }
         Self::Complete(encoded)
     }

@@ -121,7 +121,9 @@ impl<D: Transactional> InTransaction<D> {
             Ok(Granted::Run(execution)) => {
                 let judged = |transaction| async move {
                     let (transaction, value) = body(transaction).await;
-                    let verdict = value.verdict_under(&self.operation.engine);
+                    let engine = &self.operation.engine;
+                    let verdict = value.verdict_under(engine);
+                    engine.check_value(self.operation.name(), &value, &verdict);
                     let writes = match &verdict {
                         Verdict::Final(outcome) if !value.keeps_writes(outcome) => Writes::Discard,
                         _ => Writes::Keep,
@@ -359,10 +361,9 @@ impl<D: Transactional> ExecutionIn<D> {
                 return Err(panic);
             }
         };
-        let max_bytes = engine.inner.settings.max_outcome_bytes;
         let settlement = match attempt.is_released() {
             true => Settlement::Release,
-            false => Settlement::of(verdict, &call, max_bytes),
+            false => Settlement::of(verdict, &call, &engine),
         };
         let attempt = attempt.number();
         let settling = Settling {

@@ -56,6 +56,16 @@ pub fn parse_key<'a>(
     }
 }
 
+/// The key in a header's value as a client has sent it, quoted or bare: what an operator finds in a
+/// client's log. Give the result to [`Operation::resolve`](crate::Operation::resolve).
+///
+/// # Errors
+/// When the value is malformed.
+pub fn key_as_sent(value: &str) -> Result<String, KeyError> {
+    let line = HeaderValue::from_str(value).map_err(|_| KeyError::Malformed)?;
+    parse_key([&line], KeySyntax::Lenient)
+}
+
 fn quoted(value: &[u8]) -> Result<String, KeyError> {
     match Parser::new(value).parse::<Item>() {
         Ok(Item {

@@ -13,10 +13,12 @@ mod response;
 
 use std::borrow::Cow;
 
-pub use key::{KeySyntax, parse_key};
+pub use key::{KeySyntax, key_as_sent, parse_key};
 pub use problem::{Problem, ProblemKind};
 pub use request::{BodyError, RequestIdentity, collect_body};
-pub use response::{CapturedBody, DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, replay};
+pub use response::{
+    CapturedBody, DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, outcome_of, replay,
+};
 
 /// Settings of the HTTP contract.
 #[derive(Clone, Debug)]

@@ -51,6 +51,16 @@ impl Serialize for Raw<'_> {
     }
 }
 
+/// A response as an outcome to store, whatever its status: what an operator resolves a record with.
+pub fn outcome_of(response: &Response<Bytes>, settings: &HttpSettings) -> Outcome {
+    store(
+        response.status(),
+        response.headers(),
+        response.body(),
+        settings,
+    )
+}
+
 /// Judges a handler's response, and reads its body if it can be stored.
 ///
 /// A status in `release` frees the key. Every other response is final, 5xx too. One whose

@@ -154,8 +154,10 @@ pub(crate) async fn after_a_panic_a_refusing_operation_waits_for_an_operator<F: 
     }
     assert_eq!(works.executed(), 1);
     let operation: Operation = engine.operation(F::REFUSING).ttl(Duration::from_secs(60));
-    assert!(operation.resolve("a", Verdict::Released).await.unwrap());
-    assert!(!operation.resolve("a", Verdict::Released).await.unwrap());
+    let resolved = operation.resolve("a", Verdict::Released).await.unwrap();
+    assert_eq!(resolved, idem::Resolution::Resolved);
+    let resolved = operation.resolve("a", Verdict::Released).await.unwrap();
+    assert_eq!(resolved, idem::Resolution::NoRecord);
     assert_eq!(send().await.status(), 500);
     assert_eq!(works.executed(), 2);
 }

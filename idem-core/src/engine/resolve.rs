@@ -1,0 +1,128 @@
+//! What an operator does with a record: looks at it, and resolves one whose attempt crashed.
+
+use std::time::Duration;
+
+use super::call::Call;
+use super::operation::Operation;
+use super::settlement::Settlement;
+use crate::error::Error;
+use crate::key::KeyPart;
+use crate::outcome::Verdict;
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
+
+/// What [`Operation::resolve`] did, or why it did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum Resolution {
+    /// The record is as the verdict says.
+    Resolved,
+    /// There is no such record: it was freed or forgotten, or its key, scope, operation name or
+    /// namespace is another.
+    NoRecord,
+    /// An attempt is running, and nothing is to be resolved.
+    StillRunning {
+        /// What is left of its lease.
+        lease_left: Duration,
+    },
+    /// The record is finished, and its outcome stays.
+    Finished,
+    /// It was claimed, freed or resolved by somebody else meanwhile.
+    ChangedMeanwhile,
+}
+
+impl Operation {
+    /// The record under `key` as it stands in the store. The key is as the operation knows it; one
+    /// that a client has sent in a header is read by `idem::http::key_as_sent`.
+    ///
+    /// # Errors
+    /// [`Error::Key`] and [`Error::Scope`] when the key or the scope is not acceptable,
+    /// [`Error::Store`] when the store cannot answer.
+    pub async fn inspect<K: KeyPart + ?Sized>(&self, key: &K) -> Result<Option<Inspection>, Error> {
+        self.inspect_record(&self.record_id(key)?).await
+    }
+
+    /// [`inspect`](Self::inspect) for a record whose id is known, from a log line for example.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer.
+    pub async fn inspect_record(&self, id: &RecordId) -> Result<Option<Inspection>, Error> {
+        let engine = &self.engine;
+        let found = engine.store().inspect(id);
+        Ok(engine.store_call(self.name(), "inspect", found).await?)
+    }
+
+    /// Resolves by hand a record whose attempt crashed, for operations that refuse to run
+    /// again: [`Verdict::Released`] says that nothing happened and frees the key,
+    /// [`Verdict::Final`] stores what did happen (`idem::http::outcome_of` makes an outcome of an
+    /// HTTP response). [`Verdict::Crashed`] leaves it as it is.
+    ///
+    /// The one who resolves takes the next attempt's number, so that the crashed attempt can change
+    /// nothing any more. Dropping this future may leave the record as after one more crash.
+    ///
+    /// # Errors
+    /// [`Error::Key`] and [`Error::Scope`] when the key or the scope is not acceptable,
+    /// [`Error::Store`] when the store cannot answer: then it may be resolved or not.
+    pub async fn resolve<K: KeyPart + ?Sized>(
+        &self,
+        key: &K,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
+        self.resolve_record(&self.record_id(key)?, verdict).await
+    }
+
+    /// [`resolve`](Self::resolve) for a record whose id is known, from a log line for example.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer: then it may be resolved or not.
+    pub async fn resolve_record(
+        &self,
+        id: &RecordId,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
+        let Some(found) = self.inspect_record(id).await? else {
+            return Ok(Resolution::NoRecord);
+        };
+        match found.phase {
+            Phase::Running { lease_left: None } => {}
+            Phase::Running {
+                lease_left: Some(lease_left),
+            } => return Ok(Resolution::StillRunning { lease_left }),
+            Phase::Finished { .. } => return Ok(Resolution::Finished),
+        }
+        let policy = *self.rules();
+        let claim =
+            Claim::new(*id, found.fingerprint, policy.lease, policy.ttl).on_crash(OnCrash::Rerun);
+        let engine = &self.engine;
+        let claimed = engine.store().claim(&claim);
+        let claimed = engine.store_call(self.name(), "claim", claimed).await?;
+        let attempt = match claimed {
+            Claimed::Acquired { attempt } => attempt,
+            Claimed::InFlight { lease_left } => {
+                return Ok(Resolution::StillRunning { lease_left });
+            }
+            Claimed::Finished { .. } => return Ok(Resolution::Finished),
+            _ => return Ok(Resolution::ChangedMeanwhile),
+        };
+        let call = Call {
+            operation: self.name().clone(),
+            policy,
+            id: *id,
+            flight_key: *id,
+            fingerprint: found.fingerprint,
+        };
+        // Freed or begun anew since it was inspected: what crashed is not there any more.
+        let is_the_crashed_one = attempt == found.attempt.saturating_add(1);
+        let settlement = match verdict {
+            Verdict::Final(outcome) if is_the_crashed_one => Settlement::Complete(outcome.encode()),
+            Verdict::Crashed if is_the_crashed_one => Settlement::Abandon,
+            _ => Settlement::Release,
+        };
+        let lease = Lease::of(&claim, attempt);
+        let change = engine.settle_now(&call, &lease, &settlement).await?;
+        Ok(match change {
+            Change::Applied if is_the_crashed_one => Resolution::Resolved,
+            _ => Resolution::ChangedMeanwhile,
+        })
+    }
+}
