@@ -1,141 +1,91 @@
-//! What a body can know of the attempt it runs in.
+//! One run of a body, as the body knows it and as its owner does.
 
 use std::fmt;
-use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
+use tokio::runtime;
 use tokio::time::Instant;
 
-use crate::engine::Call;
+use crate::call::Call;
 use crate::fingerprint::Fingerprint;
-use crate::observe;
 use crate::record::{Lease, RecordId, Token};
-
-tokio::task_local! {
-    pub(crate) static CURRENT: Attempt;
-
-    /// The record whose attempt a layer has lent to what it calls.
-    static LENT: Option<RecordId>;
-}
-
-/// An attempt that a layer lends to the handler within, which has the same operation name: it
-/// runs as a part of it. A handler lends to nobody: if its body calls its own operation under its
-/// own key, that is another call.
-#[derive(Clone, Copy, Debug)]
-#[doc(hidden)]
-pub struct Lent(Option<RecordId>);
-
-impl Lent {
-    /// To nobody.
-    pub const NONE: Self = Self(None);
-
-    pub(crate) const fn of(id: RecordId) -> Self {
-        Self(Some(id))
-    }
-
-    pub(crate) fn includes(id: &RecordId) -> bool {
-        LENT.try_with(|lent| lent.as_ref() == Some(id))
-            .unwrap_or(false)
-    }
-
-    /// Runs what it is lent to.
-    pub async fn during<F: Future>(self, within: F) -> F::Output {
-        LENT.scope(self.0, within).await
-    }
-}
-
-/// The attempt whose body is running on this task.
-///
-/// Work that the body moves to other tasks does not inherit it: clone it into them. Outside
-/// of a body the answer is an attempt of its own that nothing else shares, and a warning in the
-/// log; see [`Attempt::is_protected`].
-pub fn attempt() -> Attempt {
-    current().unwrap_or_else(|| {
-        observe::outside_of_any_body();
-        Attempt::unprotected()
-    })
-}
-
-/// The attempt whose body is running on this task, if one is.
-pub(crate) fn current() -> Option<Attempt> {
-    CURRENT.try_with(Attempt::clone).ok()
-}
 
 /// One run of a body: its number, its lease, and the keys derived from its record.
 #[derive(Clone)]
-pub struct Attempt {
-    shared: Arc<Shared>,
+pub struct Attempt(Protection);
+
+#[derive(Clone)]
+enum Protection {
+    Lease(Arc<OwnedLease>),
+    Other(Arc<WithoutLease>),
 }
 
-struct Shared {
-    number: u32,
-    id: RecordId,
-    /// `None` where no record stands behind the attempt.
-    fingerprint: Option<Fingerprint>,
+/// What an attempt is, whatever protects it.
+#[derive(Debug)]
+struct State {
     /// The attempt whose body has begun this one.
     parent: Option<Attempt>,
     released: AtomicBool,
-    /// The store has said that another attempt holds the record.
+    /// Another attempt may run.
     lost: AtomicBool,
-    /// The lease was found over once, by this process's clock, whatever was renewed since.
-    broken: AtomicBool,
-    /// The body has ended: what its renewal learns from here on says nothing any more.
+    /// The body has ended: what is learnt of its lease from here on says nothing any more.
     ending: AtomicBool,
-    /// The attempt ends without an outcome: nothing of it creates the record again.
-    given_up: AtomicBool,
-    /// A call that may create the record is on its way, or was not answered.
-    late_calls: AtomicBool,
-    /// Until when the store has promised the lease, by this process's monotonic clock,
-    /// counted from before the request was sent. `None`: there is no lease to lose.
-    held_until: Option<Mutex<Instant>>,
+}
+
+impl State {
+    const fn new(parent: Option<Attempt>) -> Self {
+        Self {
+            parent,
+            released: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+        }
+    }
+}
+
+/// An attempt that a transaction protects, or nothing.
+struct WithoutLease {
+    state: State,
+    number: u32,
+    /// The record and its request. `None` where no record stands behind the attempt.
+    identity: Option<(RecordId, Fingerprint)>,
+    /// What makes downstream keys where there is no record.
+    salt: Option<Token>,
 }
 
 impl Attempt {
-    pub(crate) fn protected(
+    pub(crate) fn leased(lease: &Arc<OwnedLease>) -> Self {
+        Self(Protection::Lease(Arc::clone(lease)))
+    }
+
+    /// One that a transaction protects.
+    pub(crate) fn in_transaction(
         number: u32,
         id: RecordId,
         fingerprint: Fingerprint,
-        held_until: Instant,
+        parent: Option<Self>,
     ) -> Self {
-        Self::new(number, id, Some(fingerprint), Some(held_until))
-    }
-
-    /// One that a transaction protects: there is no lease to lose.
-    pub(crate) fn in_transaction(number: u32, id: RecordId, fingerprint: Fingerprint) -> Self {
-        Self::new(number, id, Some(fingerprint), None)
+        Self::without_lease(number, Some((id, fingerprint)), parent)
     }
 
     /// An attempt without a record behind it; its downstream keys are its own.
-    pub(crate) fn unprotected() -> Self {
-        let mut id = [0; 32];
-        id[..16].copy_from_slice(Token::random().as_bytes());
-        Self::new(1, RecordId::from_bytes(id), None, None)
+    pub(crate) fn unprotected(parent: Option<Self>) -> Self {
+        Self::without_lease(1, None, parent)
     }
 
-    fn new(
+    fn without_lease(
         number: u32,
-        id: RecordId,
-        fingerprint: Option<Fingerprint>,
-        held_until: Option<Instant>,
+        identity: Option<(RecordId, Fingerprint)>,
+        parent: Option<Self>,
     ) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                number,
-                id,
-                fingerprint,
-                parent: current(),
-                released: AtomicBool::new(false),
-                lost: AtomicBool::new(false),
-                broken: AtomicBool::new(false),
-                ending: AtomicBool::new(false),
-                given_up: AtomicBool::new(false),
-                late_calls: AtomicBool::new(false),
-                held_until: held_until.map(Mutex::new),
-            }),
-        }
+        Self(Protection::Other(Arc::new(WithoutLease {
+            state: State::new(parent),
+            number,
+            identity,
+            salt: identity.is_none().then(Token::random),
+        })))
     }
 
     /// The attempt's number: 1 for the first run of the record, one more after every crash.
@@ -144,14 +94,17 @@ impl Attempt {
     /// the highest number it has seen can refuse the writes of an attempt that was overtaken. It
     /// begins at 1 again when the key was freed or its record forgotten.
     pub fn number(&self) -> u32 {
-        self.shared.number
+        match &self.0 {
+            Protection::Lease(lease) => lease.number,
+            Protection::Other(other) => other.number,
+        }
     }
 
     /// Whether a record stands behind this attempt. `false` outside of a body, for a request
     /// that came without a key under `required = false`, and after a store failure under
     /// `fail_open`.
     pub fn is_protected(&self) -> bool {
-        self.shared.fingerprint.is_some()
+        self.identity().is_some()
     }
 
     /// A key for a call to another service: the same on every attempt of this record, different for
@@ -163,9 +116,14 @@ impl Attempt {
     pub fn downstream_key(&self, label: &str) -> String {
         let mut hash = Sha256::new();
         hash.update(b"idem downstream 2");
-        hash.update(self.shared.id.as_bytes());
-        if let Some(fingerprint) = &self.shared.fingerprint {
+        if let Some((id, fingerprint)) = self.identity() {
+            hash.update(id.as_bytes());
             hash.update(fingerprint.to_bytes());
+        }
+        if let Protection::Other(other) = &self.0
+            && let Some(salt) = &other.salt
+        {
+            hash.update(salt.as_bytes());
         }
         hash.update(label);
         let digest: [u8; 32] = hash.finalize().into();
@@ -179,7 +137,7 @@ impl Attempt {
     /// Says that nothing happened: when the body ends, its key is freed and its outcome is
     /// not stored, whatever it returns. In a transaction it makes it true: all is rolled back.
     pub fn release(&self) {
-        self.shared.released.store(true, Ordering::Release);
+        self.state().released.store(true, Ordering::Release);
     }
 
     /// Whether this attempt can no longer be sure that it is the only one: the store said that
@@ -189,84 +147,50 @@ impl Attempt {
     /// overtaken is not stored. In a transaction, which is the record's lock, it says whether the
     /// database was seen to have ended the transaction's session.
     pub fn lease_lost(&self) -> bool {
-        self.shared.lost.load(Ordering::Acquire)
-            || self
-                .held_until()
-                .is_some_and(|held_until| Instant::now() >= held_until)
+        match &self.0 {
+            Protection::Lease(lease) => lease.is_lost(),
+            Protection::Other(other) => other.state.lost.load(Ordering::Acquire),
+        }
     }
 
     pub(crate) fn is_released(&self) -> bool {
-        self.shared.released.load(Ordering::Acquire)
+        self.state().released.load(Ordering::Acquire)
     }
 
     pub(crate) fn lose(&self) {
-        self.shared.lost.store(true, Ordering::Release);
+        self.state().lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn end(&self) {
+        self.state().ending.store(true, Ordering::Release);
     }
 
     /// Whether this is an attempt of the record, or runs within one.
     pub(crate) fn is_within(&self, id: &RecordId) -> bool {
         let mut attempt = self;
         loop {
-            if attempt.shared.id == *id {
+            if attempt.identity().is_some_and(|(own, _)| own == *id) {
                 return true;
             }
-            match &attempt.shared.parent {
+            match &attempt.state().parent {
                 Some(parent) => attempt = parent,
                 None => return false,
             }
         }
     }
 
-    /// What its owner knows of its lease, now. A lease that was found over once may have been
-    /// another's meanwhile.
-    pub(crate) fn lease(&self, call: &Call, token: Token) -> Lease {
-        if self.lease_lost() {
-            self.shared.broken.store(true, Ordering::Release);
-        }
-        let unbroken = !self.shared.broken.load(Ordering::Acquire)
-            && !self.shared.given_up.load(Ordering::SeqCst);
-        Lease {
-            id: call.id,
-            token,
-            fingerprint: call.fingerprint,
-            attempt: self.number(),
-            duration: call.policy.lease,
-            retention: call.policy.ttl,
-            unbroken,
+    fn state(&self) -> &State {
+        match &self.0 {
+            Protection::Lease(lease) => &lease.state,
+            Protection::Other(other) => &other.state,
         }
     }
 
-    /// The attempt ends without an outcome.
-    pub(crate) fn give_up(&self) {
-        self.shared.given_up.store(true, Ordering::SeqCst);
-    }
-
-    /// A call that may create the record may arrive after the attempt's end.
-    pub(crate) fn expect_late_calls(&self, expected: bool) {
-        self.shared.late_calls.store(expected, Ordering::SeqCst);
-    }
-
-    pub(crate) fn may_have_late_calls(&self) -> bool {
-        self.shared.late_calls.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn end(&self) {
-        self.shared.ending.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.shared.ending.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn hold_until(&self, until: Instant) {
-        if let Some(held_until) = &self.shared.held_until {
-            *held_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    fn identity(&self) -> Option<(RecordId, Fingerprint)> {
+        match &self.0 {
+            Protection::Lease(lease) => Some((lease.call.id, lease.call.fingerprint)),
+            Protection::Other(other) => other.identity,
         }
-    }
-
-    pub(crate) fn held_until(&self) -> Option<Instant> {
-        let held_until = self.shared.held_until.as_ref()?;
-        Some(*held_until.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -280,6 +204,153 @@ impl fmt::Debug for Attempt {
     }
 }
 
+/// A lease from its acknowledged claim to its attempt's end, as this process sees it: times are of
+/// this process's monotonic clock, counted from before each request was sent.
+#[derive(Debug)]
+pub(crate) struct OwnedLease {
+    state: State,
+    pub(crate) call: Call,
+    pub(crate) number: u32,
+    token: Token,
+    /// Until when the store has promised the lease.
+    held_until: Mutex<Instant>,
+    /// The lease was found over once, whatever was renewed since.
+    broken: AtomicBool,
+    /// The attempt ends without an outcome: nothing of it creates the record again.
+    given_up: AtomicBool,
+    /// A call that may create the record is on its way, or was not answered.
+    late_calls: AtomicBool,
+    renewal: Mutex<Renewal>,
+}
+
+/// Whether and when a lease is to be renewed.
+#[derive(Debug, Default)]
+struct Renewal {
+    /// The runtime whose keeper renews it. `None`: it is not renewed.
+    kept_in: Option<runtime::Id>,
+    /// `None` while a renewal is on its way.
+    due: Option<Instant>,
+}
+
+impl OwnedLease {
+    pub(crate) const fn new(
+        call: Call,
+        number: u32,
+        token: Token,
+        held_until: Instant,
+        parent: Option<Attempt>,
+    ) -> Self {
+        Self {
+            state: State::new(parent),
+            call,
+            number,
+            token,
+            held_until: Mutex::new(held_until),
+            broken: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            late_calls: AtomicBool::new(false),
+            renewal: Mutex::new(Renewal {
+                kept_in: None,
+                due: None,
+            }),
+        }
+    }
+
+    /// As its owner tells the store, now. A lease that was found over once may have been another's
+    /// meanwhile.
+    pub(crate) fn told(&self) -> Lease {
+        if self.is_lost() {
+            self.broken.store(true, Ordering::Release);
+        }
+        let policy = &self.call.policy;
+        Lease {
+            id: self.call.id,
+            token: self.token,
+            fingerprint: self.call.fingerprint,
+            attempt: self.number,
+            duration: policy.lease,
+            retention: policy.ttl,
+            unbroken: !self.broken.load(Ordering::Acquire) && !self.given_up.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Whether another may hold the record.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.lost.load(Ordering::Acquire) || Instant::now() >= self.held_until()
+    }
+
+    pub(crate) fn lose(&self) {
+        self.state.lost.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn end(&self) {
+        self.state.ending.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.state.ending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn held_until(&self) -> Instant {
+        *lock(&self.held_until)
+    }
+
+    pub(crate) fn hold_until(&self, until: Instant) {
+        *lock(&self.held_until) = until;
+    }
+
+    /// The attempt ends without an outcome.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
+    }
+
+    /// A call that may create the record may arrive after the attempt's end.
+    pub(crate) fn expect_late_calls(&self, expected: bool) {
+        self.late_calls.store(expected, Ordering::SeqCst);
+    }
+
+    pub(crate) fn may_have_late_calls(&self) -> bool {
+        self.late_calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn keep_in(&self, runtime: runtime::Id, due: Instant) {
+        *lock(&self.renewal) = Renewal {
+            kept_in: Some(runtime),
+            due: Some(due),
+        };
+    }
+
+    pub(crate) fn stop_renewing(&self) {
+        *lock(&self.renewal) = Renewal::default();
+    }
+
+    pub(crate) fn is_kept_in(&self, runtime: runtime::Id) -> bool {
+        lock(&self.renewal).kept_in == Some(runtime)
+    }
+
+    pub(crate) fn renewal_due(&self) -> Option<Instant> {
+        lock(&self.renewal).due
+    }
+
+    /// Whether it is to be renewed before then. If so, nobody else is told so until the renewal
+    /// [has been answered](Self::renew_again_at).
+    pub(crate) fn take_renewal(&self, before: Instant) -> bool {
+        let mut renewal = lock(&self.renewal);
+        renewal.due.take_if(|due| *due <= before).is_some()
+    }
+
+    pub(crate) fn renew_again_at(&self, due: Instant) {
+        let mut renewal = lock(&self.renewal);
+        if renewal.kept_in.is_some() {
+            renewal.due = Some(due);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -291,7 +362,7 @@ mod tests {
         let id = |byte| RecordId::from_bytes([byte; 32]);
         let request = |byte| Fingerprint::from_bytes([byte; Fingerprint::LEN]);
         let key = |number, record, requested, label| {
-            Attempt::protected(number, id(record), request(requested), Instant::now())
+            Attempt::in_transaction(number, id(record), request(requested), None)
                 .downstream_key(label)
         };
         assert_eq!(key(1, 1, 1, "charge"), key(2, 1, 1, "charge"));
@@ -301,14 +372,5 @@ mod tests {
         assert_ne!(key(1, 1, 1, "charge"), key(1, 1, 2, "charge"));
         let uuid: Uuid = key(1, 1, 1, "charge").parse().unwrap();
         assert_eq!(uuid.get_version_num(), 8);
-    }
-
-    #[test]
-    fn outside_of_a_body_nothing_is_shared() {
-        let here = attempt();
-        assert!(!here.is_protected());
-        assert!(!here.lease_lost());
-        assert_eq!(here.downstream_key("a"), here.downstream_key("a"));
-        assert_ne!(here.downstream_key("a"), attempt().downstream_key("a"));
     }
 }

@@ -6,7 +6,9 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempt;
+mod call;
 mod canonical;
+mod current;
 mod detached;
 mod engine;
 mod error;
@@ -14,6 +16,7 @@ mod fingerprint;
 mod key;
 mod observe;
 mod outcome;
+mod policy;
 mod record;
 mod site;
 mod store;
@@ -24,13 +27,14 @@ pub mod conformance;
 #[cfg(feature = "http")]
 pub mod http;
 
+pub use attempt::Attempt;
 #[doc(hidden)]
-pub use attempt::Lent;
-pub use attempt::{Attempt, attempt};
+pub use current::Lent;
+pub use current::attempt;
 pub use detached::detached;
 pub use engine::{
-    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, ExecutionError, InFlight,
-    InTransaction, Keyed, Operation, Panic, Policy, Resolution, Unprotected,
+    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction,
+    Keyed, Operation, Panic, Resolution, Unprotected,
 };
 #[doc(hidden)]
 pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
@@ -42,6 +46,7 @@ pub use outcome::{
     CarriesRefusal, NotReplayable, Outcome, ReleaseErrors, Replayable, StorableValue, StoreErrors,
     Undecodable, Verdict,
 };
+pub use policy::{InFlight, Policy};
 pub use record::{
     Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
     RecordId, Token,

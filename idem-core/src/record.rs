@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn an_id_is_read_as_it_is_shown() {
-        let id = RecordId::from_bytes(std::array::from_fn(|place| place as u8 * 9));
+        let id = RecordId::from_bytes(std::array::from_fn(|place| place as u8 * 7));
         assert_eq!(id.to_string().parse(), Ok(id));
         let long = "é".repeat(32);
         for other in ["", "7f", &"x".repeat(64), &long, &"+1".repeat(32)] {

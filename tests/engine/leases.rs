@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::{
-    Attempt, Begun, Engine, EngineBuilder, Error, ExecutionError, Key, OnCrash, Operation, Verdict,
+    Attempt, Begun, Engine, EngineBuilder, Error, ExecutionError, Key, OnCrash, Operation, Policy,
+    Verdict,
 };
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -276,4 +278,88 @@ async fn an_execution_that_was_driven_late_runs_where_nobody_has_taken_its_lease
     let body = async { (Verdict::Released, idem::attempt().lease_lost()) };
     assert!(!late.drive(body).await.unwrap());
     assert_eq!(store.calls(Method::Renew), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lease_is_renewed_in_time_while_only_long_ones_were_before_it() {
+    let store = faulty();
+    let engine = Engine::new(store.clone());
+    let long = operation_of(&engine).lease(Duration::from_secs(3600));
+    let short = operation_of(&engine).lease(Policy::MIN_LEASE);
+    let body = async {
+        // Whoever renews has nothing to do for twenty minutes.
+        sleep(Duration::from_secs(1)).await;
+        let body = async {
+            sleep(Policy::MIN_LEASE * 100).await;
+            Ok::<_, Error>(idem::attempt().lease_lost())
+        };
+        short.run("short", request(), body).await
+    };
+    assert!(!long.run("long", request(), body).await.unwrap());
+    assert!(store.calls(Method::Renew) >= 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_leases_are_each_renewed_once_in_a_third_of_their_time() {
+    let store = faulty();
+    let engine = Engine::new(store.clone());
+    let bodies = (0..1000).map(|key| {
+        let operation = operation_of(&engine);
+        async move {
+            let body = async {
+                sleep(LEASE * 10).await;
+                Ok::<_, Error>(idem::attempt().lease_lost())
+            };
+            operation.run(&key.to_string(), request(), body).await
+        }
+    });
+    for lost in join_all(bodies).await {
+        assert!(!lost.unwrap());
+    }
+    let renewals = store.calls(Method::Renew) / 1000;
+    assert!((29..=36).contains(&renewals), "{renewals}");
+}
+
+/// As the workers of actix-web are.
+#[test]
+fn every_runtime_renews_the_leases_of_its_own_attempts() {
+    let store = faulty();
+    let engine = Engine::new(store.clone());
+    let lease = Policy::MIN_LEASE * 5;
+    let in_a_runtime_of_its_own = |key: String, engine: Engine| {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let operation = operation_of(&engine).lease(lease);
+                let body = async {
+                    sleep(lease * 4).await;
+                    Ok::<_, Error>(idem::attempt().lease_lost())
+                };
+                operation.run(&key, request(), body).await
+            })
+        })
+    };
+    // The first runtime has ended when the next ones begin.
+    for round in 0..2 {
+        let others = ["a", "b", "c"]
+            .map(|thread| in_a_runtime_of_its_own(format!("{thread}{round}"), engine.clone()));
+        for other in others {
+            assert!(!other.join().unwrap().unwrap());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_keeps_a_store_that_its_engine_has_left() {
+    let store = Arc::new(MemoryStore::new());
+    let engine = Engine::builder(FaultyStore::new(store.clone())).build();
+    assert_eq!(
+        attempt_number(&operation_of(&engine), "k").await.unwrap(),
+        1
+    );
+    drop(engine);
+    assert_eq!(Arc::strong_count(&store), 1);
 }

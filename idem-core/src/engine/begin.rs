@@ -13,15 +13,16 @@ use tracing::Instrument;
 use super::Engine;
 use super::activity::Ongoing;
 use super::cache::Cached;
-use super::call::Call;
 use super::claim::StoreLeader;
 use super::execution::{Execution, Panic, panic_of};
 use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
-use super::policy::{InFlight, Policy};
-use crate::attempt::{Attempt, CURRENT};
+use crate::attempt::Attempt;
+use crate::call::Call;
+use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe::{self, Decision};
 use crate::outcome::Outcome;
+use crate::policy::{InFlight, Policy};
 use crate::record::Claimed;
 
 /// What a request may do. Exhaustive on purpose: who drives it has to know every way.
@@ -70,7 +71,9 @@ impl Unprotected {
     /// Runs the body on the caller's task. [`crate::attempt()`] inside of it says that it is
     /// not protected.
     pub async fn drive<F: Future>(self, body: F) -> F::Output {
-        let output = CURRENT.scope(Attempt::unprotected(), body).await;
+        let output = CURRENT
+            .scope(Attempt::unprotected(current::attempt_here()), body)
+            .await;
         drop(self.under_way);
         output
     }
@@ -185,8 +188,7 @@ async fn decide<L: Leader>(
     call: &Call,
     leader: &L,
 ) -> Result<(Granted<L::Run>, Decision), Error> {
-    let own = CURRENT.try_with(|attempt| attempt.is_within(&call.id));
-    if own.unwrap_or(false) {
+    if current::is_within(&call.id) {
         // A body that calls its own operation under its own key, directly or through others, would
         // wait for itself.
         return Err(in_flight(engine));

@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::Engine;
 use super::begin::{Begun, Decided, Leader, Patience, Unprotected, conclude, gave_up};
-use super::call::Call;
-use super::execution::{Execution, Held};
+use super::execution::{ClaimedLease, Execution};
 use super::flight::{Ending, FlightGuard};
 use super::settlement::Settlement;
+use crate::call::Call;
 use crate::observe::{self, Decision};
 use crate::record::{Claim, Claimed, Lease};
 use crate::store::{StoreError, Watch};
@@ -45,7 +45,7 @@ impl Leader for StoreLeader<'_> {
 
     async fn lead(&self, patience: Patience, mut flight: FlightGuard) -> Decided<Begun> {
         let Self { engine, call, .. } = *self;
-        let claim = call.claim(engine);
+        let claim = call.claim(engine.inner.cache.is_on());
         let mut waiter = None;
         loop {
             let sent = Instant::now();
@@ -56,9 +56,10 @@ impl Leader for StoreLeader<'_> {
                     claimed: Claimed::Acquired { attempt },
                     may_come_again,
                 }) => {
-                    let held = Held::new(engine, call, claim.token, attempt, sent, flight);
-                    held.expect_late_calls(may_come_again);
-                    let execution = Execution::new(held, self.runtime.clone());
+                    let claimed =
+                        ClaimedLease::new(engine, call, claim.token, attempt, sent, flight);
+                    claimed.expect_late_calls(may_come_again);
+                    let execution = Execution::new(claimed, self.runtime.clone());
                     // Dropped where it is not begun, it frees the key.
                     return match execution.confirm_lease().await {
                         Ok(true) => Decided::Run(Begun::Execute(execution), Decision::Executed),

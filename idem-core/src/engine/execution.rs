@@ -5,24 +5,27 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinError;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Engine;
 use super::begin::in_flight;
-use super::call::Call;
 use super::flight::{Ending, FlightGuard};
+use super::renewal::{keep, renew};
 use super::settlement::Settlement;
 use super::unsettled::{Entry, after};
-use crate::attempt::{Attempt, CURRENT};
+use crate::attempt::{Attempt, OwnedLease};
+use crate::call::Call;
+use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
 use crate::outcome::Verdict;
-use crate::record::{Change, Lease, Token};
+use crate::record::{Change, Token};
 use crate::store::StoreError;
 
 /// The panic of a body, as [`std::panic::resume_unwind`] takes it.
@@ -63,21 +66,17 @@ impl std::error::Error for ExecutionError {
     }
 }
 
-/// An acknowledged claim with everything needed to end it.
+/// An acknowledged claim with everything needed to end its attempt.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct ClaimedLease {
     engine: Engine,
-    call: Call,
-    token: Token,
-    attempt: Attempt,
+    lease: Arc<OwnedLease>,
     flight: FlightGuard,
-    /// Goes on until the end is stored.
-    renewal: Option<Renewal>,
     /// When the body ended: no completion was sent before, and so no retention began.
     ended: Option<Instant>,
 }
 
-impl Held {
+impl ClaimedLease {
     pub(super) fn new(
         engine: &Engine,
         call: &Call,
@@ -86,55 +85,54 @@ impl Held {
         claimed: Instant,
         flight: FlightGuard,
     ) -> Self {
+        let lease = Arc::new(OwnedLease::new(
+            call.clone(),
+            attempt,
+            token,
+            claimed + call.policy.lease,
+            current::attempt_here(),
+        ));
+        flight.hold(&lease);
         Self {
             engine: engine.clone(),
-            call: call.clone(),
-            token,
-            attempt: Attempt::protected(
-                attempt,
-                call.id,
-                call.fingerprint,
-                claimed + call.policy.lease,
-            ),
+            lease,
             flight,
-            renewal: None,
             ended: None,
         }
     }
 
     /// A try of the claim was not answered, and may arrive after the attempt's end.
     pub(super) fn expect_late_calls(&self, expected: bool) {
-        self.attempt.expect_late_calls(expected);
+        self.lease.expect_late_calls(expected);
     }
 
-    fn lease(&self) -> Lease {
-        self.attempt.lease(&self.call, self.token)
+    fn call(&self) -> &Call {
+        &self.lease.call
     }
 
     /// Renews a lease that may be over. `Ok(false)` says that another attempt holds it.
     async fn regain(&self) -> Result<bool, StoreError> {
-        let Self { engine, call, .. } = self;
-        match renew(engine, call, self.token, &self.attempt).await? {
+        match renew(&self.engine, &self.lease).await? {
             Change::LeaseLost => Ok(false),
-            Change::Applied if self.attempt.lease_lost() => Err(StoreError::TimedOut {
-                store: engine.store().name(),
-                after: call.policy.lease,
+            Change::Applied if self.lease.is_lost() => Err(StoreError::TimedOut {
+                store: self.engine.store().name(),
+                after: self.call().policy.lease,
             }),
             Change::Applied => Ok(true),
         }
     }
 
     fn close(self, runtime: &Handle, settlement: Settlement, change: Change) {
-        let call = &self.call;
+        let call = self.call();
+        self.lease.stop_renewing();
         // A release or an abandonment that is sent again after its answer was lost finds nothing
         // to change: only a completion says that the lease was lost.
         let Settlement::Complete(outcome) = settlement else {
-            drop(self.renewal);
             // A claim or a renewal that arrives from now on takes a lease that nobody will use.
-            if self.attempt.may_have_late_calls() {
-                let lease = self.attempt.lease(call, self.token);
+            if self.lease.may_have_late_calls() {
+                let told = self.lease.told();
                 self.engine
-                    .undo_late_calls(runtime, call, lease, settlement, false);
+                    .undo_late_calls(runtime, call, told, settlement, false);
             }
             return;
         };
@@ -146,8 +144,8 @@ impl Held {
                 self.flight.end(Ending::Outcome(outcome));
             }
             Change::LeaseLost => {
-                self.attempt.lose();
-                observe::lease_lost(&call.operation, &call.id, self.attempt.number());
+                self.lease.lose();
+                observe::lease_lost(&call.operation, &call.id, self.lease.number);
             }
         }
         // Where the flight was not ended it ends with its guard: ask the store.
@@ -158,17 +156,18 @@ impl Held {
     /// nobody has claimed it since. Meanwhile the flight keeps duplicates of this process out.
     async fn settle_persistently(self, runtime: Handle, settlement: Settlement, entry: Entry) {
         let until = match settlement {
-            Settlement::Abandon => self.attempt.held_until().unwrap_or_else(Instant::now),
-            _ => after(self.call.policy.ttl),
+            Settlement::Abandon => self.lease.held_until(),
+            _ => after(self.call().policy.ttl),
         };
         let change = self
             .engine
-            .settle_until(&self.call, || self.lease(), &settlement, until)
+            .settle_until(self.call(), || self.lease.told(), &settlement, until)
             .await;
         match change {
             Some(change) => self.close(&runtime, settlement, change),
             None => {
-                observe::settling_gave_up(&self.call.operation, &self.call.id, settlement.as_str())
+                let call = self.call();
+                observe::settling_gave_up(&call.operation, &call.id, settlement.as_str());
             }
         }
         drop(entry);
@@ -183,16 +182,16 @@ impl Held {
 /// outcome is stored.
 #[must_use = "a claimed attempt that is not driven frees its key"]
 pub struct Execution {
-    held: Option<Held>,
+    claimed: Option<ClaimedLease>,
     runtime: Handle,
     /// What to do when dropped.
     settlement: Settlement,
 }
 
 impl Execution {
-    pub(super) const fn new(held: Held, runtime: Handle) -> Self {
+    pub(super) const fn new(claimed: ClaimedLease, runtime: Handle) -> Self {
         Self {
-            held: Some(held),
+            claimed: Some(claimed),
             runtime,
             settlement: Settlement::Release,
         }
@@ -201,14 +200,15 @@ impl Execution {
     /// Makes sure that the lease holds when the body begins: a process that slept between the
     /// claim and here may have been overtaken. `Ok(false)` says that it was.
     pub(super) async fn confirm_lease(&self) -> Result<bool, StoreError> {
-        let Some(held) = &self.held else {
+        let Some(claimed) = &self.claimed else {
             return Ok(false);
         };
-        if held.attempt.lease_lost() && !Box::pin(held.regain()).await? {
+        if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await? {
             return Ok(false);
         }
-        held.flight.occupy();
-        observe::started(&held.call.operation, &held.call.id, held.attempt.number());
+        claimed.flight.occupy();
+        let call = claimed.call();
+        observe::started(&call.operation, &call.id, claimed.lease.number);
         Ok(true)
     }
 
@@ -223,36 +223,35 @@ impl Execution {
     /// [`ExecutionError::NotRun`] when so much time has passed since the claim that the lease was
     /// over, and another attempt has taken it or the store does not answer.
     /// [`ExecutionError::Panicked`] when the body panicked; the attempt has been abandoned.
-    pub async fn drive<F, T>(mut self, body: F) -> Result<T, ExecutionError>
+    pub async fn drive<F, T>(self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = (Verdict, T)>,
     {
-        self.start_renewal();
-        // What a task spawns waits for that very worker, at first: a body that blocked it would
-        // keep its own lease from being renewed.
-        tokio::task::yield_now().await;
+        if self.keep_lease() {
+            // See `keep`.
+            tokio::task::yield_now().await;
+        }
         self.run(body).await
     }
 
-    fn start_renewal(&mut self) {
-        if let Some(held) = &mut self.held {
-            held.renewal = Some(Renewal::start(&self.runtime, held));
-        }
+    fn keep_lease(&self) -> bool {
+        let claimed = self.claimed.as_ref();
+        claimed.is_some_and(|claimed| keep(&claimed.engine, &self.runtime, &claimed.lease))
     }
 
     async fn run<F, T>(mut self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = (Verdict, T)>,
     {
-        let Some(held) = &self.held else {
+        let Some(claimed) = &self.claimed else {
             return Err(ExecutionError::Panicked(Box::new("it was driven before")));
         };
         // It may have waited long to be driven.
-        if held.attempt.lease_lost() && !Box::pin(held.regain()).await.map_err(not_run)? {
-            return Err(not_run(in_flight(&held.engine)));
+        if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await.map_err(not_run)? {
+            return Err(not_run(in_flight(&claimed.engine)));
         }
-        let (attempt, call) = (held.attempt.clone(), held.call.clone());
-        let engine = held.engine.clone();
+        let (engine, lease) = (claimed.engine.clone(), Arc::clone(&claimed.lease));
+        let (call, attempt) = (&lease.call, Attempt::leased(&lease));
         // From here on there may be an effect.
         self.settlement = Settlement::Abandon;
         let clock = observe::clock();
@@ -261,15 +260,15 @@ impl Execution {
             .await;
         observe::body_took(&call.operation, &clock);
         attempt.end();
-        if let Some(held) = &mut self.held {
-            held.ended = Some(Instant::now());
+        if let Some(claimed) = &mut self.claimed {
+            claimed.ended = Some(Instant::now());
         }
         match ended {
             Ok((verdict, value)) => {
                 self.settlement = if attempt.is_released() {
                     Settlement::Release
                 } else {
-                    Settlement::of(verdict, &call, &engine)
+                    Settlement::of(verdict, call, &engine)
                 };
                 if matches!(self.settlement, Settlement::Abandon) {
                     observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
@@ -293,7 +292,7 @@ impl Execution {
     /// # Errors
     /// As [`drive`](Self::drive).
     pub fn drive_detached<F, T>(
-        mut self,
+        self,
         body: F,
     ) -> impl Future<Output = Result<T, ExecutionError>> + Send
     where
@@ -301,9 +300,9 @@ impl Execution {
         T: Send + 'static,
     {
         let runtime = self.runtime.clone();
-        // Spawned before the body, which takes its place as the worker's next task, so that
-        // another worker finds it if the body blocks this one.
-        self.start_renewal();
+        // Its keeper is spawned before the body, which takes its place as the worker's next task, so
+        // that another worker finds it if the body blocks this one.
+        self.keep_lease();
         let running = runtime.spawn(self.run(body).in_current_span());
         async move {
             match running.await {
@@ -314,26 +313,28 @@ impl Execution {
     }
 
     async fn settle(mut self) {
-        let Some(held) = &self.held else { return };
+        let Some(claimed) = &self.claimed else {
+            return;
+        };
         if !matches!(self.settlement, Settlement::Complete(_)) {
-            held.attempt.give_up();
+            claimed.lease.give_up();
         }
-        let settled = held
+        let call = claimed.call();
+        let settled = claimed
             .engine
-            .settle_now(&held.call, &held.lease(), &self.settlement)
+            .settle_now(call, &claimed.lease.told(), &self.settlement)
             .await;
         match settled {
             Ok(change) => {
-                if let Some(held) = self.held.take() {
-                    held.close(&self.runtime, self.settlement.clone(), change);
+                if let Some(claimed) = self.claimed.take() {
+                    let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
+                    claimed.close(&self.runtime, settlement, change);
                 }
             }
             // The drop goes on in the background.
-            Err(_) => observe::settling_again(
-                &held.call.operation,
-                &held.call.id,
-                self.settlement.as_str(),
-            ),
+            Err(_) => {
+                observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
+            }
         }
     }
 }
@@ -344,31 +345,36 @@ fn not_run(error: impl Into<Error>) -> ExecutionError {
 
 impl Drop for Execution {
     fn drop(&mut self) {
-        let Some(mut held) = self.held.take() else {
+        let Some(claimed) = self.claimed.take() else {
             return;
         };
+        let lease = &claimed.lease;
         // A panic has said so already.
-        if matches!(self.settlement, Settlement::Abandon) && !held.attempt.is_ending() {
-            let number = held.attempt.number();
-            observe::crashed(&held.call.operation, &held.call.id, number, "dropped");
+        if matches!(self.settlement, Settlement::Abandon) && !lease.is_ending() {
+            let call = claimed.call();
+            observe::crashed(&call.operation, &call.id, lease.number, "dropped");
         }
-        held.attempt.end();
+        lease.end();
         if !matches!(self.settlement, Settlement::Complete(_)) {
-            held.attempt.give_up();
-            held.renewal = None;
+            // What is given up is not renewed.
+            lease.give_up();
+            lease.stop_renewing();
         }
         let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
-        let entry = Entry::new(&held.engine, &settlement);
+        let entry = Entry::new(&claimed.engine, &settlement);
         let runtime = self.runtime.clone();
         self.runtime
-            .spawn(held.settle_persistently(runtime, settlement, entry));
+            .spawn(claimed.settle_persistently(runtime, settlement, entry));
     }
 }
 
 impl fmt::Debug for Execution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Execution")
-            .field("attempt", &self.held.as_ref().map(|held| &held.attempt))
+            .field(
+                "lease",
+                &self.claimed.as_ref().map(|claimed| &claimed.lease),
+            )
             .finish_non_exhaustive()
     }
 }
@@ -379,71 +385,4 @@ pub(crate) fn panic_of(error: JoinError) -> Panic {
         Ok(panic) => panic,
         Err(_) => Box::new("the runtime is shutting down"),
     }
-}
-
-/// The task that renews a lease until the attempt's end is stored.
-#[derive(Debug)]
-struct Renewal(JoinHandle<()>);
-
-impl Renewal {
-    fn start(runtime: &Handle, held: &Held) -> Self {
-        let engine = held.engine.clone();
-        let (call, token, attempt) = (held.call.clone(), held.token, held.attempt.clone());
-        Self(runtime.spawn(async move { renew_loop(&engine, &call, token, &attempt).await }))
-    }
-}
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn renew_loop(engine: &Engine, call: &Call, token: Token, attempt: &Attempt) {
-    let lease = call.policy.lease;
-    let mut pause = lease / 3;
-    loop {
-        sleep(pause).await;
-        pause = match renew(engine, call, token, attempt).await {
-            Ok(Change::Applied) => lease / 3,
-            // A renewal that meets the attempt's own end is no loss.
-            Ok(Change::LeaseLost) if attempt.is_ending() => return,
-            Ok(Change::LeaseLost) => {
-                attempt.lose();
-                observe::lease_lost(&call.operation, &call.id, attempt.number());
-                return;
-            }
-            // Sooner than usual: the lease is running out.
-            Err(_) => lease / 10,
-        };
-    }
-}
-
-async fn renew(
-    engine: &Engine,
-    call: &Call,
-    token: Token,
-    attempt: &Attempt,
-) -> Result<Change, StoreError> {
-    let sent = Instant::now();
-    let policy = &call.policy;
-    let expected = attempt.may_have_late_calls();
-    // It may be dropped while it is on its way. Said before the lease is looked at: who gives the
-    // attempt up says so first and looks here then.
-    attempt.expect_late_calls(true);
-    let lease = attempt.lease(call, token);
-    let answer = engine.store().renew(&lease);
-    // One that hangs must leave time for another.
-    let after = engine.inner.settings.store_timeout.min(policy.lease / 3);
-    let change = engine
-        .store_call_within(after, &call.operation, "renew", answer)
-        .await;
-    if !change.as_ref().is_err_and(StoreError::may_have_effect) {
-        attempt.expect_late_calls(expected);
-    }
-    let change = change?;
-    if change == Change::Applied {
-        attempt.hold_until(sent + policy.lease);
-    }
-    Ok(change)
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::activity::{Activity, Ongoing};
+use crate::attempt::OwnedLease;
 use crate::fingerprint::Fingerprint;
 use crate::record::{RecordHasher, RecordId};
 use crate::store::StoreError;
@@ -63,6 +64,7 @@ impl Flights {
             answered: Notify::new(),
             ended: Notify::new(),
             successors: AtomicUsize::new(0),
+            lease: Mutex::new(None),
         });
         shard.insert(id, (Arc::clone(&flight), self.activity.begin()));
         Entry::Leader(FlightGuard {
@@ -70,6 +72,18 @@ impl Flights {
             id,
             flight,
         })
+    }
+
+    /// Looks at every lease that an attempt of this engine holds.
+    pub(super) fn leases(&self, mut look: impl FnMut(&Arc<OwnedLease>)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (flight, _) in shard.values() {
+                if let Some(lease) = &*flight.lease() {
+                    look(lease);
+                }
+            }
+        }
     }
 
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
@@ -118,6 +132,14 @@ struct Flight {
     ended: Notify,
     /// How many have joined who may lead. Changes under the shard's lock.
     successors: AtomicUsize,
+    /// What the leader's attempt holds, for whoever renews it.
+    lease: Mutex<Option<Arc<OwnedLease>>>,
+}
+
+impl Flight {
+    fn lease(&self) -> MutexGuard<'_, Option<Arc<OwnedLease>>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a flight ended.
@@ -261,6 +283,11 @@ impl FlightGuard {
         }
     }
 
+    /// The leader holds this lease, until the flight ends or another leads.
+    pub(super) fn hold(&self, lease: &Arc<OwnedLease>) {
+        *self.flight.lease() = Some(Arc::clone(lease));
+    }
+
     pub(crate) fn end(self, ending: Ending) {
         // The drop below sees what is set here.
         let _ = self.flight.ending.set(ending);
@@ -269,6 +296,7 @@ impl FlightGuard {
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
+        self.flight.lease().take();
         let shard = self.flights.shard(&self.id);
         self.flights.pass_on(&self.id, &self.flight, shard);
     }

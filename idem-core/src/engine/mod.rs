@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `operation` | the public calls |
 //! | `resolve` | what an operator does with a record |
-//! | `call` | one request, reduced to what the engine needs |
 //! | `begin` | from a request to a decision: joining, waiting |
 //! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
 //! | `transaction` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
-//! | `execution` | the body, its renewal, and how an attempt ends |
+//! | `execution` | the body, and how an attempt ends |
+//! | `renewal` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
 //! | `unsettled` | ends and claims that are seen to in the background |
@@ -19,12 +19,11 @@
 mod activity;
 mod begin;
 mod cache;
-mod call;
 mod claim;
 mod execution;
 mod flight;
 mod operation;
-mod policy;
+mod renewal;
 mod replays;
 mod resolve;
 mod settlement;
@@ -43,11 +42,9 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 pub use begin::{Begun, Granted, Unprotected};
-pub(crate) use call::Call;
 pub(crate) use execution::panic_of;
 pub use execution::{Execution, ExecutionError, Panic};
 pub use operation::{Keyed, Operation};
-pub use policy::{InFlight, Policy};
 pub use resolve::Resolution;
 pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};
 
@@ -55,6 +52,7 @@ use crate::error::Error;
 #[cfg(feature = "http")]
 use crate::http::HttpSettings;
 use crate::observe;
+use crate::policy::{Policy, at_most};
 use crate::store::{Store, StoreError};
 
 static INSTALLED: OnceLock<Engine> = OnceLock::new();
@@ -69,6 +67,7 @@ struct Inner {
     store: Arc<dyn Store>,
     settings: Settings,
     activity: Arc<activity::Activity>,
+    keepers: renewal::Keepers,
     flights: Arc<flight::Flights>,
     cache: cache::Cache,
     unsettled: unsettled::Unsettled,
@@ -266,7 +265,7 @@ impl EngineBuilder {
     /// How long a call to the store may take before it counts as failed; 5 seconds unless
     /// given. Keep it well below the shortest lease.
     pub const fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.store_timeout = policy::at_most(timeout, Policy::MAX);
+        self.settings.store_timeout = at_most(timeout, Policy::MAX);
         self
     }
 
@@ -329,6 +328,7 @@ impl EngineBuilder {
                 settings: self.settings,
                 flights: Arc::new(flight::Flights::new(Arc::clone(&activity))),
                 activity,
+                keepers: renewal::Keepers::default(),
                 cache: self.cache,
                 unsettled: unsettled::Unsettled::bounded(max_attempts, max_bytes),
                 replays: replays::Replays::default(),

@@ -5,16 +5,16 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::begin::{Begun, Unprotected, begin};
-use super::call::Call;
-use super::policy::{InFlight, Policy};
 use super::transaction::InTransaction;
 use super::{Engine, ExecutionError};
-use crate::attempt::Lent;
+use crate::call::Call;
+use crate::current::Lent;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::{ReleaseErrors, Replayable, StoreErrors};
+use crate::policy::{InFlight, Policy};
 use crate::record::{OnCrash, RecordId};
 use crate::transaction::{TransactionSource, Transactional};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::call::Call;
 use super::operation::Operation;
 use super::settlement::Settlement;
+use crate::call::Call;
 use crate::error::Error;
 use crate::key::KeyPart;
 use crate::outcome::Verdict;

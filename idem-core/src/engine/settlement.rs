@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::call::Call;
+use crate::call::Call;
 use crate::observe;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
 use crate::record::{Change, Lease};

@@ -21,13 +21,14 @@ use tokio::time::{Instant, sleep};
 use super::begin::{
     Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
 };
-use super::call::Call;
 use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
 use super::settlement::Settlement;
 use super::unsettled::after;
 use super::{Engine, Panic};
-use crate::attempt::{Attempt, CURRENT};
+use crate::attempt::Attempt;
+use crate::call::Call;
+use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
@@ -203,7 +204,7 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
             call,
             database,
         } = *self;
-        let claim = call.claim(engine);
+        let claim = call.claim(engine.inner.cache.is_on());
         let mut pause = FIRST_POLL;
         let mut waited = false;
         loop {
@@ -221,7 +222,12 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                         call: call.clone(),
                         database: Arc::clone(database),
                         claim,
-                        attempt: Attempt::in_transaction(attempt, call.id, call.fingerprint),
+                        attempt: Attempt::in_transaction(
+                            attempt,
+                            call.id,
+                            call.fingerprint,
+                            current::attempt_here(),
+                        ),
                         transaction,
                         session_ended,
                         commit_sent: CommitSent::default(),

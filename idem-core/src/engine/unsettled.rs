@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Engine;
 use super::activity::Ongoing;
-use super::call::Call;
 use super::settlement::Settlement;
+use crate::call::Call;
 use crate::observe;
+use crate::policy::Policy;
 use crate::record::{Change, Lease, OnCrash};
 use crate::store::StoreError;
 
@@ -214,7 +215,7 @@ fn jittered(pause: Duration) -> Duration {
 /// As far from now as clocks can count.
 pub(super) fn after(time: Duration) -> Instant {
     let now = Instant::now();
-    let longest = super::Policy::MAX;
+    let longest = Policy::MAX;
     now.checked_add(time.min(longest)).unwrap_or(now)
 }
 

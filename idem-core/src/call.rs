@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::Engine;
-use super::policy::Policy;
 use crate::fingerprint::Fingerprint;
+use crate::policy::Policy;
 use crate::record::{Claim, RecordId};
 
 #[derive(Clone, Debug)]
@@ -19,11 +18,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// A claim of its own.
-    pub(super) fn claim(&self, engine: &Engine) -> Claim {
+    /// A claim of its own. `ask_retention`: see [`Claim::ask_retention`].
+    pub(crate) fn claim(&self, ask_retention: bool) -> Claim {
         Claim {
             on_crash: self.policy.on_crash,
-            ask_retention: engine.inner.cache.is_on(),
+            ask_retention,
             ..Claim::new(
                 self.id,
                 self.fingerprint,

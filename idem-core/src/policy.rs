@@ -81,7 +81,7 @@ impl Policy {
     }
 }
 
-pub(super) const fn at_most(duration: Duration, most: Duration) -> Duration {
+pub(crate) const fn at_most(duration: Duration, most: Duration) -> Duration {
     if duration.as_nanos() > most.as_nanos() {
         most
     } else {
