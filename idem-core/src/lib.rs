@@ -33,8 +33,8 @@ pub use current::Lent;
 pub use current::attempt;
 pub use detached::detached;
 pub use engine::{
-    AlreadyInstalled, Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction,
-    Keyed, Operation, Panic, Resolution, Unprotected,
+    AlreadyInstalled, Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError,
+    InTransaction, Keyed, Operation, Panic, Resolution, Running, Unprotected,
 };
 #[doc(hidden)]
 pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};

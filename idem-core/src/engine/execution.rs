@@ -225,7 +225,7 @@ impl Execution {
     /// [`ExecutionError::Panicked`] when the body panicked; the attempt has been abandoned.
     pub async fn drive<F, T>(self, body: F) -> Result<T, ExecutionError>
     where
-        F: Future<Output = (Verdict, T)>,
+        F: Future<Output: Into<Driven<T>>>,
     {
         if self.keep_lease() {
             // See `keep`.
@@ -241,7 +241,7 @@ impl Execution {
 
     async fn run<F, T>(mut self, body: F) -> Result<T, ExecutionError>
     where
-        F: Future<Output = (Verdict, T)>,
+        F: Future<Output: Into<Driven<T>>>,
     {
         let Some(claimed) = &self.claimed else {
             return Err(ExecutionError::Panicked(Box::new("it was driven before")));
@@ -250,35 +250,24 @@ impl Execution {
         if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await.map_err(not_run)? {
             return Err(not_run(in_flight(&claimed.engine)));
         }
-        let (engine, lease) = (claimed.engine.clone(), Arc::clone(&claimed.lease));
-        let (call, attempt) = (&lease.call, Attempt::leased(&lease));
+        let attempt = Attempt::leased(&claimed.lease);
         // From here on there may be an effect.
         self.settlement = Settlement::Abandon;
         let clock = observe::clock();
-        let ended = CURRENT
-            .scope(attempt.clone(), AssertUnwindSafe(body).catch_unwind())
-            .await;
-        observe::body_took(&call.operation, &clock);
-        attempt.end();
-        if let Some(claimed) = &mut self.claimed {
-            claimed.ended = Some(Instant::now());
-        }
-        match ended {
-            Ok((verdict, value)) => {
-                self.settlement = if attempt.is_released() {
-                    Settlement::Release
-                } else {
-                    Settlement::of(verdict, call, &engine)
-                };
-                if matches!(self.settlement, Settlement::Abandon) {
-                    observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
-                }
-                self.settle().await;
+        let body = AssertUnwindSafe(body).catch_unwind();
+        let ended = CURRENT.scope(attempt, body).await;
+        let running = Running {
+            execution: self,
+            clock,
+        };
+        match ended.map(Into::into) {
+            Ok(Driven::Ended(verdict, value)) => {
+                running.end(verdict).await;
                 Ok(value)
             }
+            Ok(Driven::Flows(value)) => Ok(value(running)),
             Err(panic) => {
-                observe::crashed(&call.operation, &call.id, attempt.number(), "panic");
-                self.settle().await;
+                running.crash().await;
                 Err(ExecutionError::Panicked(panic))
             }
         }
@@ -296,7 +285,7 @@ impl Execution {
         body: F,
     ) -> impl Future<Output = Result<T, ExecutionError>> + Send
     where
-        F: Future<Output = (Verdict, T)> + Send + 'static,
+        F: Future<Output: Into<Driven<T>>> + Send + 'static,
         T: Send + 'static,
     {
         let runtime = self.runtime.clone();
@@ -336,6 +325,92 @@ impl Execution {
                 observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
             }
         }
+    }
+}
+
+/// What a body has come to when its value is there.
+pub enum Driven<T> {
+    /// It has ended with this verdict.
+    Ended(Verdict, T),
+    /// Its value goes to the caller, and the attempt runs on until the value has been consumed: a
+    /// response whose body flows, for example. Whoever makes the value ends the attempt.
+    Flows(Box<dyn FnOnce(Running) -> T + Send>),
+}
+
+impl<T> From<(Verdict, T)> for Driven<T> {
+    fn from((verdict, value): (Verdict, T)) -> Self {
+        Self::Ended(verdict, value)
+    }
+}
+
+impl<T> fmt::Debug for Driven<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(verdict, _) => f.debug_tuple("Ended").field(verdict).finish(),
+            Self::Flows(_) => f.write_str("Flows(…)"),
+        }
+    }
+}
+
+/// An attempt whose body has returned, and which runs on: its lease is renewed, and duplicates are in
+/// flight or wait. Dropped without an [`end`](Self::end) it counts as crashed.
+#[must_use = "an attempt that is not ended counts as crashed"]
+pub struct Running {
+    execution: Execution,
+    clock: observe::Clock,
+}
+
+impl Running {
+    /// Stores the verdict, as [`Execution::drive`] does.
+    pub async fn end(mut self, verdict: Verdict) {
+        let Some(claimed) = &mut self.execution.claimed else {
+            return;
+        };
+        claimed.ended = Some(Instant::now());
+        let attempt = Attempt::leased(&claimed.lease);
+        attempt.end();
+        let call = claimed.call();
+        observe::body_took(&call.operation, &self.clock);
+        let settlement = match attempt.is_released() {
+            true => Settlement::Release,
+            false => Settlement::of(verdict, call, &claimed.engine),
+        };
+        if matches!(settlement, Settlement::Abandon) {
+            observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
+        }
+        self.execution.settlement = settlement;
+        self.execution.settle().await;
+    }
+
+    async fn crash(self) {
+        if let Some(claimed) = &self.execution.claimed {
+            let call = claimed.call();
+            claimed.lease.end();
+            observe::body_took(&call.operation, &self.clock);
+            observe::crashed(&call.operation, &call.id, claimed.lease.number, "panic");
+        }
+        self.execution.settle().await;
+    }
+
+    /// Runs a part of the body: [`attempt()`](crate::attempt()) knows this attempt in it.
+    pub fn within<R>(&self, part: impl FnOnce() -> R) -> R {
+        match &self.execution.claimed {
+            Some(claimed) => CURRENT.sync_scope(Attempt::leased(&claimed.lease), part),
+            None => part(),
+        }
+    }
+
+    /// Where what is left of the body can go on when its caller is gone.
+    pub const fn runtime(&self) -> &Handle {
+        &self.execution.runtime
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("execution", &self.execution)
+            .finish_non_exhaustive()
     }
 }
 
