@@ -272,11 +272,11 @@ impl Broken {
             Bug::CreatesAgainOverAnother if said.unbroken => {
                 lease.id = self.delete(&said.id);
             }
-            Bug::LooksThenCreatesAgain if said.unbroken => {
-                if self.inner.inspect(&lease.id).await?.is_none() {
-                    yield_now().await;
-                    lease.id = self.delete(&said.id);
-                }
+            Bug::LooksThenCreatesAgain
+                if said.unbroken && self.inner.inspect(&lease.id).await?.is_none() =>
+            {
+                yield_now().await;
+                lease.id = self.delete(&said.id);
             }
             _ => {}
         }

@@ -4,7 +4,6 @@
 //! That a value is written says nothing of whether it can be read again. It is tried with an
 //! operation's first value, and with ever fewer of those that follow.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -18,7 +17,7 @@ const MOST_OPERATIONS: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Replays {
-    operations: RwLock<HashMap<Cow<'static, str>, Seen>>,
+    operations: RwLock<HashMap<String, Seen>>,
 }
 
 #[derive(Default)]
@@ -39,7 +38,7 @@ const fn bit(reason: NotReplayable) -> u64 {
 }
 
 impl Replays {
-    fn of<T>(&self, operation: &Cow<'static, str>, look: impl Fn(&Seen) -> T) -> Option<T> {
+    fn of<T>(&self, operation: &str, look: impl Fn(&Seen) -> T) -> Option<T> {
         {
             let operations = self
                 .operations
@@ -56,11 +55,11 @@ impl Replays {
         if operations.len() >= MOST_OPERATIONS && !operations.contains_key(operation) {
             return None;
         }
-        Some(look(operations.entry(operation.clone()).or_default()))
+        Some(look(operations.entry(operation.to_owned()).or_default()))
     }
 
     /// Whether this is to be told, and was not before.
-    fn tells(&self, operation: &Cow<'static, str>, what: u64) -> bool {
+    fn tells(&self, operation: &str, what: u64) -> bool {
         let before = self.of(operation, |seen| {
             seen.told.fetch_or(what, Ordering::Relaxed)
         });
@@ -68,7 +67,7 @@ impl Replays {
     }
 
     /// The first value, the second, the fourth, the eighth, …
-    fn tries(&self, operation: &Cow<'static, str>) -> bool {
+    fn tries(&self, operation: &str) -> bool {
         let values = self.of(operation, |seen| {
             seen.values.fetch_add(1, Ordering::Relaxed)
         });
@@ -78,12 +77,8 @@ impl Replays {
 
 impl Engine {
     /// Looks at a value that a body has returned.
-    pub(super) fn check_value<T, Errors>(
-        &self,
-        operation: &Cow<'static, str>,
-        value: &T,
-        verdict: &Verdict,
-    ) where
+    pub(super) fn check_value<T, Errors>(&self, operation: &str, value: &T, verdict: &Verdict)
+    where
         T: Replayable<Errors>,
     {
         let Verdict::Final(outcome) = verdict else {
@@ -103,7 +98,7 @@ impl Engine {
     }
 
     /// Looks at what is left behind for retries.
-    pub(super) fn check_tombstone(&self, operation: &Cow<'static, str>, reason: NotReplayable) {
+    pub(super) fn check_tombstone(&self, operation: &str, reason: NotReplayable) {
         if self.inner.replays.tells(operation, bit(reason)) {
             observe::not_kept(operation, reason, None);
         }
