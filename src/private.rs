@@ -6,10 +6,11 @@ use std::pin::Pin;
 
 use serde::Serialize;
 
+pub use idem_core::__register_operation as register_operation;
 pub use idem_core::{
-    Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key, KeyError, OnCrash,
-    Operation, Policy, ReleaseErrors, Replayable, Site, StoreErrors, TransactionSource,
-    Transactional,
+    DeclaredOperation, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key,
+    KeyError, OnCrash, Operation, Place, Policy, ReleaseErrors, Replayable, StoreErrors,
+    TransactionSource, Transactional,
 };
 
 #[cfg(feature = "actix")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::fingerprint::FingerprintError;
 use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
+use crate::registry::NameTaken;
 use crate::store::StoreError;
 
 /// Why a call was refused. The body did not run in this call, or everything it wrote was rolled
@@ -52,13 +53,9 @@ pub enum Error {
     NoEngine,
     /// The call was not made inside a tokio runtime.
     NoRuntime,
-    /// Two functions use one operation name.
-    NameTaken {
-        /// The name.
-        name: &'static str,
-        /// Where the other function is, as `file:line:column`.
-        other: String,
-    },
+    /// Another function has the operation's name, whether or not it is ever called. Retrying does
+    /// not help.
+    NameTaken(NameTaken),
 }
 
 impl fmt::Display for Error {
@@ -92,10 +89,7 @@ impl fmt::Display for Error {
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
             Self::NoRuntime => f.write_str("idempotent calls need a tokio runtime"),
-            Self::NameTaken { name, other } => write!(
-                f,
-                "the operation name {name} is used at {other} as well; give each a name = \"…\" of its own"
-            ),
+            Self::NameTaken(taken) => taken.fmt(f),
         }
     }
 }
@@ -115,6 +109,7 @@ impl std::error::Error for Error {
             Self::Fingerprint(error) => Some(error),
             Self::NotReplayable(reason) => Some(reason),
             Self::Undecodable(error) => Some(error),
+            Self::NameTaken(taken) => Some(taken),
             Self::Store(error) | Self::Unsettled(error) => Some(error),
             Self::CommitRefused(error) => Some(&**error),
             _ => None,

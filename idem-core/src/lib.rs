@@ -18,7 +18,7 @@ mod observe;
 mod outcome;
 mod policy;
 mod record;
-mod site;
+mod registry;
 mod store;
 mod transaction;
 
@@ -33,8 +33,8 @@ pub use current::Lent;
 pub use current::attempt;
 pub use detached::detached;
 pub use engine::{
-    AlreadyInstalled, Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError,
-    InTransaction, Keyed, Operation, Panic, Resolution, Running, Unprotected,
+    Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError,
+    Keyed, Operation, Panic, Resolution, Running, Unprotected,
 };
 #[doc(hidden)]
 pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
@@ -51,6 +51,8 @@ pub use record::{
     Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
     RecordId, Token,
 };
-pub use site::Site;
+#[doc(hidden)]
+pub use registry::DeclaredOperation;
+pub use registry::{NameTaken, Place};
 pub use store::{Store, StoreError, Watch};
 pub use transaction::{BegunIn, CommitError, Ended, TransactionSource, Transactional, Writes};

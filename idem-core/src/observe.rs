@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::key::KeyError;
 use crate::outcome::NotReplayable;
 use crate::record::RecordId;
+use crate::registry::NameTaken;
 use crate::store::StoreError;
 
 /// How a request was answered.
@@ -81,6 +82,15 @@ impl Decision {
 /// The span of a store call. Bodies get none: it would hide the user's own from them.
 pub(crate) fn store_call(operation: &str, call: &'static str) -> tracing::Span {
     tracing::debug_span!(target: "idem", "store call", operation, call)
+}
+
+/// At an engine's start.
+pub(crate) fn name_taken(taken: &NameTaken) {
+    error!(
+        target: "idem",
+        operation = taken.name(),
+        "{taken}; no call of either runs"
+    );
 }
 
 pub(crate) fn failing_open(operation: &str, error: &StoreError) {

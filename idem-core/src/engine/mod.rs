@@ -53,6 +53,7 @@ use crate::error::Error;
 use crate::http::HttpSettings;
 use crate::observe;
 use crate::policy::{Policy, at_most};
+use crate::registry::{NameTaken, names_taken};
 use crate::store::{Store, StoreError};
 
 static INSTALLED: OnceLock<Engine> = OnceLock::new();
@@ -106,10 +107,17 @@ impl Engine {
     /// Makes this the engine of every operation that names no other.
     ///
     /// # Errors
-    /// When one is installed already; it stays.
-    pub fn install(self) -> Result<Self, AlreadyInstalled> {
+    /// When one is installed already, which stays, or when two annotated functions have one
+    /// operation name.
+    pub fn install(self) -> Result<Self, InstallError> {
+        let taken = names_taken();
+        if !taken.is_empty() {
+            return Err(InstallError::NamesTaken(taken));
+        }
         let installed = self.clone();
-        INSTALLED.set(self).map_err(|_| AlreadyInstalled(()))?;
+        INSTALLED
+            .set(self)
+            .map_err(|_| InstallError::AlreadyInstalled)?;
         Ok(installed)
     }
 
@@ -214,17 +222,41 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// An engine was installed before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AlreadyInstalled(());
+/// Why an engine was not installed. Calls that name no engine are refused.
+///
+/// Its `Debug` form is its message, for a `main` that returns it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// One is installed already, and stays.
+    AlreadyInstalled,
+    /// Two annotated functions have one operation name, each of these. Any engine refuses their
+    /// calls with [`Error::NameTaken`].
+    NamesTaken(Vec<NameTaken>),
+}
 
-impl fmt::Display for AlreadyInstalled {
+impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an engine is installed already; install one, once, at start-up")
+        match self {
+            Self::AlreadyInstalled => {
+                f.write_str("an engine is installed already; install one, once, at start-up")
+            }
+            Self::NamesTaken(names) => {
+                let mut names = names.iter();
+                names.next().map_or(Ok(()), |first| first.fmt(f))?;
+                names.try_for_each(|taken| write!(f, "\n{taken}"))
+            }
+        }
     }
 }
 
-impl std::error::Error for AlreadyInstalled {}
+impl fmt::Debug for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for InstallError {}
 
 /// Settings of an [`Engine`].
 #[must_use]
@@ -319,7 +351,11 @@ impl EngineBuilder {
     }
 
     /// The engine.
+    ///
+    /// Where two annotated functions have one operation name, it says so in the log, and refuses
+    /// every call of both with [`Error::NameTaken`].
     pub fn build(self) -> Engine {
+        names_taken().iter().for_each(observe::name_taken);
         let activity = Arc::<activity::Activity>::default();
         let (max_attempts, max_bytes) = self.settings.max_unsettled;
         Engine {
@@ -339,8 +375,8 @@ impl EngineBuilder {
     /// Builds the engine and [installs](Engine::install) it.
     ///
     /// # Errors
-    /// When one is installed already.
-    pub fn install(self) -> Result<Engine, AlreadyInstalled> {
+    /// As [`Engine::install`].
+    pub fn install(self) -> Result<Engine, InstallError> {
         self.build().install()
     }
 }

@@ -134,7 +134,7 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
         return None;
     };
     let key = key_of(key, &private);
-    let (site, name) = name(args, item, &private);
+    let (declaration, name) = name::declare(args, item, &private);
     let (policy, scope, engine) = (
         policy(args, &private),
         scope(args, &private),
@@ -170,7 +170,7 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
     };
     // One statement each: what an expression locks or borrows is free before the next one.
     Some(quote_spanned! {Span::mixed_site()=> {
-        #site
+        #declaration
         #statements
         let __idem_engine = #engine;
         let __idem_policy = #policy;

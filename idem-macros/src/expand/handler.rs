@@ -309,7 +309,7 @@ pub(super) fn plan_with(
     support: &TokenStream,
     default_release: &TokenStream,
 ) -> Option<TokenStream> {
-    let (site, name) = name(args, item, support);
+    let (declaration, name) = name::declare(args, item, support);
     let key = match args.key.as_ref()? {
         KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
         KeySource::Expr(key) => {
@@ -356,7 +356,7 @@ pub(super) fn plan_with(
     };
     // One statement each: what an expression locks or borrows is free before the next one.
     Some(quote_spanned! {Span::mixed_site()=> {
-        #site
+        #declaration
         let __idem_engine = #engine;
         let __idem_policy = #policy;
         let __idem_key = #key;

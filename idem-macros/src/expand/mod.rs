@@ -3,6 +3,7 @@
 
 mod function;
 mod handler;
+mod name;
 mod owned;
 mod poem;
 mod salvo;
@@ -21,6 +22,7 @@ use crate::item::{Item, mentions};
 /// The expansion; on a mistake, the function as it was beside one compile error.
 pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenStream {
     let mut mistakes = Mistakes::default();
+    let written = args.clone();
     let args = Args::parse(form, args, &mut mistakes);
     let parsed: Item = match syn::parse2(item.clone()) {
         Ok(parsed) => parsed,
@@ -29,6 +31,7 @@ pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenS
             return beside(mistakes, item);
         }
     };
+    name::check(form, &args, &written, &parsed, &mut mistakes);
     let expanded = match form {
         Form::Function => function::expand(&args, &parsed, &mut mistakes),
         Form::Tonic => tonic::expand(&args, &parsed, &mut mistakes),
@@ -190,27 +193,6 @@ impl Place {
         group.set_span(Span::call_site().located_at(self.end));
         group.to_token_stream()
     }
-}
-
-/// The statement that brings the operation's place into scope, and the expression of its name.
-fn name(args: &Args, item: &Item, private: &TokenStream) -> (TokenStream, TokenStream) {
-    let name = match &args.name {
-        Some(name) => name.to_token_stream(),
-        None => {
-            let function = item.sig.ident.to_string();
-            let function = function.strip_prefix("r#").unwrap_or(&function);
-            quote!(::core::concat!(::core::module_path!(), "::", #function))
-        }
-    };
-    let site = quote! {
-        static __IDEM_SITE: #private::Site = #private::Site::new(
-            #name,
-            ::core::file!(),
-            ::core::line!(),
-            ::core::column!(),
-        );
-    };
-    (site, quote!(__IDEM_SITE.name()))
 }
 
 fn policy(args: &Args, private: &TokenStream) -> TokenStream {

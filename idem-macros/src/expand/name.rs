@@ -1,0 +1,121 @@
+//! The operation's name: where it has to be given, and how the program's list of operations gets
+//! it.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
+use syn::visit::Visit;
+use syn::{GenericParam, TypeImplTrait};
+
+use crate::args::{Args, Form, Mistakes};
+use crate::item::Item;
+
+/// The statements that declare the operation, and the expression of its name.
+pub(super) fn declare(
+    args: &Args,
+    item: &Item,
+    private: &TokenStream,
+) -> (TokenStream, TokenStream) {
+    let function = item.sig.ident.unraw().to_string();
+    let name = match &args.name {
+        Some(name) => name.to_token_stream(),
+        None => quote!(::core::concat!(::core::module_path!(), "::", #function)),
+    };
+    // Items, so that they are there once, whatever the function is generic over, and whether or
+    // not it is called.
+    let declaration = quote! {
+        enum __IdemWithin {}
+        static __IDEM_OPERATION: #private::DeclaredOperation = #private::DeclaredOperation::new(
+            #name,
+            #private::Place {
+                module: ::core::module_path!(),
+                function: #function,
+                file: ::core::file!(),
+                line: ::core::line!(),
+                column: ::core::column!(),
+            },
+            ::core::any::type_name::<__IdemWithin>,
+        );
+        #private::register_operation! { __IDEM_OPERATION }
+    };
+    (declaration, quote!(__IDEM_OPERATION.name()))
+}
+
+/// A name derived from the module and the function is not the operation's alone where types take
+/// part.
+pub(super) fn check(
+    form: Form,
+    args: &Args,
+    written: &TokenStream,
+    item: &Item,
+    mistakes: &mut Mistakes,
+) {
+    if args.name.is_some() {
+        return;
+    }
+    let function = item.sig.ident.unraw();
+    let give =
+        format!("give the operation a name of its own, such as `name = \"charges.{function}\"`");
+    let of_type = |what: &str| {
+        format!(
+            "{what} needs a `name`: another type in this module may have a `{function}` too, and both would be one operation, each giving back what the other did; {give}"
+        )
+    };
+    if let Some(receiver) = item.sig.receiver() {
+        // A handler has none: that is said elsewhere.
+        if matches!(form, Form::Function | Form::Tonic) {
+            mistakes.at(receiver, of_type("a method"));
+        }
+    } else if let Some(self_type) = self_type(written, item) {
+        mistakes.at(&self_type, of_type("an associated function"));
+    } else if let Some(parameter) = type_parameter(item).filter(|_| form != Form::Salvo) {
+        mistakes.at(
+            &parameter,
+            format!(
+                "a generic function needs a `name`: for all types it is one operation, so that one type's call is given what another's did; {give}, and a `key` or a `scope` that tells the types apart"
+            ),
+        );
+    }
+}
+
+/// `Self`, wherever the function or its attribute names it: it is associated with a type then.
+fn self_type(written: &TokenStream, item: &Item) -> Option<Ident> {
+    let (signature, body) = (item.sig.to_token_stream(), item.body.stream());
+    let outside = [&signature, written];
+    let outside = outside.into_iter().find_map(|it| find(it, &["Self"]));
+    outside.or_else(|| {
+        // Another type's, where the body declares one.
+        let declares = find(
+            &body,
+            &["impl", "trait", "struct", "enum", "union", "macro_rules"],
+        );
+        find(&body, &["Self"]).filter(|_| declares.is_none())
+    })
+}
+
+/// The first of these words, at any depth.
+fn find(tokens: &TokenStream, words: &[&str]) -> Option<Ident> {
+    tokens.clone().into_iter().find_map(|token| match token {
+        TokenTree::Ident(word) => words.iter().any(|it| word == it).then_some(word),
+        TokenTree::Group(group) => find(&group.stream(), words),
+        _ => None,
+    })
+}
+
+/// What makes a function generic: a parameter that is no lifetime, or an `impl Trait` argument.
+fn type_parameter(item: &Item) -> Option<TokenStream> {
+    struct Unnamed(Option<TokenStream>);
+    impl Visit<'_> for Unnamed {
+        fn visit_type_impl_trait(&mut self, unnamed: &TypeImplTrait) {
+            self.0.get_or_insert_with(|| unnamed.to_token_stream());
+        }
+    }
+    let named = item.sig.generics.params.iter();
+    let named = named.filter(|it| !matches!(it, GenericParam::Lifetime(_)));
+    named.map(ToTokens::to_token_stream).next().or_else(|| {
+        let mut unnamed = Unnamed(None);
+        let arguments = item.arguments();
+        arguments.for_each(|argument| unnamed.visit_type(&argument.ty));
+        unnamed.0
+    })
+}
