@@ -50,7 +50,7 @@ struct Bank(Arc<Mutex<Vec<Charge>>>);
 
 #[tonic::async_trait]
 impl Charges for Bank {
-    #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "charges.create")]
     async fn create(&self, request: Request<Charge>) -> Result<Response<Charge>, Status> {
         let charge = request.into_inner();
         let mut charges = self.0.lock().unwrap_or_else(PoisonError::into_inner);

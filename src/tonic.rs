@@ -22,7 +22,7 @@
 //!
 //! #[tonic::async_trait]
 //! impl Charges for Shop {
-//!     #[idempotent(key = metadata("idempotency-key"), ttl = "24h")]
+//!     #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "charges.create")]
 //!     async fn create(&self, request: Request<NewCharge>) -> Result<Response<Charge>, Status> {
 //!         let id = self.bank.charge(request.into_inner().amount).await;
 //!         Ok(Response::new(Charge { id }))

@@ -58,7 +58,7 @@ impl Shop {
 
 #[tonic::async_trait]
 impl rpc::Charges for Shop {
-    #[idempotent(key = metadata("idempotency-key"), ttl = "24h", engine = self.engine)]
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "tonic.create", engine = self.engine)]
     async fn create(&self, request: Request<NewCharge>) -> Result<Response<Charge>, Status> {
         let order = request.into_inner();
         if order.note == "stop" {
@@ -311,7 +311,7 @@ mod words {
 }
 
 impl<B: Fn(u64) -> u64 + Clone + Send + Sync + 'static> Till<'static, B> {
-    #[idempotent(key = request.get_ref().note, ttl = "24h", engine = self.engine)]
+    #[idempotent(key = request.get_ref().note, ttl = "24h", name = "tonic.charge", engine = self.engine)]
     async fn charge(&self, mut request: Request<NewCharge>) -> Result<Response<Charge>, Status> {
         request.get_mut().amount += 1;
         let id = [request.get_ref().amount]

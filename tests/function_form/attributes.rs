@@ -64,14 +64,14 @@ trait Boxed {
 
 #[async_trait]
 impl Boxed for Desk {
-    #[idempotent(key = (id, first), ttl = "1h", skip(second), engine = self.engine)]
+    #[idempotent(key = (id, first), ttl = "1h", name = "attributes.above", skip(second), engine = self.engine)]
     #[instrument(skip(self))]
     async fn above(&self, id: &str, (first, second): (u8, u8)) -> Result<u32, Error> {
         Ok(self.run() + u32::from(first + second))
     }
 
     #[instrument(skip(self))]
-    #[idempotent(key = (id, first), ttl = "1h", skip(second), engine = self.engine)]
+    #[idempotent(key = (id, first), ttl = "1h", name = "attributes.below", skip(second), engine = self.engine)]
     async fn below(&self, id: &str, (first, second): (u8, u8)) -> Result<u32, Error> {
         Ok(self.run() + u32::from(first + second))
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{Desk, assert_runs_once};
 
-#[idempotent(key = key, ttl = "1h", skip(desk, key), engine = desk.engine)]
+#[idempotent(key = key, ttl = "1h", name = "keys.keyed", skip(desk, key), engine = desk.engine)]
 async fn keyed<K: idem::KeyPart>(desk: &Desk, key: K) -> Result<u32, Error> {
     let _ = key;
     Ok(desk.run())

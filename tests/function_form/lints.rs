@@ -47,7 +47,7 @@ async fn unit(desk: &Desk, id: u64) -> Result<(), Error> {
     Ok(())
 }
 
-#[idempotent(key = id, ttl = "1h", skip(desk), engine = desk.engine)]
+#[idempotent(key = id, ttl = "1h", name = "lints.generic", skip(desk), engine = desk.engine)]
 async fn generic<T>(desk: &Desk, id: u64, value: T) -> Result<u64, Error>
 where
     T: Serialize + Into<u64>,
@@ -63,7 +63,7 @@ trait Settle {
 
 #[async_trait]
 impl Settle for Desk {
-    #[idempotent(key = id, ttl = "1h", skip(cents), engine = self.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "lints.settle", skip(cents), engine = self.engine)]
     async fn settle(&self, (id, mut cents): (u64, u64), note: &str) -> Result<u64, Error> {
         self.run();
         cents += u64::from(note.is_empty());

@@ -1,4 +1,4 @@
-//! Methods: every receiver, associated functions, and names that two types share.
+//! Methods: every receiver, associated functions, and their names.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ impl Shop {
         }
     }
 
-    #[idempotent(key = id, ttl = "1h", scope = self.region, engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.by_reference", scope = self.region, engine = self.desk.engine)]
     async fn by_reference(&self, id: &str, cents: u32) -> Result<(u32, u32), Error> {
         assert!(!id.is_empty());
         Ok((self.desk.run(), cents))
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.by_mutable_reference", engine = self.desk.engine)]
     async fn by_mutable_reference(&mut self, id: &str) -> Result<u32, Error> {
         assert!(!id.is_empty());
         self.sold += 1;
@@ -37,14 +37,14 @@ impl Shop {
         Ok(self.sold)
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.by_value", engine = self.desk.engine)]
     async fn by_value(self, id: &str) -> Result<String, Error> {
         assert!(!id.is_empty());
         self.desk.run();
         Ok(self.region)
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.by_mutable_value", engine = self.desk.engine)]
     async fn by_mutable_value(mut self, id: &str) -> Result<String, Error> {
         assert!(!id.is_empty());
         self.desk.run();
@@ -52,19 +52,19 @@ impl Shop {
         Ok(self.region)
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.behind_arc", engine = self.desk.engine)]
     async fn behind_arc(self: Arc<Self>, id: &str) -> Result<u32, Error> {
         assert!(!id.is_empty());
         Ok(self.desk.run())
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.behind_pin", engine = self.desk.engine)]
     async fn behind_pin(self: Pin<&mut Self>, id: &str) -> Result<u32, Error> {
         assert!(!id.is_empty());
         Ok(self.desk.run())
     }
 
-    #[idempotent(key = self.region, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = self.region, ttl = "1h", name = "receivers.keyed_by_self", engine = self.desk.engine)]
     async fn keyed_by_self(&self) -> Result<u32, Error> {
         Ok(self.desk.run())
     }
@@ -75,7 +75,7 @@ impl Shop {
         Ok(desk.run())
     }
 
-    #[idempotent(key = id, ttl = "1h", fingerprint(self.region, cents), engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "receivers.counting_self", fingerprint(self.region, cents), engine = self.desk.engine)]
     async fn counting_self(&self, id: &str, cents: u32) -> Result<u32, Error> {
         assert!(!id.is_empty() && cents > 0);
         Ok(self.desk.run())
@@ -158,68 +158,6 @@ async fn self_is_no_part_of_the_request_unless_it_is_named() {
     ));
 }
 
-struct Orders(Desk);
-struct Refunds(Desk);
-
-impl Orders {
-    #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
-    async fn create(&self, id: u8) -> Result<u32, Error> {
-        assert_eq!(id, 1);
-        Ok(self.0.run())
-    }
-}
-
-impl Refunds {
-    #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
-    async fn create(&self, id: u8) -> Result<u32, Error> {
-        assert_eq!(id, 1);
-        Ok(self.0.run())
-    }
-}
-
-#[tokio::test]
-async fn two_methods_of_one_derived_name_are_refused_rather_than_confused() {
-    let desk = Desk::new();
-    let (orders, refunds) = (Orders(desk.clone()), Refunds(desk.clone()));
-    assert_eq!(orders.create(1).await.unwrap(), 1);
-    let error = refunds.create(1).await.unwrap_err();
-    assert!(matches!(error, Error::NameTaken { .. }), "{error}");
-    assert!(error.to_string().contains("receivers.rs:"), "{error}");
-    assert_eq!(
-        orders.create(1).await.unwrap(),
-        1,
-        "the first keeps its name"
-    );
-    assert_eq!(desk.runs(), 1);
-}
-
-macro_rules! services {
-    ($($service:ident)*) => {$(
-        struct $service(Desk);
-
-        impl $service {
-            #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
-            async fn pay(&self, id: u8) -> Result<u32, Error> {
-                assert_eq!(id, 1);
-                Ok(self.0.run())
-            }
-        }
-    )*};
-}
-
-services! { Cards Transfers }
-
-#[tokio::test]
-async fn methods_that_one_macro_call_declares_are_not_confused() {
-    let desk = Desk::new();
-    let (cards, transfers) = (Cards(desk.clone()), Transfers(desk.clone()));
-    assert_eq!(cards.pay(1).await.unwrap(), 1);
-    assert!(matches!(
-        transfers.pay(1).await,
-        Err(Error::NameTaken { .. })
-    ));
-}
-
 struct Mails(Desk);
 struct Letters(Desk);
 
@@ -255,12 +193,6 @@ impl Till {
         let _ = id;
         Ok(self.0.run())
     }
-
-    #[idempotent(key = id, ttl = "1h", name = "charges.create", engine = self.0.engine)]
-    async fn refund_with_a_copied_attribute(&self, id: u8) -> Result<u32, Error> {
-        let _ = id;
-        Ok(self.0.run())
-    }
 }
 
 #[tokio::test]
@@ -269,14 +201,4 @@ async fn a_name_is_the_records_wherever_the_function_stands() {
     Till(desk.clone()).charge(1).await.unwrap();
     let operation = desk.engine.operation("charges.create");
     assert!(operation.inspect(&1_u8).await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn a_copied_name_is_refused_and_gives_nobody_anothers_value() {
-    let desk = Desk::new();
-    let till = Till(desk.clone());
-    till.charge(2).await.unwrap();
-    let refused = till.refund_with_a_copied_attribute(2).await;
-    assert!(matches!(refused, Err(Error::NameTaken { .. })));
-    assert_eq!(desk.runs(), 1);
 }

@@ -58,7 +58,7 @@ async fn elided_lifetimes_stay() {
     assert_eq!(assert_runs_once!(desk, elided(&desk, "k")), "k");
 }
 
-#[idempotent(key = id, ttl = "1h", skip(desk), engine = desk.engine)]
+#[idempotent(key = id, ttl = "1h", name = "signatures.generic", skip(desk), engine = desk.engine)]
 async fn generic<K, T>(desk: &Desk, id: K, payload: T) -> Result<(u32, T), Error>
 where
     K: idem::KeyPart + Serialize + Display,
@@ -77,7 +77,7 @@ async fn generics_with_bounds_and_a_where_clause_stay() {
     assert_eq!(payload, "x");
 }
 
-#[idempotent(key = id, ttl = "1h", fingerprint(id.as_slice()), engine = desk.engine)]
+#[idempotent(key = id, ttl = "1h", name = "signatures.const_generic", fingerprint(id.as_slice()), engine = desk.engine)]
 async fn const_generic<const N: usize, const LOUD: bool>(
     desk: &Desk,
     id: [u8; N],
@@ -93,7 +93,7 @@ async fn const_generics_stay() {
     assert_eq!(once, (1, 3, true));
 }
 
-#[idempotent(key = id.as_ref(), ttl = "1h", skip(desk), engine = desk.engine)]
+#[idempotent(key = id.as_ref(), ttl = "1h", name = "signatures.impl_arguments", skip(desk), engine = desk.engine)]
 async fn impl_arguments(
     desk: &Desk,
     id: impl AsRef<str> + Serialize,
@@ -253,7 +253,7 @@ struct Repository<T> {
 }
 
 impl<T: Serialize + DeserializeOwned + Clone> Repository<T> {
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "signatures.save", engine = self.desk.engine)]
     async fn save(&self, id: u8, value: T) -> Result<(u32, T), Error> {
         assert_eq!(id, 1);
         Ok((self.desk.run(), value))

@@ -15,7 +15,7 @@ trait Native {
 
     async fn settle(&self, id: &str, cents: u32) -> Result<u32, Error>;
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk().engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.settle_by_default", engine = self.desk().engine)]
     async fn settle_by_default(&self, id: &str, cents: u32) -> Result<(u32, u32), Error> {
         assert!(!id.is_empty());
         Ok((self.desk().run(), cents))
@@ -29,7 +29,7 @@ impl Native for Bank {
         &self.0
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.0.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.settle", engine = self.0.engine)]
     async fn settle(&self, id: &str, cents: u32) -> Result<u32, Error> {
         assert!(!id.is_empty());
         self.0.run();
@@ -87,7 +87,7 @@ trait Boxed: Send + Sync {
 
     async fn early(&self, id: &str) -> Result<u32, Error>;
 
-    #[idempotent(key = id, ttl = "1h", skip(extra), engine = self.desk().engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.by_default", skip(extra), engine = self.desk().engine)]
     async fn by_default(&self, id: u8, mut extra: Vec<u8>) -> Result<Vec<u8>, Error> {
         assert_eq!(id, 1);
         self.desk().run();
@@ -110,13 +110,13 @@ impl Boxed for Account {
         &self.desk
     }
 
-    #[idempotent(key = transfer.id, scope = self.number, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = transfer.id, scope = self.number, ttl = "1h", name = "traits.by_reference", engine = self.desk.engine)]
     async fn by_reference(&self, transfer: &Transfer) -> Result<u32, Error> {
         self.desk.run();
         Ok(transfer.cents)
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.by_mutable_reference", engine = self.desk.engine)]
     async fn by_mutable_reference(&mut self, mut id: String) -> Result<u32, Error> {
         id.clear();
         self.desk.run();
@@ -124,7 +124,7 @@ impl Boxed for Account {
         Ok(self.settled)
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.taken_apart", engine = self.desk.engine)]
     async fn taken_apart(
         &self,
         Transfer { id, mut cents }: Transfer,
@@ -137,12 +137,12 @@ impl Boxed for Account {
         Ok((cents, first))
     }
 
-    #[idempotent(key = self.number, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = self.number, ttl = "1h", name = "traits.keyed_by_self", engine = self.desk.engine)]
     async fn keyed_by_self(&self) -> Result<u32, Error> {
         Ok(self.desk.run())
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.generic", engine = self.desk.engine)]
     async fn generic<T>(&self, id: u8, value: T) -> Result<(u32, T), Error>
     where
         T: Serialize + serde::de::DeserializeOwned + Clone + Send + Sync,
@@ -151,7 +151,7 @@ impl Boxed for Account {
         Ok((self.desk.run(), value))
     }
 
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.early", engine = self.desk.engine)]
     async fn early(&self, id: &str) -> Result<u32, Error> {
         let run = self.desk.run();
         if id == "early" {
@@ -251,7 +251,7 @@ struct Tally {
 
 #[async_trait(?Send)]
 impl Local for Tally {
-    #[idempotent(key = id, ttl = "1h", engine = self.desk.engine)]
+    #[idempotent(key = id, ttl = "1h", name = "traits.tally", engine = self.desk.engine)]
     async fn tally(&self, id: &str, by: BTreeMap<String, u32>) -> Result<u32, Error> {
         assert!(!id.is_empty());
         self.desk.run();

@@ -40,12 +40,12 @@ impl Repository for Mock {
     const NAME: &'static str = "mock";
 }
 
-#[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+#[idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "handlers.generic")]
 async fn generic<R: Repository>(State(_): State<R>, Json(order): Json<Order>) -> String {
     run(&format!("{} {}", R::NAME, order.cents))
 }
 
-#[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+#[idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "handlers.generic_in_a_where_clause")]
 async fn generic_in_a_where_clause<R, const LOUD: bool>(State(repository): State<R>) -> String
 where
     R: Repository,
@@ -54,7 +54,7 @@ where
     run(&format!("{} {LOUD}", R::NAME))
 }
 
-#[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+#[idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "handlers.generic_in_the_last_place")]
 async fn generic_in_the_last_place<R: Repository, T>(_: State<R>, Json(value): Json<T>) -> String
 where
     T: for<'de> Deserialize<'de> + Into<serde_json::Value> + Send + 'static,
@@ -97,13 +97,13 @@ struct Shop<R>(PhantomData<R>);
 impl<R: Repository> Shop<R> {
     const PREFIX: &'static str = "shop";
 
-    #[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+    #[idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "handlers.create")]
     async fn create(State(repository): State<R>, Json(order): Json<Order>) -> String {
         let _: &R = &repository;
         run(&format!("{} {} {}", Self::PREFIX, R::NAME, order.cents))
     }
 
-    #[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+    #[idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "handlers.nothing")]
     pub(crate) async fn nothing() -> String {
         run(Self::PREFIX)
     }

@@ -1,6 +1,7 @@
 //! No two annotated functions share an operation name: nothing runs under a name that two have,
 //! whichever is called first, also when the other is never called in this process.
 
+mod engines;
 mod refused;
 mod shapes;
 
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use idem::stores::memory::MemoryStore;
 use idem::{Engine, Error};
+use idem_tests as _;
 
 /// Where a test's functions run: an engine of its own, and how often a body ran.
 #[derive(Clone)]

@@ -54,11 +54,10 @@ pub(super) fn check(
         return;
     }
     let function = item.sig.ident.unraw();
-    let give =
-        format!("give the operation a name of its own, such as `name = \"charges.{function}\"`");
+    let give = format!("write a name of its own, such as `name = \"charges.{function}\"`");
     let of_type = |what: &str| {
         format!(
-            "{what} needs a `name`: another type in this module may have a `{function}` too, and both would be one operation, each giving back what the other did; {give}"
+            "{what} needs a `name`: another type of its module may have a function `{function}`, and the two would share records, each call being given what the other one did; {give}"
         )
     };
     if let Some(receiver) = item.sig.receiver() {
@@ -72,7 +71,7 @@ pub(super) fn check(
         mistakes.at(
             &parameter,
             format!(
-                "a generic function needs a `name`: for all types it is one operation, so that one type's call is given what another's did; {give}, and a `key` or a `scope` that tells the types apart"
+                "a generic function needs a `name`: it is one operation for all types, and their calls share records; {give}, and let the `key` or the `scope` tell the types apart"
             ),
         );
     }

@@ -18,6 +18,7 @@
 //! ```
 
 mod console;
+pub mod declared;
 mod postgres;
 mod process;
 mod redis;

@@ -16,18 +16,18 @@ struct Test;
 
 #[async_trait]
 impl Bank for Test {
-    #[idempotent(key = id, ttl = "24h")]
+    #[idempotent(key = id, ttl = "24h", name = "bank.settle")]
     async fn settle(&self, id: u64) -> Result<u64, SettleError> {
         Ok(id)
     }
 
-    #[idempotent(key = id, ttl = "24h")]
+    #[idempotent(key = id, ttl = "24h", name = "bank.receipt")]
     async fn receipt(&self, id: u64) -> Result<Receipt, idem::Error> {
         drop(id);
         Ok(Receipt)
     }
 
-    #[idempotent(key = id, ttl = "24h")]
+    #[idempotent(key = id, ttl = "24h", name = "bank.order")]
     async fn order(&self, (id, receipt): (u64, Receipt)) -> Result<u64, idem::Error> {
         drop(receipt);
         Ok(id)
