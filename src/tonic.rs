@@ -30,6 +30,9 @@
 //! }
 //! ```
 //!
+//! - **Name.** A method needs one, such as that of its call, `name = "charges.create"`: which service
+//!   and package it belongs to is not to be seen where it stands. It is one operation whatever the
+//!   path under which the service is reached.
 //! - **Key.** `metadata("idempotency-key")` in the syntax of the HTTP header, or any expression over
 //!   `request` and `self`, such as `key = request.get_ref().order_id`.
 //! - **What counts.** The message in its protobuf encoding, or what `fingerprint(…)` names; and

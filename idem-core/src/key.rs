@@ -1,7 +1,9 @@
 //! Keys and scopes: what names one intended operation, and inside whose account.
 //!
 //! A [`Key`] is a list of parts. Every part is written with its length before it, so that
-//! no two different lists share one encoding: `("a", "bc")` and `("ab", "c")` are two keys.
+//! no two different lists share one encoding: `("a", "bc")` and `("ab", "c")` are two keys. A value
+//! in a tuple that has not always as many parts is written as a group, with the group's length
+//! before it, so that none of its parts can pass for one of its neighbour's.
 //! This file knows nothing of HTTP; the header syntax is in [`crate::http`].
 
 use std::borrow::Cow;
@@ -19,7 +21,7 @@ use crate::fingerprint::Fingerprint;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     encoded: Vec<u8>,
-    parts: u32,
+    has_content: bool,
     caller: Option<Fingerprint>,
 }
 
@@ -33,23 +35,39 @@ impl Key {
     pub fn of<K: KeyPart + ?Sized>(value: &K) -> Result<Self, KeyError> {
         let mut key = Self {
             encoded: Vec::new(),
-            parts: 0,
+            has_content: false,
             caller: None,
         };
         value.append_to(&mut key)?;
-        if key.encoded.len() == key.parts as usize * LENGTH_BYTES {
-            return Err(KeyError::Empty);
+        if key.has_content {
+            Ok(key)
+        } else {
+            Err(KeyError::Empty)
         }
-        Ok(key)
     }
 
-    /// Adds one part. Implementations of [`KeyPart`] call it once for every leaf.
+    /// Adds one part.
     pub fn push(&mut self, part: &[u8]) {
         self.encoded.reserve_exact(LENGTH_BYTES + part.len());
-        self.encoded
-            .extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.encoded.extend_from_slice(&length(part));
         self.encoded.extend_from_slice(part);
-        self.parts += 1;
+        self.has_content |= !part.is_empty();
+    }
+
+    /// Adds a value that has neighbours. One part stands for itself, as those of the types do that
+    /// always have as many; anything else becomes a group.
+    fn push_element<K: KeyPart + ?Sized>(&mut self, element: &K) -> Result<(), KeyError> {
+        let start = self.encoded.len();
+        element.append_to(self)?;
+        let added = &self.encoded[start..];
+        let is_one_part = added
+            .split_first_chunk()
+            .is_some_and(|(given, part)| *given == length(part));
+        if !element.has_fixed_parts(Sealed) && !is_one_part {
+            let header = [GROUP, length(added)].concat();
+            self.encoded.splice(start..start, header);
+        }
+        Ok(())
     }
 
     /// Says who sent the key, for keys that know it, such as a header's. It names no other
@@ -71,11 +89,16 @@ impl Key {
 
 const LENGTH_BYTES: usize = size_of::<u64>();
 
+/// What begins a group: no part is that long.
+const GROUP: [u8; LENGTH_BYTES] = u64::MAX.to_le_bytes();
+
+const fn length(bytes: &[u8]) -> [u8; LENGTH_BYTES] {
+    (bytes.len() as u64).to_le_bytes()
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("parts", &self.parts)
-            .finish_non_exhaustive()
+        f.debug_struct("Key").finish_non_exhaustive()
     }
 }
 
@@ -127,6 +150,45 @@ impl std::error::Error for KeyError {}
 ///
 /// Numbers are written in decimal and UUIDs in their hyphenated form, so that a key keeps
 /// its identity when its type changes from `u64` to `String` and back.
+///
+/// A type of your own adds the parts of which it is made, one or more. Two values with the same
+/// list of parts are the same key, alone and in a tuple; two with different lists never are.
+///
+/// ```
+/// use idem_core::{Key, KeyError, KeyPart};
+///
+/// struct Iban(String);
+///
+/// impl KeyPart for Iban {
+///     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+///         self.0.append_to(key)
+///     }
+/// }
+///
+/// /// Any number of parts.
+/// struct Folder(Vec<String>);
+///
+/// impl KeyPart for Folder {
+///     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+///         self.0.iter().try_for_each(|part| part.append_to(key))
+///     }
+/// }
+///
+/// /// Made of several values: a tuple keeps their parts apart.
+/// struct Move { from: Folder, to: Folder }
+///
+/// impl KeyPart for Move {
+///     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
+///         (&self.from, &self.to).append_to(key)
+///     }
+/// }
+///
+/// let folder = |parts: &[&str]| Folder(parts.iter().map(|&part| part.to_owned()).collect());
+/// let one = Move { from: folder(&["a", "b"]), to: folder(&["c"]) };
+/// let other = Move { from: folder(&["a"]), to: folder(&["b", "c"]) };
+/// assert_ne!(Key::of(&one)?, Key::of(&other)?);
+/// # Ok::<(), KeyError>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be used as a key or a scope",
     label = "not a key",
@@ -134,12 +196,28 @@ impl std::error::Error for KeyError {}
     note = "for another type give its text: `key = value.to_string()`"
 )]
 pub trait KeyPart {
-    /// Adds this value's parts to `key`.
+    /// Adds this value's parts to `key`: with [`Key::push`], or by calling `append_to` of **one**
+    /// other value. To add several values, call it of a tuple of them: the parts of values that
+    /// are appended one after the other are one list, as if they were of one value.
     ///
     /// # Errors
     /// When the value holds no key ([`KeyError::Missing`]) or an invalid one.
     fn append_to(&self, key: &mut Key) -> Result<(), KeyError>;
+
+    /// Whether all values of this type have as many parts. Those of this crate do, and are written
+    /// one after the other; nobody else can say so.
+    #[doc(hidden)]
+    fn has_fixed_parts(&self, _: Sealed) -> bool {
+        false
+    }
 }
+
+mod sealed {
+    /// Cannot be named outside of this crate.
+    #[derive(Debug)]
+    pub struct Sealed;
+}
+use sealed::Sealed;
 
 macro_rules! key_part_through {
     ($($(#[$meta:meta])* [$($generics:tt)*] $ty:ty, |$value:ident| $bytes:expr;)*) => {$(
@@ -149,6 +227,10 @@ macro_rules! key_part_through {
                 let $value = self;
                 key.push($bytes);
                 Ok(())
+            }
+
+            fn has_fixed_parts(&self, _: Sealed) -> bool {
+                true
             }
         }
     )*};
@@ -171,6 +253,10 @@ macro_rules! key_part_for_integers {
                 key.push(self.to_string().as_bytes());
                 Ok(())
             }
+
+            fn has_fixed_parts(&self, _: Sealed) -> bool {
+                true
+            }
         }
     )*};
 }
@@ -182,6 +268,10 @@ macro_rules! key_part_behind_pointers {
         impl<$($generics)*> KeyPart for $ty {
             fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
                 (**self).append_to(key)
+            }
+
+            fn has_fixed_parts(&self, sealed: Sealed) -> bool {
+                (**self).has_fixed_parts(sealed)
             }
         }
     )*};
@@ -200,6 +290,10 @@ impl<T: KeyPart> KeyPart for Option<T> {
     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
         self.as_ref().ok_or(KeyError::Missing)?.append_to(key)
     }
+
+    fn has_fixed_parts(&self, sealed: Sealed) -> bool {
+        self.as_ref().is_none_or(|it| it.has_fixed_parts(sealed))
+    }
 }
 
 impl<T: KeyPart, E> KeyPart for Result<T, E> {
@@ -207,6 +301,10 @@ impl<T: KeyPart, E> KeyPart for Result<T, E> {
         self.as_ref()
             .map_err(|_| KeyError::Rejected)?
             .append_to(key)
+    }
+
+    fn has_fixed_parts(&self, sealed: Sealed) -> bool {
+        self.as_ref().map_or(true, |it| it.has_fixed_parts(sealed))
     }
 }
 
@@ -217,12 +315,16 @@ macro_rules! key_part_for_tuples {
                 #[allow(non_snake_case)]
                 let ($($name,)+) = self;
                 $(
-                    $name.append_to(key).map_err(|error| match error {
+                    key.push_element($name).map_err(|error| match error {
                         KeyError::Missing => KeyError::Incomplete,
                         error => error,
                     })?;
                 )+
                 Ok(())
+            }
+
+            fn has_fixed_parts(&self, _: Sealed) -> bool {
+                true
             }
         }
     )*};
