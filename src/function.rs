@@ -14,8 +14,7 @@ use idem_core::http::{
     DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
 };
 use idem_core::{
-    Engine, Error, Fingerprint, Fingerprinter, Key, KeyError, KeyPart, NotReplayable, Outcome,
-    Verdict,
+    Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome, Verdict,
 };
 use serde::{Serialize, Serializer};
 
@@ -32,10 +31,10 @@ pub(crate) fn settings<T>(engine: Option<&Engine>, use_them: impl FnOnce(&HttpSe
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
     key: Result<String, KeyError>,
-    /// Method, path, query and content type.
-    request: Fingerprint,
-    /// Who asks.
-    caller: Fingerprint,
+    /// What it counts as an argument: method, path, query and content type.
+    counted: Fingerprint,
+    /// What counts beside the arguments.
+    request: KeyRequest,
 }
 
 impl Head {
@@ -44,15 +43,18 @@ impl Head {
         Self {
             key: parse_key(identity.headers.get_all(name), syntax),
             // The body is counted as the arguments that it was made into.
-            request: identity.fingerprint(true, b""),
-            caller: identity.fingerprint_of(false, Fingerprinter::new()),
+            counted: identity.fingerprint(true, b""),
+            request: KeyRequest {
+                target: identity.target_fingerprint(),
+                caller: identity.caller_fingerprint(),
+            },
         }
     }
 
     pub(crate) fn key(&self) -> Result<KeyText<'_>, KeyError> {
         let text = self.key.as_deref().map_err(|error| *error)?;
-        let caller = self.caller;
-        Ok(KeyText { text, caller })
+        let request = self.request;
+        Ok(KeyText { text, request })
     }
 }
 
@@ -64,15 +66,16 @@ impl KeyPart for Head {
 
 impl Serialize for Head {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.request.to_bytes())
+        serializer.serialize_bytes(&self.counted.to_bytes())
     }
 }
 
-/// The text of a request's key. As a key, or a part of one, it says who asks, as the whole does.
+/// The text of a request's key. As a key, or a part of one, it says what was asked and who asks, as
+/// the whole does.
 #[derive(Clone, Copy)]
 pub struct KeyText<'a> {
     text: &'a str,
-    caller: Fingerprint,
+    request: KeyRequest,
 }
 
 impl Deref for KeyText<'_> {
@@ -99,7 +102,7 @@ impl fmt::Debug for KeyText<'_> {
 impl KeyPart for KeyText<'_> {
     fn append_to(&self, key: &mut Key) -> Result<(), KeyError> {
         self.text.append_to(key)?;
-        key.set_caller(self.caller);
+        key.set_request(self.request);
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 pub use idem_core::__register_operation as register_operation;
 pub use idem_core::{
     DeclaredOperation, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key,
-    KeyError, OnCrash, Operation, Place, Policy, ReleaseErrors, Replayable, StoreErrors,
-    TransactionSource, Transactional,
+    KeyError, KeyRequest, OnCrash, Operation, Place, Policy, ReleaseErrors, Replayable,
+    StoreErrors, TransactionSource, Transactional,
 };
 
 #[cfg(feature = "actix")]
@@ -75,6 +75,13 @@ pub fn database<Via, S: TransactionSource<Via> + ?Sized>(source: &S) -> S::Datab
     source.database()
 }
 
+/// Whether the argument that the key is made of is among those that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyArgument {
+    Counts,
+    IsLeftOut,
+}
+
 /// One call of an annotated function, before its body.
 #[derive(Debug)]
 pub struct FunctionCall {
@@ -91,6 +98,7 @@ impl FunctionCall {
         key: Result<Key, KeyError>,
         scope: Option<Result<Key, KeyError>>,
         fingerprint: Result<Fingerprinter, FingerprintError>,
+        key_argument: KeyArgument,
     ) -> Self {
         let operation = operation(
             engine.map_or_else(Engine::installed, Ok),
@@ -98,12 +106,17 @@ impl FunctionCall {
             policy,
             scope,
         );
-        // As in the handler form: without a scope, who asks is a part of the request.
+        // As in the handler form: what is asked for counts always, who asks without a scope.
         let has_scope = operation.as_ref().is_ok_and(Operation::has_scope);
-        let caller = key.as_ref().ok().and_then(Key::caller);
+        let request = key.as_ref().ok().and_then(Key::request);
         let fingerprint = fingerprint.map(|mut parts| {
-            if let Some(caller) = caller.filter(|_| !has_scope) {
-                parts.bytes("caller", &caller.to_bytes());
+            if let Some(KeyRequest { target, caller }) = request {
+                if key_argument == KeyArgument::IsLeftOut {
+                    parts.bytes("target", &target.to_bytes());
+                }
+                if !has_scope {
+                    parts.bytes("caller", &caller.to_bytes());
+                }
             }
             parts.finish()
         });

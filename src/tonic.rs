@@ -35,8 +35,8 @@
 //!   path under which the service is reached.
 //! - **Key.** `metadata("idempotency-key")` in the syntax of the HTTP header, or any expression over
 //!   `request` and `self`, such as `key = request.get_ref().order_id`.
-//! - **What counts.** The message in its protobuf encoding, or what `fingerprint(…)` names; and
-//!   without a `scope`, the metadata `authorization`: another caller with the same key is refused,
+//! - **What counts.** The message in its protobuf encoding, or what `fingerprint(…)` names; which
+//!   method it is, because an operation is one; and without a `scope`, the metadata `authorization`: another caller with the same key is refused,
 //!   and never gets this one's answer. A `map` field that prost makes a `HashMap` is encoded in
 //!   another order every time: let prost make it a `BTreeMap` (`btree_map(["."])`), or name what
 //!   counts.

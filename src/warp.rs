@@ -110,9 +110,9 @@ pub fn header(
 /// The idempotency key of a request, or why there is none.
 ///
 /// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
-/// query and content type; the quoted and the bare form of a key are one. As the key it says who
-/// asks: without a `scope`, a digest of `Authorization` takes part in the fingerprint, whatever
-/// else does.
+/// query and content type; the quoted and the bare form of a key are one. As the key it says what is
+/// asked for and who asks: method, path and query, and without a `scope` a digest of
+/// `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
 #[derive(Clone)]
 pub struct IdempotencyKey(Head);
 

@@ -89,7 +89,10 @@ async fn of_a_handler_is_fixed() {
     let found = scoped.inspect("k").await.unwrap().unwrap();
     let bytes = found.fingerprint.to_bytes();
     let scoped: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(scoped, "01247a8c90fd9e2e20428ded4839ff0cf9e5c812ee4be64351fb83ff71c4e01186");
+    assert_eq!(
+        scoped,
+        "01247a8c90fd9e2e20428ded4839ff0cf9e5c812ee4be64351fb83ff71c4e01186"
+    );
 }
 
 #[idem::http::idempotent(key = header("Idempotency-Key"), ttl = "1h", name = "f.http", engine = engine)]
@@ -191,4 +194,34 @@ async fn of_a_grpc_method_is_fixed() {
     Charges(engine.clone()).create(request).await.unwrap();
     let expected = "0103207875d2a44e91a14fbeb9832724ab894f39dcd831fe2bd1df7e41ce2ca9cd";
     assert_eq!(stored(&engine, "f.tonic").await, expected);
+}
+
+#[idempotent(key = id.key(), ttl = "1h", name = "f.skipped", skip(id, engine), engine = engine)]
+async fn key_is_skipped(
+    id: idem::warp::IdempotencyKey,
+    engine: Engine,
+    amount: u32,
+) -> idem::warp::Reply {
+    idem::warp::Reply::of(amount.to_string())
+}
+
+#[tokio::test]
+async fn what_is_asked_for_counts_where_the_key_itself_is_left_out() {
+    let engine = engine();
+    for (method, path, expected) in [
+        ("POST", "/refunds/1", 200),
+        ("POST", "/refunds/1", 200),
+        ("POST", "/refunds/2", 422),
+        ("POST", "/refunds/1?dry=1", 422),
+        ("PUT", "/refunds/1", 422),
+    ] {
+        let key = warp::test::request()
+            .method(method)
+            .path(path)
+            .header("idempotency-key", "k");
+        let key = key.filter(&idem::warp::key()).await.unwrap();
+        let reply = key_is_skipped(key, engine.clone(), 5).await;
+        let response = warp::Reply::into_response(reply);
+        assert_eq!(response.status(), expected, "{method} {path}");
+    }
 }

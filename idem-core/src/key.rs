@@ -22,7 +22,18 @@ use crate::fingerprint::Fingerprint;
 pub struct Key {
     encoded: Vec<u8>,
     has_content: bool,
-    caller: Option<Fingerprint>,
+    request: Option<KeyRequest>,
+}
+
+/// The request that a key came with, for keys that know it, such as a header's. It names no other
+/// operation: it is what a call under the key is compared by.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyRequest {
+    /// What was asked for, apart from its body.
+    pub target: Fingerprint,
+    /// Who asks.
+    pub caller: Fingerprint,
 }
 
 impl Key {
@@ -36,7 +47,7 @@ impl Key {
         let mut key = Self {
             encoded: Vec::new(),
             has_content: false,
-            caller: None,
+            request: None,
         };
         value.append_to(&mut key)?;
         if key.has_content {
@@ -70,16 +81,15 @@ impl Key {
         Ok(())
     }
 
-    /// Says who sent the key, for keys that know it, such as a header's. It names no other
-    /// operation: where there is no scope, it counts as a part of the request.
+    /// Says which request the key came with.
     #[doc(hidden)]
-    pub const fn set_caller(&mut self, caller: Fingerprint) {
-        self.caller = Some(caller);
+    pub const fn set_request(&mut self, request: KeyRequest) {
+        self.request = Some(request);
     }
 
     #[doc(hidden)]
-    pub const fn caller(&self) -> Option<Fingerprint> {
-        self.caller
+    pub const fn request(&self) -> Option<KeyRequest> {
+        self.request
     }
 
     pub(crate) fn encoded(&self) -> &[u8] {

@@ -40,6 +40,8 @@ pub use engine::{
 pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
+#[doc(hidden)]
+pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
 pub use observe::Decision;
 pub use outcome::{

@@ -58,6 +58,8 @@ macro_rules! all_cases {
                 another_request_under_a_key_is_a_mismatch_and_harms_nothing: "another request under the key: 422",
                 another_request_under_a_key_is_a_mismatch_while_the_first_runs:
                     "the same while the first one runs",
+                named_parts_count_in_place_of_the_body_and_of_nothing_else:
+                    "`fingerprint(…)` replaces the body, and only that",
                 a_nested_routers_prefix_counts: "a nested router's prefix counts",
                 without_a_scope_a_caller_never_gets_anothers_answer:
                     "without `scope`, another `Authorization` gets no replay",

@@ -30,17 +30,36 @@ impl RequestIdentity<'_> {
     /// is never replayed to another.
     pub fn fingerprint(&self, has_scope: bool, body: &[u8]) -> Fingerprint {
         let mut fingerprinter = Fingerprinter::new();
-        fingerprinter.bytes("method", self.method.as_str().as_bytes());
-        fingerprinter.bytes("path", self.uri.path().as_bytes());
-        fingerprinter.bytes("query", self.uri.query().unwrap_or("").as_bytes());
+        self.target(&mut fingerprinter);
         self.lines(&mut fingerprinter, "content-type", &CONTENT_TYPE);
         self.finish(fingerprinter, has_scope, Some(body))
     }
 
-    /// The fingerprint of parts that the operation names itself. The `Authorization` header is
-    /// added to them unless there is a scope.
-    pub fn fingerprint_of(&self, has_scope: bool, parts: Fingerprinter) -> Fingerprint {
+    /// The fingerprint of the request with parts that the operation names itself, in place of
+    /// content type and body.
+    pub fn fingerprint_of(&self, has_scope: bool, mut parts: Fingerprinter) -> Fingerprint {
+        self.target(&mut parts);
         self.finish(parts, has_scope, None)
+    }
+
+    /// What is asked for, whatever the body: method, path and query.
+    #[doc(hidden)]
+    pub fn target_fingerprint(&self) -> Fingerprint {
+        let mut fingerprinter = Fingerprinter::new();
+        self.target(&mut fingerprinter);
+        fingerprinter.finish()
+    }
+
+    /// Who asks.
+    #[doc(hidden)]
+    pub fn caller_fingerprint(&self) -> Fingerprint {
+        self.finish(Fingerprinter::new(), false, None)
+    }
+
+    fn target(&self, fingerprinter: &mut Fingerprinter) {
+        fingerprinter.bytes("method", self.method.as_str().as_bytes());
+        fingerprinter.bytes("path", self.uri.path().as_bytes());
+        fingerprinter.bytes("query", self.uri.query().unwrap_or("").as_bytes());
     }
 
     fn finish(

@@ -10,7 +10,7 @@ use super::{
     named_fingerprint, policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, Errors, KeySource, Mistakes};
-use crate::item::{BoxedAsync, Item, bound_names, by_reference, declared_return};
+use crate::item::{BoxedAsync, Item, bound_names, by_reference, declared_return, mentions};
 
 pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
     let boxed = match item.sig.asyncness {
@@ -133,6 +133,7 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
     let Some(KeySource::Expr(key)) = &args.key else {
         return None;
     };
+    let written = key.to_token_stream();
     let key = key_of(key, &private);
     let (declaration, name) = name::declare(args, item, &private);
     let (policy, scope, engine) = (
@@ -155,10 +156,18 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
             )
         }
     };
+    let leaves_out_the_key = args.fingerprint.is_some()
+        || (args.skip.as_deref()).is_some_and(|skip| mentions(&written, skip));
+    let key_argument = if leaves_out_the_key {
+        quote!(#private::KeyArgument::IsLeftOut)
+    } else {
+        quote!(#private::KeyArgument::Counts)
+    };
     let statements = &bindings.statements;
     let new = quote_spanned! {Span::mixed_site()=>
         #private::FunctionCall::new(
             __idem_engine, #name, __idem_policy, __idem_key, __idem_scope, __idem_fingerprint,
+            #key_argument,
         )
     };
     let prepared = match &args.transaction {

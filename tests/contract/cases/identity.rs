@@ -56,6 +56,39 @@ pub(crate) async fn another_request_under_a_key_is_a_mismatch_while_the_first_ru
     assert_eq!(works.executed(), 1);
 }
 
+/// `/counted` counts the body's length.
+pub(crate) async fn named_parts_count_in_place_of_the_body_and_of_nothing_else<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let first = server.send(post("/counted", "a", "{}")).await;
+    assert_eq!(first.status(), 200);
+    let mut content_type = post("/counted", "a", "[]");
+    let text = "text/plain".parse().unwrap();
+    content_type.headers_mut().insert("content-type", text);
+    for equal in [post("/counted", "a", "[]"), content_type] {
+        let replay = server.send(equal).await;
+        assert!(is_replay(&replay));
+        assert_eq!(replay.body(), first.body());
+    }
+    let mut put = post("/counted", "a", "{}");
+    *put.method_mut() = http::Method::PUT;
+    let mut caller = post("/counted", "a", "{}");
+    let bearer = "Bearer bob".parse().unwrap();
+    caller.headers_mut().insert("authorization", bearer);
+    for other in [
+        post("/counted", "a", "{ }"),
+        post("/counted/other", "a", "{}"),
+        post("/counted?dry=1", "a", "{}"),
+        put,
+        caller,
+    ] {
+        let what = format!("{} {}", other.method(), other.uri());
+        let refused = server.send(other).await;
+        assert_eq!(refused.status(), 422, "{what}");
+        assert_eq!(problem(&refused), "mismatch");
+    }
+    assert_eq!(works.executed(), 1);
+}
+
 pub(crate) async fn a_nested_routers_prefix_counts<F: Framework>() {
     let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
     let first = server.send(post("/v1/echo", "a", "{}")).await;

@@ -43,6 +43,8 @@ impl Framework for Actix {
                 .service(charge)
                 .route("/echo", web::to(echo))
                 .route("/echo/other", web::to(echo))
+                .route("/counted", web::to(counted))
+                .route("/counted/other", web::to(counted))
                 .service(refund)
                 .service(optional)
                 .service(guarded)
@@ -124,6 +126,11 @@ async fn charge(works: Data, order: web::Json<Order>) -> Reply {
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn echo(works: Data, body: String) -> Reply {
+    works.echo(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(body.len()))]
+async fn counted(works: Data, body: String) -> Reply {
     works.echo(&body)
 }
 

@@ -29,6 +29,8 @@ impl Framework for Axum {
             .route("/charges", post(charge))
             .route("/echo", any(echo))
             .route("/echo/other", any(echo))
+            .route("/counted", any(counted))
+            .route("/counted/other", any(counted))
             .route("/refunds", post(refund))
             .route("/optional", post(optional))
             .route("/guarded", post(guarded))
@@ -105,6 +107,11 @@ async fn charge(State(works): State<Works>, Json(order): Json<Order>) -> Reply {
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn echo(State(works): State<Works>, body: String) -> Reply {
+    works.echo(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(body.len()))]
+async fn counted(State(works): State<Works>, body: String) -> Reply {
     works.echo(&body)
 }
 

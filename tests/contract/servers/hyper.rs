@@ -63,6 +63,7 @@ async fn route(
     Ok(match request.uri().path() {
         "/charges" => charge(works, request).await,
         "/echo" | "/echo/other" | "/v1/echo" | "/v2/echo" => echo(works, request).await,
+        "/counted" | "/counted/other" => counted(works, request).await,
         "/refunds" => refund(works, request).await,
         "/optional" => optional(works, request).await,
         // Authentication is a matter of whoever calls the function.
@@ -129,6 +130,11 @@ async fn charge(works: Works, request: Request<Bytes>) -> Answer {
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn echo(works: Works, request: Request<Bytes>) -> Answer {
+    answer(works.echo(&text(request)))
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(request.body().len()))]
+async fn counted(works: Works, request: Request<Bytes>) -> Answer {
     answer(works.echo(&text(request)))
 }
 

@@ -32,6 +32,8 @@ impl Framework for Poem {
             .at("/charges", post(charge))
             .at("/echo", post(echo).put(echo))
             .at("/echo/other", post(echo).put(echo))
+            .at("/counted", post(counted).put(counted))
+            .at("/counted/other", post(counted).put(counted))
             .at("/refunds", post(refund))
             .at("/optional", post(optional))
             .at("/guarded", post(guarded))
@@ -112,6 +114,12 @@ async fn charge(Data(works): Data<&Works>, Json(order): Json<Order>) -> Reply {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 #[handler]
 async fn echo(Data(works): Data<&Works>, body: String) -> Reply {
+    works.echo(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(body.len()))]
+#[handler]
+async fn counted(Data(works): Data<&Works>, body: String) -> Reply {
     works.echo(&body)
 }
 

@@ -63,6 +63,9 @@ impl Framework for Rocket {
             post_echo,
             put_echo,
             post_echo_other,
+            post_counted,
+            put_counted,
+            post_counted_other,
             refund,
             guarded,
             post_slow,
@@ -155,6 +158,11 @@ async fn echo<'r>(key: Key<'r>, app: &State<App>, body: String) -> Reply<'r> {
     key.reply(app.works.echo(&body)).await
 }
 
+#[idempotent(key = key, ttl = "24h", fingerprint(body.len()), engine = app.engine)]
+async fn counted<'r>(key: Key<'r>, app: &State<App>, body: String) -> Reply<'r> {
+    key.reply(app.works.echo(&body)).await
+}
+
 #[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
 async fn slow<'r>(key: Key<'r>, app: &State<App>, body: String) -> Reply<'r> {
     let reply = app.works.slow(&body).await;
@@ -174,6 +182,9 @@ routes_of! {
     post_echo: post "/echo" => echo;
     put_echo: put "/echo" => echo;
     post_echo_other: post "/echo/other" => echo;
+    post_counted: post "/counted" => counted;
+    put_counted: put "/counted" => counted;
+    post_counted_other: post "/counted/other" => counted;
     post_slow: post "/slow" => slow;
     put_slow: put "/slow" => slow;
     post_slow_other: post "/slow/other" => slow;

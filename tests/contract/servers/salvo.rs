@@ -26,6 +26,8 @@ impl Framework for Salvo {
             .push(at("charges").post(charge))
             .push(at("echo").post(echo).put(echo))
             .push(at("echo/other").post(echo).put(echo))
+            .push(at("counted").post(counted).put(counted))
+            .push(at("counted/other").post(counted).put(counted))
             .push(at("refunds").post(refund))
             .push(at("optional").post(optional))
             .push(at("guarded").post(guarded))
@@ -140,6 +142,12 @@ async fn charge(order: JsonBody<Order>, depot: &mut Depot) -> Reply {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 #[handler]
 async fn echo(req: &mut Request, depot: &mut Depot) -> Reply {
+    works(depot).echo(&text(req).await)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", fingerprint(req.header::<usize>("content-length")))]
+#[handler]
+async fn counted(req: &mut Request, depot: &mut Depot) -> Reply {
     works(depot).echo(&text(req).await)
 }
 

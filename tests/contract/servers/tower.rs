@@ -22,10 +22,16 @@ pub(crate) struct Tower;
 impl Framework for Tower {
     const NAME: &'static str = "tower layer";
     const REFUSING: &'static str = "tower.refusing";
-    const LACKS: &'static [(&'static str, &'static str)] = &[(
-        "an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed",
-        "A layer cannot tell a rejection from an answer: both are judged by their status, and kept.",
-    )];
+    const LACKS: &'static [(&'static str, &'static str)] = &[
+        (
+            "an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed",
+            "A layer cannot tell a rejection from an answer: both are judged by their status, and kept.",
+        ),
+        (
+            "named_parts_count_in_place_of_the_body_and_of_nothing_else",
+            "A layer counts the whole request.",
+        ),
+    ];
 
     async fn start(app: App) -> SocketAddr {
         let layer = || {

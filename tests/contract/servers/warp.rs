@@ -128,6 +128,8 @@ fn routes(app: App) -> BoxedFilter<(impl warp::Reply,)> {
     [
         text!(app(), "echo", echo),
         other("echo").and(text!(app(), "other", echo)).boxed(),
+        text!(app(), "counted", counted),
+        other("counted").and(text!(app(), "other", counted)).boxed(),
         text!(app(), "refunds", refund),
         guarded,
         text!(app(), "slow", slow),
@@ -181,6 +183,11 @@ async fn charge(key: IdempotencyKey, app: App, order: Order) -> Reply {
 
 #[idempotent(key = key, ttl = "24h", skip(app), engine = app.engine)]
 async fn echo(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.echo(&body))
+}
+
+#[idempotent(key = key, ttl = "24h", fingerprint(body.len()), engine = app.engine)]
+async fn counted(key: IdempotencyKey, app: App, body: String) -> Reply {
     Reply::of(app.works.echo(&body))
 }
 
