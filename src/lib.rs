@@ -68,7 +68,11 @@ pub async fn connect(url: &str) -> Result<EngineBuilder, ConnectError> {
 fn report_misconfiguration(error: &Error) {
     if matches!(
         error,
-        Error::NoEngine | Error::NoRuntime | Error::NameTaken { .. } | Error::Fingerprint(_)
+        Error::NoEngine
+            | Error::NoRuntime
+            | Error::NameTaken(_)
+            | Error::Policy(_)
+            | Error::Fingerprint(_)
     ) {
         tracing::error!(target: "idem", %error, "an idempotent call was refused; its body did not run");
     }

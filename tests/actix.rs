@@ -11,6 +11,7 @@ use idem::actix::idempotent;
 use idem::stores::memory::MemoryStore;
 use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 type Count = web::Data<AtomicU32>;
 
@@ -65,6 +66,11 @@ async fn key_in_the_body(executed: Count, order: web::Json<String>) -> String {
     format!("{}: {}", count(&executed), order.0)
 }
 
+#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(hours.0 * 3600))]
+async fn kept_as_its_body_says(executed: Count, hours: web::Json<u64>) -> String {
+    format!("{}: {}", count(&executed), hours.0)
+}
+
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn not_send(executed: Count, body: String) -> impl Responder {
     let local = Rc::new(body);
@@ -92,6 +98,10 @@ async fn answers(count: &Count, requests: Vec<TestRequest>) -> Vec<(StatusCode, 
         .route("/unknown-first", web::post().to(unknown_first))
         .route("/login-last", web::post().to(login_last))
         .route("/key-in-the-body", web::post().to(key_in_the_body))
+        .route(
+            "/kept-as-its-body-says",
+            web::post().to(kept_as_its_body_says),
+        )
         .route("/not-send", web::post().to(not_send))
         .route("/fails", web::post().to(fails))
         .route("/json", web::post().to(json));
@@ -190,6 +200,8 @@ async fn a_last_argument_that_authenticates_comes_before_a_replay() {
 
 #[actix_web::test]
 async fn a_key_may_come_from_the_body() {
+    let (status, body) = twice("/kept-as-its-body-says", "24").await;
+    assert_eq!((status, &*body), (StatusCode::OK, "1: 24"));
     let (status, body) = twice("/key-in-the-body", "\"order-7\"").await;
     assert_eq!((status, &*body), (StatusCode::OK, "1: order-7"));
 }

@@ -1,6 +1,7 @@
 //! Functions of a request, apart from what the contract's suite shows.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -37,4 +38,24 @@ async fn the_named_engines_limit_holds_with_and_without_a_key() {
         assert_eq!(send(key, limit).await, 200, "{key:?}");
         assert_eq!(send(key, limit + 1).await, 413, "{key:?}");
     }
+}
+
+#[idempotent(
+    key = header("Idempotency-Key"),
+    ttl = Duration::from_secs(request.body().len() as u64),
+    engine = ENGINE,
+)]
+async fn kept_as_its_body_says(request: Request<Bytes>) -> Response<Full<Bytes>> {
+    Response::new(Full::new(request.into_body()))
+}
+
+#[tokio::test]
+async fn the_request_may_name_the_ttl() {
+    let answer = async |key: &str, body: &'static str| {
+        let request = Request::post("/").header("idempotency-key", key);
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        kept_as_its_body_says(request).await.status()
+    };
+    assert_eq!(answer("ttl", "a minute").await, 200);
+    assert_eq!(answer("no ttl", "").await, 500);
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::PolicyError;
 use crate::fingerprint::FingerprintError;
 use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
@@ -49,6 +50,8 @@ pub enum Error {
     /// or a right that is missing. Everything was rolled back and the key is free, but a retry
     /// fails alike until the application is set right. Holds the driver's error.
     CommitRefused(Arc<dyn std::error::Error + Send + Sync>),
+    /// The operation's rules promise nothing. Retrying does not help.
+    Policy(PolicyError),
     /// No engine was given or installed.
     NoEngine,
     /// The call was not made inside a tokio runtime.
@@ -85,6 +88,7 @@ impl fmt::Display for Error {
             Self::CommitRefused(_) => f.write_str(
                 "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",
             ),
+            Self::Policy(error) => error.fmt(f),
             Self::NoEngine => f.write_str(
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
@@ -107,6 +111,7 @@ impl std::error::Error for Error {
         match self {
             Self::Key(error) | Self::Scope(error) => Some(error),
             Self::Fingerprint(error) => Some(error),
+            Self::Policy(error) => Some(error),
             Self::NotReplayable(reason) => Some(reason),
             Self::Undecodable(error) => Some(error),
             Self::NameTaken(taken) => Some(taken),
@@ -130,6 +135,7 @@ macro_rules! from {
 from! {
     FingerprintError => Fingerprint;
     NotReplayable => NotReplayable;
+    PolicyError => Policy;
     Undecodable => Undecodable;
     StoreError => Store;
 }

@@ -48,7 +48,7 @@ pub use outcome::{
     CarriesRefusal, NotReplayable, Outcome, ReleaseErrors, Replayable, StorableValue, StoreErrors,
     Undecodable, Verdict,
 };
-pub use policy::{InFlight, Policy};
+pub use policy::{InFlight, Policy, PolicyError};
 pub use record::{
     Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
     RecordId, Token,

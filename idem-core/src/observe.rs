@@ -72,9 +72,10 @@ impl Decision {
             Error::Store(_)
             | Error::Unsettled(_)
             | Error::CommitRefused(_)
+            | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
-            | Error::NameTaken { .. } => Self::StoreUnavailable,
+            | Error::NameTaken(_) => Self::StoreUnavailable,
         }
     }
 }

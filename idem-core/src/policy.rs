@@ -1,5 +1,6 @@
 //! What an operation promises: retention, lease, and what to do with duplicates and crashes.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::record::OnCrash;
@@ -15,7 +16,35 @@ pub enum InFlight {
     Wait(Duration),
 }
 
+/// Why an operation's rules promise nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The ttl is shorter than [`Policy::MIN_TTL`].
+    TtlTooShort,
+    /// The lease is zero.
+    LeaseIsZero,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TtlTooShort => {
+                "the operation's ttl is zero, or less than a millisecond: its outcomes would be forgotten at once, and every retry would run; give the time for which clients retry, such as 24 hours"
+            }
+            Self::LeaseIsZero => {
+                "the operation's lease is zero: give the time after which an attempt that is not heard of counts as crashed, such as 30 seconds"
+            }
+        })
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
 /// The rules of one operation.
+///
+/// Calls are refused with [`Error::Policy`](crate::Error::Policy) where the ttl is shorter than
+/// [`Policy::MIN_TTL`] or the lease is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub(crate) ttl: Duration,
@@ -27,6 +56,9 @@ pub struct Policy {
 impl Policy {
     /// The lease's length unless another is given: 30 seconds.
     pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+    /// The shortest ttl: 1 millisecond. Stores count no finer.
+    pub const MIN_TTL: Duration = Duration::from_millis(1);
 
     /// The shortest lease: 100 milliseconds.
     pub const MIN_LEASE: Duration = Duration::from_millis(100);
@@ -44,8 +76,8 @@ impl Policy {
         }
     }
 
-    /// How long a finished record is kept, [`Policy::MAX`] at most. A retry that comes later
-    /// runs again.
+    /// How long a finished record is kept: from [`Policy::MIN_TTL`], below which calls are refused,
+    /// to [`Policy::MAX`], to which it is cut. A retry that comes later runs again.
     #[must_use]
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = at_most(ttl, Self::MAX);
@@ -54,16 +86,25 @@ impl Policy {
 
     /// How long an attempt that is not heard of keeps its right. Renewed at a third of it while
     /// the body runs, so it bounds the time to notice a crash, not the time a body may take.
-    /// From [`Policy::MIN_LEASE`] to [`Policy::MAX`].
+    /// Between [`Policy::MIN_LEASE`] and [`Policy::MAX`], to which others are raised or cut; with
+    /// zero, calls are refused.
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
-        let longer = if lease.as_nanos() < Self::MIN_LEASE.as_nanos() {
-            Self::MIN_LEASE
-        } else {
-            lease
-        };
+        let is_short = !lease.is_zero() && lease.as_nanos() < Self::MIN_LEASE.as_nanos();
+        let longer = if is_short { Self::MIN_LEASE } else { lease };
         self.lease = at_most(longer, Self::MAX);
         self
+    }
+
+    /// Whether it promises anything.
+    pub(crate) const fn check(&self) -> Result<(), PolicyError> {
+        if self.ttl.as_nanos() < Self::MIN_TTL.as_nanos() {
+            return Err(PolicyError::TtlTooShort);
+        }
+        if self.lease.is_zero() {
+            return Err(PolicyError::LeaseIsZero);
+        }
+        Ok(())
     }
 
     /// What a duplicate does while the first attempt runs.
@@ -97,6 +138,13 @@ mod tests {
     fn no_duration_is_out_of_what_clocks_can_count() {
         let policy = Policy::new(Duration::MAX).lease(Duration::MAX);
         assert_eq!((policy.ttl, policy.lease), (Policy::MAX, Policy::MAX));
-        assert_eq!(policy.lease(Duration::ZERO).lease, Policy::MIN_LEASE);
+        assert_eq!(
+            policy.lease(Duration::from_nanos(1)).lease,
+            Policy::MIN_LEASE
+        );
+        assert_eq!(
+            policy.lease(Duration::ZERO).check(),
+            Err(PolicyError::LeaseIsZero)
+        );
     }
 }

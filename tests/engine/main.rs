@@ -11,3 +11,4 @@ mod endings;
 mod late;
 mod leases;
 mod outages;
+mod policies;

@@ -49,6 +49,28 @@ impl From<Error> for Failed {
     }
 }
 
+#[idempotent(key = id, ttl = kept, lease = lease, skip(desk, kept, lease), engine = desk.engine)]
+async fn times_of_the_caller(
+    desk: &Desk,
+    id: u8,
+    kept: Duration,
+    lease: Duration,
+) -> Result<u32, Error> {
+    assert_eq!(id, 1);
+    Ok(desk.run())
+}
+
+#[tokio::test]
+async fn a_ttl_or_a_lease_that_turns_out_to_be_zero_is_refused() {
+    let desk = Desk::new();
+    for (kept, lease) in [(Duration::ZERO, HOUR), (HOUR, Duration::ZERO)] {
+        let refused = times_of_the_caller(&desk, 1, kept, lease).await;
+        assert!(matches!(refused, Err(Error::Policy(_))), "{refused:?}");
+    }
+    assert_eq!(desk.runs(), 0);
+    assert_runs_once!(desk, times_of_the_caller(&desk, 1, HOUR, HOUR));
+}
+
 #[idempotent(key = id, ttl = "1h", errors = "store", skip(desk), engine = desk.engine)]
 async fn stores_errors(desk: &Desk, id: u8) -> Result<u32, Failed> {
     match id {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
+use axum::{Json, Router};
 use idem::Engine;
 use idem::axum::idempotent;
 use idem::stores::memory::{ManualClock, MemoryStore};
@@ -119,6 +119,39 @@ async fn an_engine_can_be_named_and_an_outcome_is_kept_for_its_ttl() {
         clock.advance(Duration::from_secs(2));
         assert_ne!(assert_runs_once(&router, request).await, first);
     }
+}
+
+#[idempotent(
+    key = header("Idempotency-Key"),
+    ttl = Duration::from_secs(seconds),
+    lease = Duration::from_secs(seconds),
+    engine = shop.engine,
+)]
+async fn kept_as_its_body_says(State(shop): State<Shop>, Json(seconds): Json<u64>) -> String {
+    let _ = shop;
+    run(&seconds.to_string())
+}
+
+#[tokio::test]
+async fn the_last_argument_may_name_the_ttl_and_a_zero_is_refused() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    let shop = Shop {
+        engine: Engine::new(store),
+    };
+    let router = Router::new()
+        .route("/", post(kept_as_its_body_says))
+        .with_state(shop);
+    let request = || post_json("/", "k", "90");
+    let first = assert_runs_once(&router, request).await;
+    clock.advance(Duration::from_secs(89));
+    assert_eq!(send(&router, request()).await.body, first);
+    clock.advance(Duration::from_secs(2));
+    assert_ne!(assert_runs_once(&router, request).await, first);
+
+    let refused = send(&router, post_json("/", "zero", "0")).await;
+    assert_eq!(refused.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(refused.body.contains("misconfigured"), "{}", refused.body);
 }
 
 #[tokio::test]

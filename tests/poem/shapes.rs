@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use idem::Engine;
 use idem::poem::idempotent;
@@ -104,9 +105,16 @@ async fn keyed_by_its_body(Json(order): Json<Order>) -> String {
     run(&order.amount.to_string())
 }
 
+#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(u64::from(order.amount)))]
+#[poem::handler]
+async fn kept_as_its_body_says(Json(order): Json<Order>) -> String {
+    run(&order.amount.to_string())
+}
+
 #[tokio::test]
-async fn the_body_may_name_the_key() {
+async fn the_body_may_name_the_key_and_the_ttl() {
     assert_runs_once(keyed_by_its_body, r#"{"amount":3}"#).await;
+    assert_runs_once(kept_as_its_body_says, r#"{"amount":3600}"#).await;
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", name = "generic")]

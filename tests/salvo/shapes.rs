@@ -1,5 +1,7 @@
 //! Every shape of salvo handler: what it takes, and what its key and scope are made of.
 
+use std::time::Duration;
+
 use idem::salvo::idempotent;
 use salvo::extract::{FormBody, JsonBody, PathParam, QueryParam};
 use salvo::prelude::*;
@@ -12,6 +14,7 @@ pub(super) fn router() -> Router {
         .push(Router::with_path("nothing").post(nothing))
         .push(Router::with_path("parameters/{id}").post(parameters))
         .push(Router::with_path("keyed").post(keyed_by_its_body))
+        .push(Router::with_path("kept").post(kept_as_its_body_says))
         .push(Router::with_path("borrowed").post(borrowed))
         .push(Router::with_path("derived").post(derived))
         .push(Router::with_path("parts").post(parts))
@@ -62,6 +65,13 @@ async fn parameters(
 #[idempotent(key = order.amount, ttl = "24h", fingerprint(order.amount))]
 #[salvo::handler]
 async fn keyed_by_its_body(depot: &mut Depot, JsonBody(order): JsonBody<Order>) -> String {
+    Shop::of(depot).run();
+    order.amount.to_string()
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(u64::from(order.amount)))]
+#[salvo::handler]
+async fn kept_as_its_body_says(depot: &mut Depot, JsonBody(order): JsonBody<Order>) -> String {
     Shop::of(depot).run();
     order.amount.to_string()
 }
@@ -146,6 +156,7 @@ async fn whatever_a_handler_takes_it_runs_once() {
         ("/nothing", "", "made"),
         ("/parameters/7?page=a", "", "7"),
         ("/keyed", r#"{"amount":3}"#, "3"),
+        ("/kept", r#"{"amount":3600}"#, "3600"),
         ("/derived?page=2", r#"{"name":"x"}"#, "x 2"),
         ("/parts", "whole", "whole"),
         ("/form", "name=y", "y"),

@@ -110,7 +110,7 @@ impl Operation {
         self
     }
 
-    /// How long a finished record is kept; 24 hours unless given.
+    /// See [`Policy::ttl`]; 24 hours unless given.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.policy = self.policy.ttl(ttl);
         self
@@ -246,9 +246,11 @@ impl Operation {
     /// This operation under a key, for adapters; [`run`](Self::run) does everything at once.
     ///
     /// # Errors
-    /// When the key or the scope is not acceptable.
+    /// [`Error::Policy`] when the rules promise nothing, [`Error::Key`] and [`Error::Scope`] when the
+    /// key or the scope is not acceptable.
     pub fn keyed(&self, key: Result<Key, KeyError>) -> Result<Keyed, Error> {
-        let id = self.derive_id(key);
+        let promises = self.policy.check().map_err(Error::Policy);
+        let id = promises.and_then(|()| self.derive_id(key));
         if let Err(error) = &id {
             observe::decided(&self.name, Decision::of(error));
         }

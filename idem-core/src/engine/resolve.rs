@@ -61,8 +61,9 @@ impl Operation {
     /// nothing any more. Dropping this future may leave the record as after one more crash.
     ///
     /// # Errors
-    /// [`Error::Key`] and [`Error::Scope`] when the key or the scope is not acceptable,
-    /// [`Error::Store`] when the store cannot answer: then it may be resolved or not.
+    /// [`Error::Policy`] when the rules promise nothing, [`Error::Key`] and [`Error::Scope`] when the
+    /// key or the scope is not acceptable, [`Error::Store`] when the store cannot answer: then it may
+    /// be resolved or not.
     pub async fn resolve<K: KeyPart + ?Sized>(
         &self,
         key: &K,
@@ -74,12 +75,14 @@ impl Operation {
     /// [`resolve`](Self::resolve) for a record whose id is known, from a log line for example.
     ///
     /// # Errors
-    /// [`Error::Store`] when the store cannot answer: then it may be resolved or not.
+    /// [`Error::Policy`] when the rules promise nothing, [`Error::Store`] when the store cannot
+    /// answer: then it may be resolved or not.
     pub async fn resolve_record(
         &self,
         id: &RecordId,
         verdict: Verdict,
     ) -> Result<Resolution, Error> {
+        self.rules().check()?;
         let Some(found) = self.inspect_record(id).await? else {
             return Ok(Resolution::NoRecord);
         };

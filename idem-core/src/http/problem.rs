@@ -234,9 +234,10 @@ impl From<&Error> for Problem {
             Error::Unsettled(_) => ProblemKind::Unsettled,
             Error::CommitRefused(_) => ProblemKind::CommitRefused,
             Error::Fingerprint(_)
+            | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
-            | Error::NameTaken { .. } => ProblemKind::Misconfigured,
+            | Error::NameTaken(_) => ProblemKind::Misconfigured,
         };
         let detail = match error {
             // How the server is built and run is not the client's to know.

@@ -15,7 +15,7 @@ use super::{
     Place, check_key, check_transaction, database, engine, key_of, mixed, name, named_fingerprint,
     owned, policy, private, return_edge, scope, with_transaction,
 };
-use crate::args::{Args, Form, KeySource, Mistakes};
+use crate::args::{Args, Form, KeySource, Mistakes, Time};
 use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
 
 pub(super) fn expand(
@@ -378,7 +378,13 @@ pub(super) fn expressions(args: &Args) -> impl Iterator<Item = &Expr> {
         Some(KeySource::Expr(key)) => Some(key),
         _ => None,
     };
+    let times = [&args.ttl, &args.lease].into_iter().flatten();
+    let times = times.filter_map(|time| match time {
+        Time::Expr(time) => Some(time),
+        Time::Literal(_) => None,
+    });
     key.into_iter()
+        .chain(times)
         .chain(&args.scope)
         .chain(&args.engine)
         .chain(&args.transaction)
