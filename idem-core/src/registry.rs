@@ -273,10 +273,6 @@ mod tests {
 
     #[test]
     fn functions_that_one_macro_call_declares_are_two() {
-        for path in ["r::macro", "r::modules"] {
-            let taken = || names_taken().into_iter().filter(|it| it.name() == path);
-            assert_eq!(taken().count(), 0);
-        }
         let cards = declared!("r::macro", at("pay", 5), "shop::api::Cards::pay");
         let transfers = declared!("r::macro", at("pay", 5), "<shop::api::Transfers as T>::pay");
         assert!(cards.name().is_err() && transfers.name().is_err());
@@ -288,11 +284,12 @@ mod tests {
     #[test]
     fn a_function_that_an_attribute_has_copied_is_one() {
         let written = declared!("r::copy", at("type", 3), "shop::api::r#type::{{closure}}");
-        declared!(
+        let copy = declared!(
             "r::copy",
             at("type", 3),
             "shop::api::check::type::{{closure}}"
         );
+        assert!(written.may_be_copy_of(copy) && !written.is(copy));
         assert!(!names_taken().iter().any(|it| it.name() == "r::copy"));
         assert_eq!(written.name().unwrap(), "r::copy");
     }
@@ -307,19 +304,13 @@ mod tests {
 
     #[test]
     fn a_file_that_two_crates_are_made_of_declares_one_function() {
-        let library = declared!("r::crates", at("create", 2), "shop::api::create");
-        let in_program = Place {
+        const IN_PROGRAM: Place = Place {
             module: "server::api",
             ..at("create", 2)
         };
-        static PLACE: OnceLock<Place> = OnceLock::new();
-        PLACE.set(in_program).unwrap();
-        let program: &'static DeclaredOperation = Box::leak(Box::new(DeclaredOperation::new(
-            "r::crates",
-            in_program,
-            || "server::api::create::Here",
-        )));
-        program.register();
+        let library = declared!("r::crates", at("create", 2), "shop::api::create");
+        let program = declared!("r::crates", IN_PROGRAM, "server::api::create");
         assert!(library.name().is_ok() && program.name().is_ok());
+        assert!(!names_taken().iter().any(|it| it.name() == "r::crates"));
     }
 }

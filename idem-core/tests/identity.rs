@@ -199,7 +199,7 @@ fn values_of_varying_numbers_of_parts_never_share_a_key() {
     all_different("a pair", &pairs);
     let behind = splits.map(|(one, other)| {
         let other: Box<dyn KeyPart> = Box::new(Parts::of(other));
-        key((Some(&Parts::of(one)), Ok::<_, ()>(Arc::new(other))))
+        key((Some(Arc::new(Parts::of(one))), Ok::<_, ()>(&other)))
     });
     assert_eq!(pairs, behind, "a pointer to a value is the value");
     let nested = splits.map(|(one, other)| key(((Parts::of(one), "-"), (Parts::of(other),))));

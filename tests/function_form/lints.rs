@@ -14,13 +14,14 @@
     unused_qualifications
 )]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use idem::{Error, idempotent};
 use serde::Serialize;
 
-use crate::{Desk, assert_runs_once};
+use crate::{Desk, assert_runs_once, forbidding};
 
 #[idempotent(
     key = (tenant, id),
@@ -78,4 +79,18 @@ async fn generated_code_raises_no_lint() {
     assert_runs_once!(desk, unit(&desk, 1));
     assert_runs_once!(desk, generic(&desk, 1, 2_u32));
     assert_runs_once!(desk, desk.settle((1, 2), "note"));
+}
+
+#[tokio::test]
+async fn where_every_warning_is_forbidden_generated_code_raises_none() {
+    let desk = Desk::new();
+    assert_runs_once!(desk, forbidding::everything(&desk, "t", 1));
+    assert_runs_once!(desk, forbidding::unit(&desk, 1));
+    assert_runs_once!(desk, forbidding::generic(&desk, (1, 2), 3_u32));
+    let shop = Arc::new(forbidding::Shop(desk.clone()));
+    let first: u64 = Arc::clone(&shop).method(1).await.unwrap().into();
+    let again: u64 = shop.method(1).await.unwrap().into();
+    assert_eq!(first, again);
+    let panics = tokio::spawn(async move { forbidding::never(&desk, 1).await });
+    assert!(panics.await.unwrap_err().is_panic());
 }

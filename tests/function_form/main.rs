@@ -6,6 +6,7 @@
 mod arguments;
 mod attributes;
 mod bodies;
+mod forbidding;
 mod futures;
 mod keys;
 mod lints;

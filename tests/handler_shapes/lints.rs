@@ -21,7 +21,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use idem::axum::idempotent;
 
-use crate::{assert_runs_once, post_json, run, with_engine};
+use crate::{assert_runs_once, forbidding, post_json, run, send, with_engine};
 
 /// Documented.
 #[idempotent(key = header("Idempotency-Key"), ttl = "1h", release(409), required = false)]
@@ -61,4 +61,31 @@ async fn generated_code_raises_no_lint() {
     for uri in ["/deferred/t", "/early/t", "/nothing"] {
         assert_runs_once(&router, || post_json(uri, "k", "5")).await;
     }
+}
+
+#[tokio::test]
+async fn where_every_warning_is_forbidden_generated_code_raises_none() {
+    let table = Router::new()
+        .route("/nothing", post(forbidding::nothing))
+        .route("/generic/{id}", post(forbidding::generic::<&str>))
+        .with_state("state")
+        .route("/keyed/{id}", post(forbidding::keyed));
+    let router = with_engine(table);
+    for uri in ["/nothing", "/generic/1", "/keyed/1"] {
+        assert_runs_once(&router, || post_json(uri, "k", "5")).await;
+    }
+    let crashing = with_engine(Router::new().route("/", post(forbidding::never)));
+    let crashed = send(&crashing, post_json("/", "k", "")).await;
+    assert_eq!(crashed.status, StatusCode::INTERNAL_SERVER_ERROR);
+
+    let request = http::Request::post("/").body(axum::body::Body::empty());
+    let refused = forbidding::of_a_request(request.unwrap()).await;
+    assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let charges = forbidding::Charges;
+    assert!(charges.double(tonic::Request::new(1)).await.is_err());
+    drop(actix_web::Route::new().to(forbidding::of_actix));
+    let of_poem = poem::Route::new()
+        .at("/", poem::post(forbidding::of_poem))
+        .at("/nothing", poem::post(forbidding::nothing_of_poem));
+    drop(of_poem);
 }

@@ -5,6 +5,7 @@
 
 mod debug_handler;
 mod extractors;
+mod forbidding;
 mod futures;
 mod handlers;
 mod keys;

@@ -105,7 +105,7 @@ async fn keyed_by_its_body(Json(order): Json<Order>) -> String {
     run(&order.amount.to_string())
 }
 
-#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(u64::from(order.amount)))]
+#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(order.amount))]
 #[poem::handler]
 async fn kept_as_its_body_says(Json(order): Json<Order>) -> String {
     run(&order.amount.to_string())

@@ -69,7 +69,7 @@ async fn keyed_by_its_body(depot: &mut Depot, JsonBody(order): JsonBody<Order>) 
     order.amount.to_string()
 }
 
-#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(u64::from(order.amount)))]
+#[idempotent(key = header("Idempotency-Key"), ttl = Duration::from_secs(order.amount))]
 #[salvo::handler]
 async fn kept_as_its_body_says(depot: &mut Depot, JsonBody(order): JsonBody<Order>) -> String {
     Shop::of(depot).run();

@@ -100,15 +100,22 @@ pub(super) fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
             Some((_, Pat::Ident(_))) => {}
             Some((given, pattern)) => {
                 bindings.names.extend(bound_names(pattern));
-                let pattern = by_reference(pattern);
-                bindings.statements.extend(quote! {
-                    #[allow(unused_variables)]
-                    let #pattern = &#given;
-                });
+                bindings.statements.extend(taken_apart(pattern, given));
             }
         }
     }
     bindings
+}
+
+/// What a pattern binds, as references. Whether the body uses it is seen there.
+pub(super) fn taken_apart(pattern: &Pat, whole: &Ident) -> TokenStream {
+    let names = bound_names(pattern);
+    let pattern = by_reference(pattern);
+    let uses = (!names.is_empty()).then(|| quote!(let _ = (#(&#names,)*);));
+    quote! {
+        let #pattern = &#whole;
+        #uses
+    }
 }
 
 fn check_skip(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
@@ -222,7 +229,7 @@ fn plain(args: &Args, item: &Item, call: &TokenStream) -> TokenStream {
         sig,
         body,
     } = item;
-    let edge = return_edge(declared_return(&sig.output).as_ref());
+    let edge = return_edge(declared_return(&sig.output).as_ref(), &private(args));
     let inner = body.stream();
     let block = quote_spanned!(body.span()=> { #edge #inner });
     let place = returned(&sig.output);

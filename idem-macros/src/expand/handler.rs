@@ -234,7 +234,7 @@ fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
         ReturnType::Default => Place::start_of(&sig.ident),
         ReturnType::Type(_, ty) => Place::start_of(ty),
     };
-    let edge = return_edge(declared_return(&sig.output).as_ref());
+    let edge = return_edge(declared_return(&sig.output).as_ref(), &support);
     let inner = body.stream();
     let block = quote_spanned!(body.span()=> { #edge #inner });
     let declared = traits_in_use(&sig.output);
@@ -402,7 +402,6 @@ pub(super) fn traits_in_use(output: &ReturnType) -> Option<TokenStream> {
     let traits = returned_traits(output);
     (!traits.is_empty()).then(|| {
         quote! {
-            #[allow(dead_code, clippy::all, clippy::pedantic)]
             fn __idem_declared(#(_: impl #traits),*) {}
         }
     })

@@ -130,7 +130,6 @@ fn with_transaction(future: &TokenStream, block: &TokenStream) -> TokenStream {
     quote! {
         async move {
             let #value = {
-                #[allow(unused_variables)]
                 let #tx = &mut #owned;
                 (#future #block).await
             };
@@ -300,12 +299,14 @@ fn named_fingerprint(exprs: &[Expr], private: &TokenStream) -> TokenStream {
 }
 
 /// Pins the body's type where the declaration names one: `?` and mismatches then speak of it.
-fn return_edge(declared: Option<&Type>) -> TokenStream {
+///
+/// No lint has anything to say of it, so that none has to be allowed: where the user's crate forbids
+/// them, that would be a warning of its own.
+fn return_edge(declared: Option<&Type>, private: &TokenStream) -> TokenStream {
     declared.map_or_else(TokenStream::new, |declared| {
         quote_spanned! {mixed(declared.span())=>
-            #[allow(unreachable_code, clippy::diverging_sub_expression, clippy::empty_loop, clippy::let_unit_value, clippy::needless_return)]
             if false {
-                let __idem_returned: #declared = loop {};
+                let __idem_returned: #declared = #private::no_value();
                 return __idem_returned;
             }
         }

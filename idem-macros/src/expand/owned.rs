@@ -6,7 +6,7 @@ use quote::quote;
 use syn::{Attribute, PatType, ReturnType, Type};
 
 use super::handler::{needs_last_early, reads_body};
-use super::{Place, poem, return_edge, salvo, with_transaction};
+use super::{Place, poem, private, return_edge, salvo, with_transaction};
 use crate::args::{Args, Form, Mistakes};
 use crate::item::{Item, declared_return};
 
@@ -111,7 +111,7 @@ impl Body {
         };
         // A body that only diverges is of no type otherwise.
         let declared = declared_return(&item.sig.output).unwrap_or_else(|| syn::parse_quote!(()));
-        let edge = return_edge(Some(&declared));
+        let edge = return_edge(Some(&declared), &private(args));
         let inner = item.body.stream();
         let block = quote::quote_spanned!(item.body.span()=> { #edge #inner });
         let future = returned.put(quote!(async move));

@@ -1,7 +1,7 @@
 //! The handler form for poem: the endpoint that poem's `#[handler]` would make, with the claim
 //! between its extractors.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
 use syn::{Attribute, GenericParam, PatType};
 
@@ -19,7 +19,10 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
     let poem = quote!(#support::poem);
     let call = call(args, item, &arguments)?;
     let Item { vis, sig, .. } = item;
-    let name = &sig.ident;
+    // A function's name, where a type has one.
+    let mut name = sig.ident.clone();
+    name.set_span(Span::call_site().located_at(name.span()));
+    let name = &name;
     // The user's import stays in use.
     let imports = item.attrs.iter().filter(|attr| is_named(attr, "handler"));
     let imports = imports.map(|attr| attr.path());
@@ -76,7 +79,6 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
     Some(quote! {
         #(#docs)*
         #(#everywhere)*
-        #[allow(non_camel_case_types, missing_debug_implementations)]
         #definition
         #default
         const _: () = { #(use #imports as _;)* };
@@ -181,7 +183,6 @@ fn call(args: &Args, item: &Item, arguments: &[&PatType]) -> Option<TokenStream>
         let respond = quote! {
             #poem::AdmittedIn::run(#admitted, move |mut #owned| async move {
                 #late
-                #[allow(clippy::let_unit_value)]
                 let (#owned, #value) = (#future).await;
                 (#owned, #path #answered)
             })
@@ -193,7 +194,6 @@ fn call(args: &Args, item: &Item, arguments: &[&PatType]) -> Option<TokenStream>
         let respond = quote! {
             #poem::Admitted::run(#admitted, async move {
                 #late
-                #[allow(clippy::let_unit_value)]
                 let #value = (#future).await;
                 #path #answered
             })

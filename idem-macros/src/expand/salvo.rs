@@ -259,7 +259,6 @@ fn call(
             #salvo::AdmittedIn::run(#admitted, move |mut #owned| async move {
                 #captured.lend(#request);
                 #late
-                #[allow(clippy::let_unit_value)]
                 let (#owned, #value) = {
                     #(#lent)*
                     (#future).await
@@ -276,7 +275,6 @@ fn call(
             #salvo::Admitted::run(#admitted, async move {
                 #captured.lend(#request);
                 #late
-                #[allow(clippy::let_unit_value)]
                 let #value = {
                     #(#lent)*
                     (#future).await

@@ -5,11 +5,11 @@ use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::{FnArg, Pat, PatType, Receiver, ReceiverKind, ReturnType, Type};
 
-use super::function::{Bindings, bindings};
+use super::function::{Bindings, bindings, taken_apart};
 use super::handler::plan_with;
 use super::{Place, check_key, private, return_edge};
 use crate::args::{Args, Mistakes};
-use crate::item::{BoxedAsync, Item, by_reference, declared_return};
+use crate::item::{BoxedAsync, Item, declared_return};
 
 pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
     let boxed = BoxedAsync::of(item).filter(|_| item.sig.asyncness.is_none());
@@ -73,11 +73,7 @@ fn build(
         Pat::Ident(written) if written.subpat.is_none() => written.ident.clone(),
         pattern => {
             let name = Ident::new("__idem_request", Span::mixed_site());
-            let reference = by_reference(pattern);
-            statements.extend(quote! {
-                #[allow(unused_variables)]
-                let #reference = &#name;
-            });
+            statements.extend(taken_apart(pattern, &name));
             taken = quote!(let #pattern = #name;);
             for input in &mut signature.inputs {
                 if let FnArg::Typed(typed) = input {
@@ -107,7 +103,7 @@ fn build(
     };
     let (inner, returned) = match &boxed {
         None => {
-            let edge = return_edge(declared_return(&sig.output).as_ref());
+            let edge = return_edge(declared_return(&sig.output).as_ref(), &support);
             let body = body.stream();
             (quote!(#edge #body), returned(&sig.output))
         }
@@ -179,7 +175,6 @@ fn cloned(
     (
         quote!(let #service = #path #value;),
         quote! {
-            #[allow(unused_variables)]
             let #this = #used;
         },
     )
