@@ -71,6 +71,16 @@ async fn kept_as_its_body_says(executed: Count, hours: web::Json<u64>) -> String
     format!("{}: {}", count(&executed), hours.0)
 }
 
+#[deny(unused_variables)]
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn conditional(
+    executed: Count,
+    #[allow(unused_variables)] order: web::Json<u64>,
+    #[cfg(any())] absent: Absent,
+) -> String {
+    format!("{}: order", count(&executed))
+}
+
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
 async fn not_send(executed: Count, body: String) -> impl Responder {
     let local = Rc::new(body);
@@ -102,6 +112,7 @@ async fn answers(count: &Count, requests: Vec<TestRequest>) -> Vec<(StatusCode, 
             "/kept-as-its-body-says",
             web::post().to(kept_as_its_body_says),
         )
+        .route("/conditional", web::post().to(conditional))
         .route("/not-send", web::post().to(not_send))
         .route("/fails", web::post().to(fails))
         .route("/json", web::post().to(json));
@@ -204,6 +215,12 @@ async fn a_key_may_come_from_the_body() {
     assert_eq!((status, &*body), (StatusCode::OK, "1: 24"));
     let (status, body) = twice("/key-in-the-body", "\"order-7\"").await;
     assert_eq!((status, &*body), (StatusCode::OK, "1: order-7"));
+}
+
+#[actix_web::test]
+async fn an_argument_that_is_not_compiled_is_none() {
+    let (status, body) = twice("/conditional", "1").await;
+    assert_eq!((status, &*body), (StatusCode::OK, "1: order"));
 }
 
 #[actix_web::test]

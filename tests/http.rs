@@ -59,3 +59,19 @@ async fn the_request_may_name_the_ttl() {
     assert_eq!(answer("ttl", "a minute").await, 200);
     assert_eq!(answer("no ttl", "").await, 500);
 }
+
+#[deny(unused_variables)]
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", engine = ENGINE)]
+async fn conditional(
+    #[allow(unused_variables)] request: Request<Bytes>,
+    #[cfg(any())] absent: Absent,
+) -> Response<Full<Bytes>> {
+    Response::new(Full::default())
+}
+
+#[tokio::test]
+async fn an_argument_that_is_not_compiled_is_none() {
+    let request = Request::post("/").header("idempotency-key", "conditional");
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(conditional(request).await.status(), 200);
+}

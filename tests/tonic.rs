@@ -59,7 +59,11 @@ impl Shop {
 #[tonic::async_trait]
 impl rpc::Charges for Shop {
     #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "tonic.create", engine = self.engine)]
-    async fn create(&self, request: Request<NewCharge>) -> Result<Response<Charge>, Status> {
+    async fn create(
+        &self,
+        #[cfg(any())] absent: Absent,
+        request: Request<NewCharge>,
+    ) -> Result<Response<Charge>, Status> {
         let order = request.into_inner();
         if order.note == "stop" {
             self.works.stop_here().await;

@@ -137,8 +137,9 @@ impl Mistakes {
         self.add(syn::Error::new_spanned(place, message));
     }
 
-    pub(crate) fn into_compile_error(self) -> Option<TokenStream> {
-        self.0.map(syn::Error::into_compile_error)
+    /// One error that is all of them.
+    pub(crate) fn into_error(self) -> Option<syn::Error> {
+        self.0
     }
 }
 

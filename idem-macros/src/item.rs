@@ -12,6 +12,7 @@ use syn::{
     Stmt, Token, Type, TypeImplTrait, TypeParamBound, Visibility,
 };
 
+#[derive(Clone)]
 pub(crate) struct Item {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,

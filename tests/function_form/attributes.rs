@@ -122,6 +122,46 @@ async fn decorated(
     Ok(desk.run())
 }
 
+#[deny(unused_variables)]
+#[idempotent(key = (id, kind), ttl = "1h", skip(desk, absent), engine = desk.engine)]
+async fn conditional(
+    desk: &Desk,
+    #[cfg(panic = "unwind")] id: u8,
+    #[cfg(not(panic = "unwind"))] id: Missing,
+    #[cfg(any())] absent: Missing,
+    #[cfg(any())]
+    #[allow(unused_variables)]
+    Missing { kind, .. }: Missing,
+    #[cfg(not(any()))] kind: &str,
+    #[cfg_attr(all(), allow(unused_variables))] spare: u8,
+) -> Result<u32, Error> {
+    assert!(id == 1 && kind == "kind");
+    Ok(desk.run())
+}
+
+#[async_trait]
+trait Conditional {
+    async fn conditional(&self, #[cfg(any())] absent: Missing, id: u8) -> Result<u32, Error>;
+}
+
+#[async_trait]
+impl Conditional for Desk {
+    #[idempotent(key = id, ttl = "1h", name = "attributes.conditional", engine = self.engine)]
+    async fn conditional(&self, #[cfg(any())] absent: Missing, id: u8) -> Result<u32, Error> {
+        assert_eq!(id, 1);
+        Ok(self.run())
+    }
+}
+
+#[tokio::test]
+async fn an_argument_that_is_not_compiled_is_none() {
+    let desk = Desk::new();
+    assert_runs_once!(desk, conditional(&desk, 1, "kind", 2));
+    assert_runs_once!(desk, Conditional::conditional(&desk, 1));
+    let other = conditional(&desk, 1, "kind", 3).await;
+    assert!(matches!(other, Err(Error::Mismatch)), "it counts");
+}
+
 #[tokio::test]
 async fn other_attributes_of_the_function_and_its_arguments_stay() {
     let desk = Desk::new();

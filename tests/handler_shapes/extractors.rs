@@ -250,3 +250,36 @@ async fn rejections_of_head_extractors_are_the_frameworks_answer() {
         assert!(body.starts_with("t #"));
     }
 }
+
+#[deny(unused_variables)]
+#[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
+async fn conditional(
+    #[cfg(any())] absent: Absent,
+    #[cfg(all())] Path(id): Path<u8>,
+    #[cfg(not(all()))] Absent(id): Absent,
+    #[allow(unused_variables)] text: String,
+    #[cfg(any())] absent: Absent,
+) -> String {
+    run(&id.to_string())
+}
+
+#[deny(unused_variables)]
+#[idempotent(key = order.len().to_string(), ttl = "1h")]
+async fn conditional_early(
+    #[cfg(any())] order: Absent,
+    #[cfg(all())]
+    #[allow(unused_mut)]
+    mut order: String,
+) -> String {
+    run(&order)
+}
+
+#[tokio::test]
+async fn an_argument_that_is_not_compiled_is_none() {
+    let router = Router::new()
+        .route("/{id}", post(conditional))
+        .route("/early", post(conditional_early));
+    let router = with_engine(router);
+    assert_runs_once(&router, || post_json("/7", "k", "5")).await;
+    assert_runs_once(&router, || post_json("/early", "k", "5")).await;
+}

@@ -117,6 +117,22 @@ async fn the_body_may_name_the_key_and_the_ttl() {
     assert_runs_once(kept_as_its_body_says, r#"{"amount":3600}"#).await;
 }
 
+#[deny(unused_variables)]
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+#[poem::handler]
+async fn conditional(
+    #[cfg(any())] absent: Absent,
+    #[allow(unused_variables)] Json(order): Json<Order>,
+    #[cfg(any())] absent: Absent,
+) -> String {
+    run("conditional")
+}
+
+#[tokio::test]
+async fn an_argument_that_is_not_compiled_is_none() {
+    assert_runs_once(conditional, r#"{"amount":3}"#).await;
+}
+
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", name = "generic")]
 #[poem::handler]
 async fn generic<T, const N: usize>(given: Data<&T>, body: Vec<u8>) -> String

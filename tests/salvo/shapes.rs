@@ -15,6 +15,7 @@ pub(super) fn router() -> Router {
         .push(Router::with_path("parameters/{id}").post(parameters))
         .push(Router::with_path("keyed").post(keyed_by_its_body))
         .push(Router::with_path("kept").post(kept_as_its_body_says))
+        .push(Router::with_path("conditional").post(conditional))
         .push(Router::with_path("borrowed").post(borrowed))
         .push(Router::with_path("derived").post(derived))
         .push(Router::with_path("parts").post(parts))
@@ -74,6 +75,18 @@ async fn keyed_by_its_body(depot: &mut Depot, JsonBody(order): JsonBody<Order>) 
 async fn kept_as_its_body_says(depot: &mut Depot, JsonBody(order): JsonBody<Order>) -> String {
     Shop::of(depot).run();
     order.amount.to_string()
+}
+
+#[deny(unused_variables)]
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+#[salvo::handler]
+async fn conditional(
+    depot: &mut Depot,
+    #[allow(unused_variables)] order: JsonBody<Order>,
+    #[cfg(any())] absent: Absent,
+) -> String {
+    Shop::of(depot).run();
+    "conditional".to_owned()
 }
 
 #[derive(Deserialize, Extractible)]
@@ -157,6 +170,7 @@ async fn whatever_a_handler_takes_it_runs_once() {
         ("/parameters/7?page=a", "", "7"),
         ("/keyed", r#"{"amount":3}"#, "3"),
         ("/kept", r#"{"amount":3600}"#, "3600"),
+        ("/conditional", r#"{"amount":3}"#, "conditional"),
         ("/derived?page=2", r#"{"name":"x"}"#, "x 2"),
         ("/parts", "whole", "whole"),
         ("/form", "name=y", "y"),

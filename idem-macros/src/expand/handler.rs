@@ -12,8 +12,8 @@ use syn::{
 };
 
 use super::{
-    Place, check_key, check_transaction, database, engine, key_of, mixed, name, named_fingerprint,
-    owned, policy, private, return_edge, scope, with_transaction,
+    Place, check_key, check_transaction, conditional, database, engine, key_of, mixed, name,
+    named_fingerprint, owned, policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, Form, KeySource, Mistakes, Time};
 use crate::item::{Item, bound_names, declared_return, mentions, returned_traits};
@@ -178,21 +178,24 @@ fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
 
     let mut arguments: Vec<&PatType> = item.arguments().collect();
     let last = arguments.pop();
-    let (last_attrs, last_pattern, last_type) = match last {
+    let (last_attrs, last_lints, last_pattern, last_type) = match last {
         Some(last) => {
             let PatType { attrs, pat, ty, .. } = last;
-            (
-                attrs.as_slice(),
-                pat.to_token_stream(),
-                ty.to_token_stream(),
-            )
+            let (lints, others) = conditional::lints(attrs);
+            (others, lints, pat.to_token_stream(), ty.to_token_stream())
         }
         None if form == Form::Axum => (
-            &[][..],
+            Vec::new(),
+            Vec::new(),
             quote!(_),
             quote!(#private::debug_handler_goes_below_idempotent::NoArgument),
         ),
-        None => (&[][..], quote!(_), quote!(#private::NoArgument)),
+        None => (
+            Vec::new(),
+            Vec::new(),
+            quote!(_),
+            quote!(#private::NoArgument),
+        ),
     };
     let captured = Ident::new("__idem_captured", Span::mixed_site());
     let mut signature = sig.clone();
@@ -255,11 +258,14 @@ fn build(form: Form, args: &Args, item: &Item) -> Option<TokenStream> {
                 ::core::result::Result::Ok(extracted) => extracted,
                 ::core::result::Result::Err(#refused) => return #refusal,
             };
-            let #last_pattern: #last_type = #value;
+            #(#last_lints)* let #last_pattern: #last_type = #value;
         };
         (early, quote!(_))
     } else {
-        (TokenStream::new(), quote!(#last_pattern: #last_type))
+        (
+            TokenStream::new(),
+            quote!(#(#last_lints)* #last_pattern: #last_type),
+        )
     };
     let future = returned.put(quote!(async move));
     let handler = returned.put(quote!(move));

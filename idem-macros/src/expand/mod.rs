@@ -1,6 +1,7 @@
 //! From the parsed attribute to code: what both forms share. Every path is absolute, every
 //! local has a span of its own, and all behaviour is behind calls to `__private`.
 
+mod conditional;
 mod function;
 mod handler;
 mod name;
@@ -16,34 +17,65 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Expr, Type};
 
+use conditional::Conditions;
+
 use crate::args::{Args, Form, InFlight, KeySource, Mistakes, OnCrash, Time, bare};
 use crate::item::{Item, mentions};
 
 /// The expansion; on a mistake, the function as it was beside one compile error.
 pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenStream {
-    let mut mistakes = Mistakes::default();
-    let written = args.clone();
-    let args = Args::parse(form, args, &mut mistakes);
-    let parsed: Item = match syn::parse2(item.clone()) {
-        Ok(parsed) => parsed,
+    match syn::parse2::<Item>(item.clone()) {
+        Ok(parsed) => expand_under(&Conditions::default(), form, args, &parsed, item),
         Err(error) => {
+            let mut mistakes = Mistakes::default();
+            Args::parse(form, args, &mut mistakes);
             mistakes.add(error);
-            return beside(mistakes, item);
-        }
-    };
-    name::check(form, &args, &written, &parsed, &mut mistakes);
-    let expanded = match form {
-        Form::Function => function::expand(&args, &parsed, &mut mistakes),
-        Form::Tonic => tonic::expand(&args, &parsed, &mut mistakes),
-        _ => handler::expand(form, &args, &parsed, &mut mistakes),
-    };
-    match mistakes.into_compile_error() {
-        None => expanded.unwrap_or(item),
-        Some(error) if args.transaction.is_some() => {
-            let item = without_body(&parsed);
+            let error = mistakes.into_error().map(syn::Error::into_compile_error);
             quote!(#error #item)
         }
-        Some(error) => quote!(#error #item),
+    }
+}
+
+/// The expansion of a function as it is under these conditions.
+fn expand_under(
+    conditions: &Conditions,
+    form: Form,
+    written: TokenStream,
+    item: &Item,
+    tokens: TokenStream,
+) -> TokenStream {
+    if let Some(variants) = conditions.split(item) {
+        return variants
+            .into_iter()
+            .map(|(conditions, item)| {
+                let mut shown = item.clone();
+                conditions.put_on(&mut shown);
+                let shown = shown.to_token_stream();
+                expand_under(&conditions, form, written.clone(), &item, shown)
+            })
+            .collect();
+    }
+    let mut mistakes = Mistakes::default();
+    let mut args = Args::parse(form, written.clone(), &mut mistakes);
+    args.skip = conditions.present(args.skip.take());
+    let mut item = item.clone();
+    conditions.put_on(&mut item);
+    name::check(form, &args, &written, &item, &mut mistakes);
+    let expanded = match form {
+        Form::Function => function::expand(&args, &item, &mut mistakes),
+        Form::Tonic => tonic::expand(&args, &item, &mut mistakes),
+        _ => handler::expand(form, &args, &item, &mut mistakes),
+    };
+    match mistakes.into_error() {
+        None => expanded.unwrap_or(tokens),
+        Some(error) => {
+            let error = conditions.error(error);
+            let item = match args.transaction {
+                Some(_) => without_body(&item),
+                None => tokens,
+            };
+            quote!(#error #item)
+        }
     }
 }
 
@@ -61,11 +93,6 @@ fn without_body(item: &Item) -> TokenStream {
         #[allow(unused_variables, clippy::all)]
         #vis #defaultness #sig { loop {} }
     }
-}
-
-fn beside(mistakes: Mistakes, item: TokenStream) -> TokenStream {
-    let error = mistakes.into_compile_error();
-    quote!(#error #item)
 }
 
 /// A key that names no argument would be the same for every call.

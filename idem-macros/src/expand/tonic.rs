@@ -7,7 +7,7 @@ use syn::{FnArg, Pat, PatType, Receiver, ReceiverKind, ReturnType, Type};
 
 use super::function::{Bindings, bindings, taken_apart};
 use super::handler::plan_with;
-use super::{Place, check_key, private, return_edge};
+use super::{Place, check_key, conditional, private, return_edge};
 use crate::args::{Args, Mistakes};
 use crate::item::{BoxedAsync, Item, declared_return};
 
@@ -74,7 +74,8 @@ fn build(
         pattern => {
             let name = Ident::new("__idem_request", Span::mixed_site());
             statements.extend(taken_apart(pattern, &name));
-            taken = quote!(let #pattern = #name;);
+            let (lints, _) = conditional::lints(&request.attrs);
+            taken = quote!(#(#lints)* let #pattern = #name;);
             for input in &mut signature.inputs {
                 if let FnArg::Typed(typed) = input {
                     *typed.pat = syn::parse_quote!(#name);
