@@ -55,6 +55,42 @@ impl<T: Serialize + ?Sized> Fingerprintable<ViaSerialize> for T {
     }
 }
 
+/// A value that can be part of a fingerprint, where it was taken out of what looks like a web
+/// framework's extractor.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of the fingerprint: over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`",
+    label = "an extractor's value, which does not implement `serde::Serialize`",
+    note = "the handler form compares the request as it came and stores the response as it goes; it asks nothing of their types",
+    note = "where this is no handler, leave it out with `skip(…)`, or derive `serde::Serialize`"
+)]
+pub trait FingerprintableExtract<Via>: Fingerprintable<Via> {}
+
+#[diagnostic::do_not_recommend]
+impl<Via, T: Fingerprintable<Via> + ?Sized> FingerprintableExtract<Via> for T {}
+
+/// [`fingerprint`] for such a value.
+pub fn fingerprint_of_extracted<Via, T: FingerprintableExtract<Via> + ?Sized>(
+    parts: Fingerprinter,
+    name: &str,
+    value: &T,
+) -> Result<Fingerprinter, FingerprintError> {
+    fingerprint(parts, name, value)
+}
+
+/// What an expression of an attribute gives: it sees the arguments by reference, because the body
+/// needs them.
+pub fn evaluated_by_reference<T>(mut expression: impl FnMut() -> T) -> T {
+    expression()
+}
+
+/// The same for a part of the fingerprint.
+pub fn evaluated_by_reference_and_counted(
+    parts: Result<Fingerprinter, FingerprintError>,
+    mut add: impl FnMut(Fingerprinter) -> Result<Fingerprinter, FingerprintError>,
+) -> Result<Fingerprinter, FingerprintError> {
+    parts.and_then(&mut add)
+}
+
 /// Adds one named value.
 pub fn fingerprint<Via, T: Fingerprintable<Via> + ?Sized>(
     mut parts: Fingerprinter,

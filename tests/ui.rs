@@ -7,3 +7,12 @@ fn every_mistake_has_its_message_and_no_correct_use_a_warning() {
     cases.pass("tests/ui/pass/*.rs");
     cases.compile_fail("tests/ui/fail/*.rs");
 }
+
+#[test]
+fn the_message_about_pools_names_the_version_of_sqlx_that_is_used() {
+    let manifest = include_str!("../Cargo.toml");
+    let version = manifest.split_once("sqlx = { version = \"").unwrap().1;
+    let version = version.split_once('"').unwrap().0;
+    let told = format!("use sqlx {version}, as idem-rs does");
+    assert!(include_str!("../idem-core/src/transaction.rs").contains(&told));
+}

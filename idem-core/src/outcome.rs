@@ -180,7 +180,8 @@ pub struct StoreErrors;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the outcome of an idempotent function",
     label = "not a `Result` that can be stored",
-    note = "return `Result<T, E>`, where `T: Serialize + DeserializeOwned` and `E: From<idem::Error>`"
+    note = "return `Result<T, E>`, where `T: Serialize + DeserializeOwned` and `E: From<idem::Error>`",
+    note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`: it stores any response"
 )]
 pub trait Replayable<Errors>: Sized {
     /// What to leave behind.
@@ -238,7 +239,8 @@ pub trait Replayable<Errors>: Sized {
     message = "`{Self}` cannot be stored as an outcome",
     label = "this value cannot be stored and given back",
     note = "derive `serde::Serialize` and `serde::Deserialize` for it",
-    note = "a `Reply` of a web framework is returned alone, without a `Result`: it holds an error's response as well"
+    note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`: it stores any response",
+    note = "a `Reply` of Rocket or warp is returned alone, without a `Result`: it holds an error's response as well"
 )]
 pub trait StorableValue: Serialize + DeserializeOwned {}
 
@@ -249,7 +251,8 @@ impl<T: Serialize + DeserializeOwned> StorableValue for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say why the body did not run",
     label = "`From<idem::Error>` is missing for this error",
-    note = "write `impl From<idem::Error> for {Self}`"
+    note = "write `impl From<idem::Error> for {Self}`",
+    note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`: it refuses with a response"
 )]
 pub trait CarriesRefusal: From<Error> {}
 

@@ -253,7 +253,7 @@ impl Args {
                 )
             } else if !missing("on_crash") {
                 Some(
-                    "`on_crash` contradicts `transaction`: a crash rolls everything back, so there is nothing to be unsure of",
+                    "`on_crash` contradicts `transaction`: a crash rolls back the claim and what the body wrote in it, so the next claim runs; what the body does elsewhere, such as at a payment provider, is not rolled back: do that in an operation of its own, where `on_crash` has a meaning",
                 )
             } else if self.required == Some(false) {
                 Some(

@@ -112,7 +112,8 @@ fn no_store_for(scheme: &str) -> ConnectError {
 }
 
 /// Why a URL gave no store. Never holds the URL.
-#[derive(Debug)]
+///
+/// Its `Debug` form is its message with those of its sources, for a `main` that returns it.
 #[non_exhaustive]
 pub enum ConnectError {
     /// The text has no scheme.
@@ -181,6 +182,18 @@ impl fmt::Display for ConnectError {
                 write!(f, "the {store} store cannot use this database: {problem}")
             }
         }
+    }
+}
+
+impl fmt::Debug for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
     }
 }
 

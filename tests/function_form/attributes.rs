@@ -132,7 +132,7 @@ async fn conditional(
     #[cfg(any())]
     #[allow(unused_variables)]
     Missing { kind, .. }: Missing,
-    #[cfg(not(any()))] kind: &str,
+    #[cfg(panic = "unwind")] kind: &str,
     #[cfg_attr(all(), allow(unused_variables))] spare: u8,
 ) -> Result<u32, Error> {
     assert!(id == 1 && kind == "kind");

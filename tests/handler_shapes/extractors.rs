@@ -255,8 +255,8 @@ async fn rejections_of_head_extractors_are_the_frameworks_answer() {
 #[idempotent(key = header("Idempotency-Key"), ttl = "1h")]
 async fn conditional(
     #[cfg(any())] absent: Absent,
-    #[cfg(all())] Path(id): Path<u8>,
-    #[cfg(not(all()))] Absent(id): Absent,
+    #[cfg(panic = "unwind")] Path(id): Path<u8>,
+    #[cfg(not(panic = "unwind"))] Absent(id): Absent,
     #[allow(unused_variables)] text: String,
     #[cfg(any())] absent: Absent,
 ) -> String {
@@ -267,7 +267,7 @@ async fn conditional(
 #[idempotent(key = order.len().to_string(), ttl = "1h")]
 async fn conditional_early(
     #[cfg(any())] order: Absent,
-    #[cfg(all())]
+    #[cfg(panic = "unwind")]
     #[allow(unused_mut)]
     mut order: String,
 ) -> String {

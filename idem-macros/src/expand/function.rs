@@ -3,10 +3,10 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{GenericArgument, Pat, PathArguments, ReturnType, Type};
+use syn::{GenericArgument, Pat, PatType, PathArguments, ReturnType, Type};
 
 use super::{
-    Place, check_key, check_transaction, database, engine, fingerprinter, key_of, name,
+    Part, Place, check_key, check_transaction, database, engine, fingerprinter, key_of, name,
     named_fingerprint, policy, private, return_edge, scope, with_transaction,
 };
 use crate::args::{Args, Errors, KeySource, Mistakes};
@@ -79,12 +79,15 @@ fn borrowed_value(output: &ReturnType) -> Option<&Type> {
 /// The names that the body sees, and what brings them into scope where they are not yet.
 pub(super) struct Bindings {
     pub(super) names: Vec<Ident>,
+    /// Those that are taken out of what looks like an extractor of a web framework.
+    pub(super) extracted: Vec<Ident>,
     pub(super) statements: TokenStream,
 }
 
 pub(super) fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
     let mut bindings = Bindings {
         names: Vec::new(),
+        extracted: Vec::new(),
         statements: TokenStream::new(),
     };
     for argument in item.arguments() {
@@ -95,7 +98,13 @@ pub(super) fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
             _ => None,
         };
         match written {
-            None => bindings.names.extend(bound_names(&argument.pat)),
+            None => {
+                let names = bound_names(&argument.pat);
+                if is_extractor(argument) {
+                    bindings.extracted.extend(names.iter().cloned());
+                }
+                bindings.names.extend(names);
+            }
             // `_`: nobody can name it.
             Some((_, Pat::Ident(_))) => {}
             Some((given, pattern)) => {
@@ -105,6 +114,20 @@ pub(super) fn bindings(item: &Item, boxed: Option<&BoxedAsync>) -> Bindings {
         }
     }
     bindings
+}
+
+/// Whether an argument is taken apart as extractors are: `Json(order): Json<Order>`.
+fn is_extractor(argument: &PatType) -> bool {
+    match (&*argument.pat, &*argument.ty) {
+        (Pat::TupleStruct(pattern), Type::Path(ty)) => {
+            let (pattern, ty) = (pattern.path.segments.last(), ty.path.segments.last());
+            pattern.zip(ty).is_some_and(|(pattern, ty)| {
+                pattern.ident == ty.ident
+                    && matches!(ty.arguments, PathArguments::AngleBracketed(_))
+            })
+        }
+        _ => false,
+    }
 }
 
 /// What a pattern binds, as references. Whether the body uses it is seen there.
@@ -157,7 +180,16 @@ fn call(args: &Args, item: &Item, bindings: &Bindings) -> Option<TokenStream> {
                 counted.map(|name| {
                     let place = Place::of(name);
                     let reference = place.put(quote!(&));
-                    (name.to_string(), place, quote!(#reference #name))
+                    Part {
+                        name: name.to_string(),
+                        place,
+                        value: quote!(#reference #name),
+                        adder: if bindings.extracted.contains(name) {
+                            quote!(#private::fingerprint_of_extracted)
+                        } else {
+                            quote!(#private::fingerprint)
+                        },
+                    }
                 }),
                 &private,
             )

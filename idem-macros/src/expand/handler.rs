@@ -47,6 +47,7 @@ pub(super) fn expand(
     let arguments: Vec<_> = item.arguments().collect();
     match form {
         Form::Actix => check_readers(&arguments, mistakes),
+        Form::Axum => check_known_readers(&arguments, mistakes),
         Form::Poem | Form::Salvo => return owned::expand(form, args, item, mistakes),
         Form::Http => check_request(item, &arguments, mistakes),
         _ => {}
@@ -56,10 +57,29 @@ pub(super) fn expand(
 
 /// Only the last argument gets the request's body.
 pub(super) fn check_readers(arguments: &[&PatType], mistakes: &mut Mistakes) {
+    check_order(arguments, &BODY_READERS, mistakes);
+}
+
+/// The same where the types say who reads the body, but not to people: what is named as axum's own
+/// extractors are.
+fn check_known_readers(arguments: &[&PatType], mistakes: &mut Mistakes) {
+    const KNOWN: [&str; 7] = [
+        "Bytes",
+        "BytesMut",
+        "Form",
+        "Json",
+        "Multipart",
+        "RawForm",
+        "String",
+    ];
+    check_order(arguments, &KNOWN, mistakes);
+}
+
+fn check_order(arguments: &[&PatType], readers: &[&str], mistakes: &mut Mistakes) {
     let Some((_, before)) = arguments.split_last() else {
         return;
     };
-    for argument in before.iter().filter(|argument| reads_body(&argument.ty)) {
+    for argument in before.iter().filter(|it| is_one_of(&it.ty, readers)) {
         mistakes.at(
             argument,
             "this argument reads the request's body: put it last, so that what stands before it, such as authentication, runs first",
@@ -136,8 +156,13 @@ const BODY_READERS: [&str; 20] = [
     "Yaml",
 ];
 
-/// Whether a type is known to read the body. `Option<Json<T>>` and `Result<Json<T>, E>` do too.
+/// Whether a type is known to read the body.
 pub(super) fn reads_body(ty: &Type) -> bool {
+    is_one_of(ty, &BODY_READERS)
+}
+
+/// By name. `Option<Json<T>>` and `Result<Json<T>, E>` read as `Json<T>` does.
+fn is_one_of(ty: &Type, readers: &[&str]) -> bool {
     let Type::Path(path) = ty else {
         return false;
     };
@@ -145,11 +170,11 @@ pub(super) fn reads_body(ty: &Type) -> bool {
         return false;
     };
     if last.ident != "Option" && last.ident != "Result" {
-        return BODY_READERS.iter().any(|known| last.ident == known);
+        return readers.iter().any(|known| last.ident == known);
     }
     match &last.arguments {
         PathArguments::AngleBracketed(arguments) => match arguments.args.first() {
-            Some(GenericArgument::Type(inner)) => reads_body(inner),
+            Some(GenericArgument::Type(inner)) => is_one_of(inner, readers),
             _ => false,
         },
         _ => false,

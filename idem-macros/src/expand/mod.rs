@@ -12,7 +12,7 @@ mod tonic;
 
 use std::time::Duration;
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Expr, Type};
@@ -144,8 +144,31 @@ fn check_transaction(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
 fn database(source: &Expr, private: &TokenStream) -> TokenStream {
     let place = Place::of(source);
     let path = place.put(quote!(#private::database));
-    let source = place.parenthesize(&borrowed(source));
-    quote!(#path #source)
+    let borrowed = place.parenthesize(&borrowed(source));
+    by_reference(source, &quote!(#path #borrowed), private)
+}
+
+/// A call for what an expression of the user's gives: within a closure that cannot move what the
+/// expression names, so that the error stands where it would. An expression that leaves the
+/// function, or waits, is not in a closure.
+fn by_reference(written: &Expr, call: &TokenStream, private: &TokenStream) -> TokenStream {
+    if leaves_or_waits(&written.to_token_stream()) {
+        return call.clone();
+    }
+    let place = Place::of(written);
+    let path = place.put(quote!(#private::evaluated_by_reference));
+    let closure = place.put(quote!(||));
+    let closure = place.parenthesize(&quote!(#closure #call));
+    quote!(#path #closure)
+}
+
+fn leaves_or_waits(tokens: &TokenStream) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(word) => word == "await" || word == "return",
+        TokenTree::Punct(punct) => punct.as_char() == '?',
+        TokenTree::Group(group) => leaves_or_waits(&group.stream()),
+        TokenTree::Literal(_) => false,
+    })
 }
 
 /// A block that sees `tx`, and gives the transaction back with its value.
@@ -262,7 +285,7 @@ fn key_of(expr: &Expr, private: &TokenStream) -> TokenStream {
     let place = Place::of(expr);
     let path = place.put(quote!(#private::Key::of));
     let value = place.parenthesize(&borrowed(expr));
-    quote!(#path #value)
+    by_reference(expr, &quote!(#path #value), private)
 }
 
 /// A reference to what an expression names. Of a tuple, which would move what it is made of,
@@ -296,32 +319,46 @@ fn engine(args: &Args, private: &TokenStream) -> TokenStream {
         Some(engine) => {
             let place = Place::of(engine);
             let path = place.put(quote!(#private::given_engine));
-            let engine = place.parenthesize(&borrowed(engine));
-            quote!(#path #engine)
+            let borrowed = place.parenthesize(&borrowed(engine));
+            by_reference(engine, &quote!(#path #borrowed), private)
         }
     }
 }
 
+/// A named reference that is a part of the fingerprint.
+struct Part {
+    name: String,
+    place: Place,
+    value: TokenStream,
+    /// What adds it.
+    adder: TokenStream,
+}
+
 /// Fingerprints named references, one call each, so that an error stands at its own value.
-fn fingerprinter(
-    parts: impl Iterator<Item = (String, Place, TokenStream)>,
-    private: &TokenStream,
-) -> TokenStream {
-    let parts = parts.map(|(name, place, value)| {
+fn fingerprinter(parts: impl Iterator<Item = Part>, private: &TokenStream) -> TokenStream {
+    let nothing = quote!(::core::result::Result::Ok(#private::Fingerprinter::new()));
+    parts.fold(nothing, |before, part| {
+        let Part {
+            name, place, value, ..
+        } = part;
         let parts = Ident::new("__idem_parts", Span::mixed_site());
-        let path = place.put(quote!(#private::fingerprint));
+        let adder = place.put(part.adder);
         let arguments = place.parenthesize(&quote!(#parts, #name, #value));
-        quote!(.and_then(|#parts| #path #arguments))
-    });
-    quote!(::core::result::Result::Ok(#private::Fingerprinter::new()) #(#parts)*)
+        let and = place.put(quote!(#private::evaluated_by_reference_and_counted));
+        let closure = place.put(quote!(|#parts|));
+        let both = place.parenthesize(&quote!(#before, #closure #adder #arguments));
+        quote!(#and #both)
+    })
 }
 
 /// Names parts by their position: what counts is what the expressions give.
 fn named_fingerprint(exprs: &[Expr], private: &TokenStream) -> TokenStream {
-    let parts = exprs
-        .iter()
-        .enumerate()
-        .map(|(position, expr)| (position.to_string(), Place::of(expr), borrowed(expr)));
+    let parts = exprs.iter().enumerate().map(|(position, expr)| Part {
+        name: position.to_string(),
+        place: Place::of(expr),
+        value: borrowed(expr),
+        adder: quote!(#private::fingerprint),
+    });
     fingerprinter(parts, private)
 }
 

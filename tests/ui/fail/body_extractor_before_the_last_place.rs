@@ -8,6 +8,15 @@ async fn create(text: String, bytes: axum::body::Bytes) -> String {
     text
 }
 
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn refund(
+    order: Option<axum::Json<u64>>,
+    axum::extract::State(bank): axum::extract::State<String>,
+) -> String {
+    drop(order);
+    bank
+}
+
 fn main() {
     let _: Router = Router::new().route("/", post(create));
 }

@@ -1,5 +1,6 @@
-//! What an attribute declares for the linker is no unsafe code of the user's.
-#![forbid(unsafe_code)]
+//! A crate that forbids warnings and unsafe code: an expansion has neither, nor allows any.
+#![deny(forbidden_lint_groups)]
+#![forbid(warnings, unsafe_code)]
 
 use idem::Error;
 
