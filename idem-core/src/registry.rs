@@ -221,7 +221,10 @@ macro_rules! __register_operation {
             #[cfg_attr(
                 any(
                     target_family = "wasm",
-                    all(target_family = "unix", not(target_vendor = "apple"))
+                    all(
+                        target_family = "unix",
+                        not(any(target_vendor = "apple", target_os = "aix"))
+                    )
                 ),
                 unsafe(link_section = ".init_array")
             )]
