@@ -171,7 +171,7 @@ async fn a_bad_key_is_an_invalid_argument() {
     let missing = client.create(Request::new(order("", 5))).await.unwrap_err();
     assert_eq!(missing.code(), Code::InvalidArgument);
     assert_eq!(reason(&missing), "KEY_MISSING");
-    for malformed in ["\"open", "two words", &"k".repeat(256)] {
+    for malformed in ["\"open", "two words", "one,one", &"k".repeat(256)] {
         let refused = client.create(with_key(malformed, order("", 5))).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);

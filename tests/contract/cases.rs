@@ -12,7 +12,7 @@ macro_rules! all_cases {
             $context;
             refusals {
                 a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing:
-                    "key missing, malformed, or on two lines: 400, nothing claimed",
+                    "key missing, malformed, on two lines or joined in one: 400, nothing claimed",
                 strict_and_uuid_only_are_settings: "strict and UUID-only keys",
                 problems_carry_the_configured_type_and_link: "problem types and documentation link",
                 without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:

@@ -26,7 +26,7 @@ pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_n
 >() {
     let setup = serve::<F>(|engine| engine).await;
     let long = "k".repeat(256);
-    let cases: [(&[&[u8]], &str); 9] = [
+    let cases: [(&[&[u8]], &str); 13] = [
         (&[], "key-missing"),
         (&[b""], "key-invalid"),
         (&[b"\"\""], "key-invalid"),
@@ -36,6 +36,11 @@ pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_n
         (&[b"caf\xe9"], "key-invalid"),
         (&[long.as_bytes()], "key-invalid"),
         (&[b"a", b"a"], "key-invalid"),
+        // The same lines as an intermediary may join them.
+        (&[b"a,a"], "key-invalid"),
+        (&[b"a, a"], "key-invalid"),
+        (&[b"\"a\", \"a\""], "key-invalid"),
+        (&[b"a,"], "key-invalid"),
     ];
     for (keys, kind) in cases {
         let refused = setup.server.send(with_keys(keys)).await;
