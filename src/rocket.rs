@@ -29,8 +29,8 @@
 //! - **Key.** [`IdempotencyKey`] reads the header `Idempotency-Key`; it never fails, so that a
 //!   missing or a malformed key is answered as a problem like everything else that is refused.
 //! - **What counts.** The arguments, of which the key's guard stands for the request's method, path,
-//!   query and content type; and without a `scope`, `Authorization`: another caller with the same
-//!   key is refused, and never gets this one's response. The guards run before the attribute, so
+//!   query and content type; and without a `scope`, host and `Authorization`: another caller with the
+//!   same key is refused, and never gets this one's response. The guards run before the attribute, so
 //!   what authenticates comes first.
 //! - **Reply.** [`IdempotencyKey::reply`] makes any responder a [`Reply`]: its status, headers and
 //!   body are stored, and given back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503
@@ -54,6 +54,7 @@ use std::io::Cursor;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use idem_core::http::RequestIdentity;
 use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
@@ -78,7 +79,7 @@ use crate::function::{
 /// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
 /// query and content type; the quoted and the bare form of a key are one. As the key it says what is
 /// asked for and who asks: method, path and query, and without a `scope` a digest of
-/// `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
+/// host and `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
 #[derive(Clone)]
 pub struct IdempotencyKey<'r> {
     head: Head,
@@ -106,7 +107,14 @@ impl<'r> IdempotencyKey<'r> {
     /// }
     /// ```
     pub fn in_header(name: &str, request: &'r Request<'_>) -> Self {
-        let headers = headers(request.headers());
+        let mut headers = headers(request.headers());
+        // HTTP/2 has it in the request's target, of which Rocket keeps the path and the query.
+        if let Some(host) = request.host()
+            && !headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::try_from(host.to_string())
+        {
+            headers.insert(HOST, host);
+        }
         let engine = request.rocket().state::<Engine>();
         let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
         let uri = Uri::try_from(request.uri().to_string()).unwrap_or_default();

@@ -117,8 +117,8 @@ impl IdempotencyLayer {
     }
 
     /// The principal inside which keys are unique: from the request's head, where a layer around
-    /// this one has left it. `None` is no scope: the `Authorization` header then takes part in the
-    /// fingerprint, as it does where this is not called.
+    /// this one has left it. `None` is no scope: host and `Authorization` header then take part in the
+    /// fingerprint, as they do where this is not called.
     pub fn scope<K: KeyPart>(self, scope: impl Fn(&Parts) -> K + Send + Sync + 'static) -> Self {
         let scope: FromHead<_> = Arc::new(move |head| Key::of(&scope(head)));
         self.set(|settings| settings.scope = Some(scope))

@@ -36,8 +36,8 @@
 //! - **Key.** [`key`] never rejects, so that a missing or a malformed key is answered as a problem
 //!   like everything else that is refused. [`header`] reads it from another header.
 //! - **What counts.** The arguments, of which the key stands for the request's method, path, query
-//!   and content type; and without a `scope`, `Authorization`: another caller with the same key is
-//!   refused, and never gets this one's response. Filters run before the function, so what
+//!   and content type; and without a `scope`, host and `Authorization`: another caller with the same
+//!   key is refused, and never gets this one's response. Filters run before the function, so what
 //!   authenticates comes first.
 //! - **Reply.** [`Reply::of`] takes any reply: its status, headers and body are stored, and given
 //!   back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503 free the key. A rejection is
@@ -58,6 +58,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body as _;
 use idem_core::http::{Problem, RequestIdentity};
@@ -82,24 +83,33 @@ pub fn header(
     name: &'static str,
 ) -> impl Filter<Extract = (IdempotencyKey,), Error = Infallible> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    // One that warp rejects, such as a host in the target and another in the header, counts by its
+    // header.
+    let authority = warp::host::optional().or(warp::any().map(|| None)).unify();
     warp::method()
+        .and(authority)
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<Engine>())
         .map(
             move |method: Method,
+                  authority: Option<Authority>,
                   path: FullPath,
                   query: String,
                   headers: HeaderMap,
                   engine: Option<Engine>| {
-                let uri = match &*query {
-                    "" => Uri::try_from(path.as_str()),
-                    query => Uri::try_from(format!("{}?{query}", path.as_str())),
+                let target = match &*query {
+                    "" => path.as_str().to_owned(),
+                    query => format!("{}?{query}", path.as_str()),
                 };
+                let mut uri = Uri::builder().path_and_query(target);
+                if let Some(authority) = authority {
+                    uri = uri.scheme(Scheme::HTTP).authority(authority);
+                }
                 let identity = RequestIdentity {
                     method: &method,
-                    uri: &uri.unwrap_or_default(),
+                    uri: &uri.build().unwrap_or_default(),
                     headers: &headers,
                 };
                 IdempotencyKey(Head::of(identity, name, engine.as_ref()))
@@ -112,7 +122,7 @@ pub fn header(
 /// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
 /// query and content type; the quoted and the bare form of a key are one. As the key it says what is
 /// asked for and who asks: method, path and query, and without a `scope` a digest of
-/// `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
+/// host and `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
 #[derive(Clone)]
 pub struct IdempotencyKey(Head);
 

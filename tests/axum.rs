@@ -3,17 +3,21 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequest, State};
 use axum::routing::post as route;
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use idem::Engine;
 use idem::axum::idempotent;
 use idem::conformance::faults::{FaultyStore, Method};
 use idem::http::HttpSettings;
 use idem::stores::memory::MemoryStore;
+use idem::{
+    Change, Claim, Engine, EngineBuilder, Fingerprinter, Key, OnCrash, Outcome, RecordId, Store,
+    Token,
+};
 use serde::Deserialize;
 use support::{Server, Works, is_replay, post, problem};
 
@@ -184,5 +188,46 @@ async fn without_an_engine_nothing_runs() {
     let refused = server.send(post("/charges", "a", order(1))).await;
     assert_eq!(refused.status(), 500);
     assert_eq!(problem(&refused), "misconfigured");
+    assert_eq!(works.executed(), 0);
+}
+
+#[idempotent(name = "tests.upgraded", key = header("Idempotency-Key"), ttl = "24h")]
+async fn upgraded(State(works): State<Works>, body: String) -> String {
+    format!("{}: {body}", works.execute())
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_know_its_host_is_refused_and_not_run() {
+    let store = Arc::new(MemoryStore::new());
+    // As version 1 of the fingerprint had it.
+    let mut request = Fingerprinter::new();
+    request.bytes("method", b"POST");
+    request.bytes("path", b"/");
+    request.bytes("query", b"");
+    request.bytes("content-type", b"application/json");
+    request.bytes("body", b"x");
+    let claim = Claim {
+        id: RecordId::derive("", "tests.upgraded", None, &Key::of("a").unwrap()),
+        token: Token::random(),
+        fingerprint: request.finish(),
+        lease: Duration::from_secs(30),
+        retention: Duration::from_secs(60),
+        on_crash: OnCrash::Rerun,
+        ask_retention: false,
+    };
+    store.claim(&claim).await.unwrap();
+    let outcome = Outcome::Response(Bytes::new()).encode();
+    let stored = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    assert_eq!(stored.await.unwrap(), Change::Applied);
+
+    let works = Works::default();
+    let router = Router::new()
+        .route("/", route(upgraded))
+        .layer(Extension(EngineBuilder::over(store).build()))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    let refused = server.send(post("/", "a", "x")).await;
+    assert_eq!(refused.status(), 422);
+    assert_eq!(problem(&refused), "mismatch");
     assert_eq!(works.executed(), 0);
 }

@@ -212,6 +212,22 @@ async fn another_message_or_another_caller_is_a_mismatch() {
 }
 
 #[tokio::test]
+async fn without_a_scope_another_host_never_gets_the_answer() {
+    let shop = Shop::open();
+    let acme = shop.serve().await.at_host("acme.example.com").await;
+    let umbrella = acme.at_host("umbrella.example.com").await;
+    let request = || with_key("k", order("", 5));
+    let first = acme.create(request()).await.unwrap();
+    let refused = umbrella.create(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(reason(&refused), "MISMATCH");
+    let same = acme.at_host("ACME.example.com:80").await;
+    let replay = same.create(request()).await.unwrap();
+    assert_eq!(replay.get_ref(), first.get_ref());
+    assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
 async fn a_duplicate_in_flight_is_told_to_come_back() {
     let shop = Shop::open();
     let client = shop.serve().await;

@@ -63,6 +63,8 @@ macro_rules! all_cases {
                 a_nested_routers_prefix_counts: "a nested router's prefix counts",
                 without_a_scope_a_caller_never_gets_anothers_answer:
                     "without `scope`, another `Authorization` gets no replay",
+                without_a_scope_another_host_never_gets_the_answer:
+                    "without `scope`, another host gets no replay",
                 within_a_scope_each_tenant_has_its_own_keys_and_may_rotate_its_token:
                     "`scope`: keys of its own for each tenant",
                 two_operations_never_share_a_record: "two operations share no record",

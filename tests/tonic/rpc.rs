@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -103,6 +104,7 @@ impl Drop for Leaving {
     }
 }
 
+/// A server behind the layer that knows its host.
 pub(crate) async fn serve(service: impl Charges) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -111,17 +113,25 @@ pub(crate) async fn serve(service: impl Charges) -> Client {
         service: Arc::new(service),
         left: Arc::clone(&left),
     };
-    let router = tonic::transport::Server::builder().add_service(server);
+    let mut builder = tonic::transport::Server::builder().layer(idem::tonic::HostLayer);
+    let router = builder.add_service(server);
     tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
     Client {
-        channel: channel.connect().await.unwrap(),
+        channel: connect(address, "localhost").await,
+        address,
         left,
     }
 }
 
+async fn connect(address: SocketAddr, host: &str) -> Channel {
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.origin(format!("http://{host}").parse().unwrap());
+    channel.connect().await.unwrap()
+}
+
 pub(crate) struct Client {
     channel: Channel,
+    address: SocketAddr,
     left: Arc<Notify>,
 }
 
@@ -134,6 +144,15 @@ impl Client {
 
     pub(crate) fn other(&self, request: Request<NewCharge>) -> Called {
         self.call("/shop.Charges/Other", request)
+    }
+
+    /// The same server under another name.
+    pub(crate) async fn at_host(&self, host: &str) -> Self {
+        Self {
+            channel: connect(self.address, host).await,
+            address: self.address,
+            left: Arc::clone(&self.left),
+        }
     }
 
     /// Resolves when the server has let go of a request, where none was answered before.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, Method, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -12,12 +12,13 @@ use super::{Problem, ProblemKind};
 use crate::fingerprint::{Fingerprint, Fingerprinter};
 
 /// What must be equal on a retry, unless the operation says otherwise: method, path, query,
-/// content type and the body's bytes.
+/// content type and the body's bytes; and without a scope, host and `Authorization`.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestIdentity<'a> {
     /// The request's method.
     pub method: &'a Method,
-    /// The whole path and query, before a router has taken a prefix away.
+    /// The request's target as the client sent it, before a router has taken a prefix away. Its
+    /// authority, which HTTP/2 has there, goes before the `Host` header.
     pub uri: &'a Uri,
     /// The request's headers.
     pub headers: &'a HeaderMap,
@@ -26,7 +27,7 @@ pub struct RequestIdentity<'a> {
 impl RequestIdentity<'_> {
     /// The fingerprint of the request with this body.
     ///
-    /// Without a scope, the `Authorization` header takes part, so that the answer to one caller
+    /// Without a scope, [who asks](Self::count_caller) takes part, so that the answer to one caller
     /// is never replayed to another.
     pub fn fingerprint(&self, has_scope: bool, body: &[u8]) -> Fingerprint {
         let mut fingerprinter = Fingerprinter::new();
@@ -36,7 +37,7 @@ impl RequestIdentity<'_> {
     }
 
     /// The fingerprint of the request with parts that the operation names itself, in place of
-    /// content type and body.
+    /// content type and body. [Who asks](Self::count_caller) is added unless there is a scope.
     pub fn fingerprint_of(&self, has_scope: bool, mut parts: Fingerprinter) -> Fingerprint {
         self.target(&mut parts);
         self.finish(parts, has_scope, None)
@@ -69,7 +70,7 @@ impl RequestIdentity<'_> {
         body: Option<&[u8]>,
     ) -> Fingerprint {
         if !has_scope {
-            self.lines(&mut fingerprinter, "authorization", &AUTHORIZATION);
+            self.count_caller(&mut fingerprinter);
         }
         if let Some(body) = body {
             fingerprinter.bytes("body", body);
@@ -77,11 +78,45 @@ impl RequestIdentity<'_> {
         fingerprinter.finish()
     }
 
+    /// Adds who asks, as far as HTTP knows it: the host that the request was sent to, which is
+    /// where many APIs have their tenants, and the `Authorization` header.
+    ///
+    /// The host is the authority of the URI, else the `Host` header: in lower case, and without a
+    /// port 80 or 443.
+    pub fn count_caller(&self, fingerprinter: &mut Fingerprinter) {
+        fingerprinter.with_caller();
+        match self.uri.authority() {
+            Some(authority) => {
+                fingerprinter.bytes("host", &normal_host(authority.as_str().as_bytes()));
+            }
+            None => {
+                for line in self.headers.get_all(HOST) {
+                    fingerprinter.bytes("host", &normal_host(line.as_bytes()));
+                }
+            }
+        }
+        self.lines(fingerprinter, "authorization", &AUTHORIZATION);
+    }
+
     fn lines(&self, fingerprinter: &mut Fingerprinter, name: &str, header: &http::HeaderName) {
         for line in self.headers.get_all(header) {
             fingerprinter.bytes(name, line.as_bytes());
         }
     }
+}
+
+/// An authority in its one spelling (RFC 9110 §4.2.3): without userinfo, in lower case, and without
+/// a port that a client may leave out. Which of the two it is is not known: HTTP/1.1 sends no scheme.
+fn normal_host(authority: &[u8]) -> Vec<u8> {
+    let host = match authority.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => &authority[at + 1..],
+        None => authority,
+    };
+    let host = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if matches!(&host[colon..], b":" | b":80" | b":443") => &host[..colon],
+        _ => host,
+    };
+    host.to_ascii_lowercase()
 }
 
 /// Why a request's body was not taken. Nothing was claimed.
@@ -195,6 +230,86 @@ mod tests {
         );
         assert_eq!(fingerprint(&first, true), fingerprint(&rotated, true));
         assert_ne!(fingerprint(&first, false), fingerprint(&rotated, false));
+    }
+
+    fn hex(fingerprint: Fingerprint) -> String {
+        let bytes = fingerprint.to_bytes();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_algorithm_of_requests_never_changes() {
+        // A change of a value makes every retry across a deploy a mismatch: it needs a version.
+        let request = base().header(HOST, "acme.example.com").body("{}").unwrap();
+        assert_eq!(
+            hex(fingerprint(&request, true)),
+            "01e13575a6c4d3865f2bc3527017a885e7f35fc12b1e366a8e0c305dd1b6e03f7b"
+        );
+        assert_eq!(
+            hex(fingerprint(&request, false)),
+            "025a4c48a66ee4e3284a7e1a345c8cd54f45d11711426827074824b8eb3deeaae1"
+        );
+    }
+
+    #[test]
+    fn without_a_scope_the_host_counts_in_one_spelling() {
+        let at = |uri: &str, host: &str| {
+            let request = Request::post(uri).header(HOST, host).body("{}").unwrap();
+            (fingerprint(&request, false), fingerprint(&request, true))
+        };
+        let (first, within_a_scope) = at("/charges", "acme.example.com");
+        for (uri, host) in [
+            ("/charges", "ACME.Example.com"),
+            ("/charges", "acme.example.com:80"),
+            ("/charges", "acme.example.com:443"),
+            ("/charges", "acme.example.com:"),
+            // As HTTP/2 has it, and HTTP/1.1 to a proxy: the header does not count.
+            ("https://acme.example.com/charges", "umbrella.example.com"),
+            (
+                "https://ACME.example.com:443/charges",
+                "acme.example.com:8443",
+            ),
+            ("http://user@acme.example.com/charges", ""),
+        ] {
+            assert_eq!(at(uri, host), (first, within_a_scope), "{uri} {host}");
+        }
+        for (uri, host) in [
+            ("/charges", "umbrella.example.com"),
+            ("/charges", "acme.example.com:8080"),
+            ("/charges", "acme.example.com:4430"),
+            ("/charges", "acme.example.com."),
+            ("/charges", ""),
+            ("https://umbrella.example.com/charges", "acme.example.com"),
+        ] {
+            let (other, scoped) = at(uri, host);
+            assert_ne!(other, first, "{uri} {host}");
+            assert_eq!(scoped, within_a_scope);
+        }
+        let ipv6 = at("/charges", "[::1]:80").0;
+        assert_eq!(ipv6, at("/charges", "[::1]").0);
+        assert_ne!(ipv6, at("/charges", "[::80]").0);
+        // None at all, and two lines, are others as well.
+        let none = Request::post("/charges").body("{}").unwrap();
+        assert_ne!(fingerprint(&none, false), at("/charges", "").0);
+        let two = Request::post("/charges").header(HOST, "acme.example.com");
+        let two = two.header(HOST, "umbrella.example.com").body("{}").unwrap();
+        assert_ne!(fingerprint(&two, false), first);
+    }
+
+    #[test]
+    fn a_record_without_the_host_in_it_is_of_another_version() {
+        let request = base().body("{}").unwrap();
+        assert_eq!(fingerprint(&request, true).to_bytes()[0], 1);
+        assert_eq!(fingerprint(&request, false).to_bytes()[0], 2);
+        // What version 1 made of it.
+        let mut before = Fingerprinter::new();
+        before.bytes("method", b"POST");
+        before.bytes("path", b"/charges");
+        before.bytes("query", b"dry=1");
+        before.bytes("content-type", b"application/json");
+        before.bytes("authorization", b"Bearer a");
+        before.bytes("body", b"{}");
+        assert_ne!(fingerprint(&request, false), before.finish());
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use idem::{Operation, Verdict};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::{Server, Works, is_replay, post, problem};
+use crate::support::{HOST, Server, Works, is_replay, post, problem};
 use crate::{Framework, Setup, serve};
 
 /// 64 equal requests, all sent before the one that runs is let go.
@@ -78,7 +78,7 @@ async fn hang_up<F: Framework>(server: Server, works: &Works, path: &str, key: O
     let mut stream = TcpStream::connect(server.0).await.unwrap();
     let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
     let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: a\r\n{key}content-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: {HOST}\r\n{key}content-type: application/json\r\n\
          content-length: 2\r\n\r\n{{}}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
