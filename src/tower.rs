@@ -3,21 +3,34 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use axum::Router;
-//! use axum::routing::post;
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
 //! use idem::tower::IdempotencyLayer;
+//! use tower::ServiceBuilder;
 //!
-//! # fn example(engine: idem::Engine) -> Router {
-//! let idempotent = IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
+//! # fn example(engine: idem::Engine) {
+//! let idempotent = IdempotencyLayer::new("charges", Duration::from_secs(24 * 60 * 60))
 //!     .engine(engine)
 //!     .scope(|request| request.extensions.get::<Tenant>().map(|tenant| tenant.0));
 //!
-//! Router::new()
-//!     .route("/charges", post(|| async { "charged" }))
-//!     .layer(idempotent)
+//! let service = ServiceBuilder::new().layer(idempotent).service_fn(charge);
+//! # fn is_service<S: tower::Service<Request<Full<Bytes>>>>(_: S) {}
+//! # is_service(service);
+//! # }
+//! # async fn charge(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+//! #     Ok(Response::new("charged".into()))
 //! # }
 //! # #[derive(Clone)] struct Tenant(u64);
 //! ```
+//!
+//! Under axum's router use `idem::axum::layer`: it makes each route an operation, and knows the path
+//! before a nested router took its prefix away. This one takes each request's target as it finds it:
+//! within two nested routers `/charges` and `/refunds`, both are `/` to it, and a key that is used at
+//! both is answered with what the first one did, unless [`original_uri`] says more or each has an
+//! operation name of its own.
+//!
+//! [`original_uri`]: IdempotencyLayer::original_uri
 //!
 //! It says the same words as the attribute and writes the same records, so that one operation may
 //! move from one to the other, given the same operation name; a handler with the attribute and the
@@ -42,7 +55,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use idem_core::http::{
     BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
@@ -64,31 +77,61 @@ pub struct IdempotencyLayer {
 
 type FromHead<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
 
+type OriginalUri = dyn Fn(&Parts) -> &Uri + Send + Sync;
+
+/// An operation name.
+#[derive(Clone)]
+enum Name {
+    OfAll(Cow<'static, str>),
+    OfEach(FromHead<Cow<'static, str>>),
+}
+
 #[derive(Clone)]
 struct Settings {
     engine: Option<Engine>,
     methods: Vec<Method>,
     key: HeaderName,
     scope: Option<FromHead<Result<Key, KeyError>>>,
-    operation: FromHead<Cow<'static, str>>,
+    name: Name,
+    original_uri: Option<Arc<OriginalUri>>,
     policy: Policy,
     release: Cow<'static, [u16]>,
     required: bool,
 }
 
 impl IdempotencyLayer {
-    /// The operation name of all requests, unless [`operation`](Self::operation) says another.
-    pub const OPERATION: &'static str = "idem::tower";
+    /// A layer that makes all requests one operation of this name, so that a key that is used for
+    /// two paths or methods is a mismatch. Finished records are kept for `ttl`; everything else is at
+    /// its default.
+    ///
+    /// The name is a part of every record's identity: two layers share one only where they protect
+    /// the same requests.
+    pub fn new(name: impl Into<Cow<'static, str>>, ttl: Duration) -> Self {
+        Self::named(Name::OfAll(name.into()), ttl)
+    }
 
-    /// A layer that keeps finished records for `ttl`, and everything else at its default.
-    pub fn new(ttl: Duration) -> Self {
+    /// A layer that finds the operation name of each request in its head, such as the route that a
+    /// router has matched: each name has keys of its own.
+    ///
+    /// A name is a part of every record's identity and a label in metrics: never derive it from the
+    /// path that a client sends.
+    pub fn named_by<N: Into<Cow<'static, str>>>(
+        name: impl Fn(&Parts) -> N + Send + Sync + 'static,
+        ttl: Duration,
+    ) -> Self {
+        let name: FromHead<_> = Arc::new(move |head| name(head).into());
+        Self::named(Name::OfEach(name), ttl)
+    }
+
+    fn named(name: Name, ttl: Duration) -> Self {
         Self {
             settings: Arc::new(Settings {
                 engine: None,
                 methods: vec![Method::POST, Method::PATCH],
                 key: HeaderName::from_static("idempotency-key"),
                 scope: None,
-                operation: Arc::new(|_| Cow::Borrowed(Self::OPERATION)),
+                name,
+                original_uri: None,
                 policy: Policy::new(ttl),
                 release: Cow::Borrowed(DEFAULT_RELEASE),
                 required: true,
@@ -124,19 +167,25 @@ impl IdempotencyLayer {
         self.set(|settings| settings.scope = Some(scope))
     }
 
-    /// The operation name of a request; [`IdempotencyLayer::OPERATION`] for all of them unless
-    /// given, so that a key that is used for two routes or methods is a mismatch. Under axum's
-    /// router `.operation(idem::axum::matched_route)` makes each route and method an operation, with
-    /// keys of its own.
-    ///
-    /// A name is part of every record's identity and a label in metrics: never derive it from the
-    /// path that a client sends.
-    pub fn operation<N: Into<Cow<'static, str>>>(
+    /// One operation name for all requests, in the place of the one before: a handler with the
+    /// attribute and this `name` runs within the layer's attempt.
+    pub fn name(self, name: impl Into<Cow<'static, str>>) -> Self {
+        let name = Name::OfAll(name.into());
+        self.set(|settings| settings.name = name)
+    }
+
+    /// Where a request's target stands as the client sent it; in the head unless given. For routers
+    /// that take a prefix away before this layer sees the request.
+    pub fn original_uri(
         self,
-        operation: impl Fn(&Parts) -> N + Send + Sync + 'static,
+        original_uri: impl Fn(&Parts) -> &Uri + Send + Sync + 'static,
     ) -> Self {
-        let operation: FromHead<_> = Arc::new(move |head| operation(head).into());
-        self.set(|settings| settings.operation = operation)
+        self.set(|settings| settings.original_uri = Some(Arc::new(original_uri)))
+    }
+
+    /// How long finished records are kept, in the place of what was given first.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.set(|settings| settings.policy = settings.policy.ttl(ttl))
     }
 
     /// See [`Policy::lease`].
@@ -250,6 +299,9 @@ where
                 return admitted.run_detached(respond).await;
             }
             let captured = Captured::<B>::of(request);
+            let original_uri = settings.original_uri.as_ref();
+            let original_uri = original_uri.map(|of| of(captured.head()).clone());
+            let captured = captured.sent_to(original_uri);
             let plan = settings.plan(captured.head());
             let admitted = match captured.admit(plan).await {
                 Ok(admitted) => admitted,
@@ -279,7 +331,10 @@ impl Settings {
         let key = parse_key(head.headers.get_all(&self.key), accepted);
         Plan {
             engine,
-            name: Ok((self.operation)(head)),
+            name: Ok(match &self.name {
+                Name::OfAll(name) => name.clone(),
+                Name::OfEach(name) => name(head),
+            }),
             policy: self.policy,
             key: KeySource::Value(key.and_then(|key| Key::of(&key))),
             scope: self.scope.as_ref().map(|scope| scope(head)),

@@ -5,7 +5,7 @@ mod support;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::routing::{get, post as route};
 use axum::{Extension, Router};
 use bytes::Bytes;
@@ -35,9 +35,7 @@ async fn annotated(State(works): State<Works>, body: String) -> String {
 }
 
 fn moving(engine: &Engine) -> IdempotencyLayer {
-    IdempotencyLayer::new(DAY)
-        .engine(engine.clone())
-        .operation(|_| "moving")
+    idem::axum::layer(DAY).engine(engine.clone()).name("moving")
 }
 
 #[tokio::test]
@@ -100,7 +98,7 @@ async fn a_handler_of_the_same_operation_runs_within_the_layers_attempt() {
 async fn only_the_given_methods_are_protected_under_the_given_header() {
     let engine = Engine::new(MemoryStore::new());
     let works = Works::default();
-    let layer = IdempotencyLayer::new(DAY)
+    let layer = IdempotencyLayer::new("tests", DAY)
         .engine(engine)
         .methods([http::Method::PUT])
         .key(HeaderName::from_static("x-request-key"));
@@ -140,7 +138,7 @@ async fn without_a_route_two_paths_under_a_key_are_a_mismatch() {
         let number = counted.execute().to_string();
         async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(number)))) }
     });
-    let layer = IdempotencyLayer::new(DAY).engine(Engine::new(MemoryStore::new()));
+    let layer = IdempotencyLayer::new("tests", DAY).engine(Engine::new(MemoryStore::new()));
     let service = layer.layer(service);
     let send = async |path: &str| {
         let request = Request::post(path).header("idempotency-key", "a");
@@ -171,7 +169,7 @@ async fn an_error_is_no_response_and_the_next_attempt_follows_the_crash_rule() {
         }
     });
     let engine = Engine::new(MemoryStore::new());
-    let layer = IdempotencyLayer::new(DAY).engine(engine.clone());
+    let layer = IdempotencyLayer::new("tests", DAY).engine(engine.clone());
     let mut service = layer.layer(service);
     let mut send = async || {
         let request = Request::post("/").header("idempotency-key", "a");
@@ -193,9 +191,8 @@ async fn an_error_is_no_response_and_the_next_attempt_follows_the_crash_rule() {
         always.execute();
         async { Err::<Response<Full<Bytes>>, _>(Lost) }
     });
-    let layer = IdempotencyLayer::new(DAY)
+    let layer = IdempotencyLayer::new("refusing", DAY)
         .engine(engine)
-        .operation(|_| "refusing")
         .on_crash(idem::OnCrash::Refuse);
     let service = layer.layer(service);
     let request = || {
@@ -231,8 +228,8 @@ async fn a_body_that_calls_its_own_operation_under_its_own_key_is_refused() {
             .route("/", route(calls_itself))
             .layer(Extension(engine.clone()));
         if layered {
-            let layer = IdempotencyLayer::new(DAY).engine(engine);
-            router = router.layer(layer.operation(|_| "calls itself"));
+            let layer = idem::axum::layer(DAY).name("calls itself");
+            router = router.layer(layer.engine(engine));
         }
         let router = router.with_state(looping.clone());
         looping.1.set(router.clone()).unwrap();
@@ -274,7 +271,7 @@ async fn an_attempt_elsewhere_of_an_operation_within_is_no_final_answer() {
         .route("/", route(inner))
         .layer(Extension(engine.clone()))
         .with_state(works.clone());
-    let layer = IdempotencyLayer::new(DAY).engine(engine.clone());
+    let layer = idem::axum::layer(DAY).engine(engine.clone());
     let layered = direct.clone().layer(layer);
     let (direct, layered) = (Server::start(direct).await, Server::start(layered).await);
     let running = tokio::spawn(direct.send(post("/", "a", "x")));
@@ -287,4 +284,109 @@ async fn an_attempt_elsewhere_of_an_operation_within_is_no_final_answer() {
     let answer = layered.send(post("/", "a", "x")).await;
     assert_eq!(answer.body(), "1");
     assert_eq!(works.executed(), 1);
+}
+
+/// One layer, inside of two routers that take their prefixes away.
+fn nested(layer: &IdempotencyLayer, works: &Works) -> Router {
+    let inside = || {
+        Router::new()
+            .route("/", route(plain))
+            .layer(layer.clone())
+            .with_state(works.clone())
+    };
+    Router::new()
+        .nest("/charges", inside())
+        .nest("/refunds", inside())
+}
+
+#[tokio::test]
+async fn one_layer_inside_two_nested_routers_never_confuses_them() {
+    let engine = Engine::new(MemoryStore::new());
+    let routed = idem::axum::layer(DAY).engine(engine.clone());
+    let works = Works::default();
+    let server = Server::start(nested(&routed, &works)).await;
+    for again in [false, true] {
+        for (number, path) in [(1, "/charges"), (2, "/refunds")] {
+            let response = server.send(post(path, "a", "x")).await;
+            assert_eq!(is_replay(&response), again);
+            assert_eq!(response.body(), &format!("{number}: x"));
+        }
+    }
+
+    // As one operation: with axum's own layer, and with any that is told where the path is.
+    for layer in [
+        routed.name("payments"),
+        IdempotencyLayer::new("payments of any service", DAY)
+            .engine(engine.clone())
+            .original_uri(|head| {
+                let original = head.extensions.get::<OriginalUri>();
+                original.map_or(&head.uri, |original| &original.0)
+            }),
+    ] {
+        let works = Works::default();
+        let server = Server::start(nested(&layer, &works)).await;
+        let charged = server.send(post("/charges", "a", "x")).await;
+        assert_eq!(charged.status(), 200);
+        let refused = server.send(post("/refunds", "a", "x")).await;
+        assert_eq!(problem(&refused), "mismatch");
+        assert!(is_replay(&server.send(post("/charges", "a", "x")).await));
+        assert_eq!(works.executed(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_layer_names_operations_by_the_requests_head() {
+    let engine = Engine::new(MemoryStore::new());
+    let works = Works::default();
+    let by_version = |head: &http::request::Parts| match head.headers.get("api-version") {
+        Some(version) if version == "2" => "charges.2",
+        _ => "charges.1",
+    };
+    let layer = IdempotencyLayer::named_by(by_version, DAY).engine(engine);
+    let router = Router::new()
+        .route("/", route(plain))
+        .layer(layer)
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    for (version, number) in [("1", 1), ("2", 2), ("1", 1), ("2", 2)] {
+        let mut request = post("/", "a", "x");
+        let version = version.parse().unwrap();
+        request.headers_mut().insert("api-version", version);
+        let response = server.send(request).await;
+        assert_eq!(response.body(), &format!("{number}: x"));
+    }
+}
+
+#[tokio::test]
+async fn a_layer_keeps_records_for_the_ttl_that_was_given_last() {
+    let store = Arc::new(MemoryStore::new());
+    let engine = idem::EngineBuilder::over(Arc::clone(&store) as _).build();
+    let layer = moving(&engine).ttl(Duration::from_secs(7));
+    let router = Router::new()
+        .route("/", route(plain))
+        .layer(layer)
+        .with_state(Works::default());
+    let server = Server::start(router).await;
+    server.send(post("/", "a", "x")).await;
+    let claim = idem::Claim {
+        id: idem::RecordId::derive("", "moving", None, &idem::Key::of("a").unwrap()),
+        token: idem::Token::random(),
+        fingerprint: idem::Fingerprint::of("unknown").unwrap(),
+        lease: DAY,
+        retention: DAY,
+        on_crash: idem::OnCrash::Refuse,
+        ask_retention: true,
+    };
+    let found = idem::Store::inspect(&*store, &claim.id).await.unwrap();
+    let fingerprint = found.unwrap().fingerprint;
+    let claim = idem::Claim {
+        fingerprint,
+        ..claim
+    };
+    match idem::Store::claim(&*store, &claim).await.unwrap() {
+        idem::Claimed::Finished { retention_left, .. } => {
+            assert!(retention_left.unwrap() <= Duration::from_secs(7));
+        }
+        other => panic!("{other:?}"),
+    }
 }

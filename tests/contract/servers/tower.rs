@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use http::StatusCode;
-use idem::tower::IdempotencyLayer;
 use idem::{InFlight, OnCrash};
 use tokio::net::TcpListener;
 
@@ -34,13 +33,10 @@ impl Framework for Tower {
     ];
 
     async fn start(app: App) -> SocketAddr {
-        let layer = || {
-            IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
-                .operation(idem::axum::matched_route)
-        };
+        let layer = || idem::axum::layer(Duration::from_secs(24 * 60 * 60));
         let wait = InFlight::Wait(Duration::from_secs(5));
         let versions = Router::new().route("/echo", post(echo));
-        let named = |name: &'static str| layer().operation(move |_| name);
+        let named = |name: &'static str| layer().name(name);
         let router = Router::new()
             .route("/charges", post(charge))
             .route("/refunds", post(echo))
