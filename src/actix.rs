@@ -19,7 +19,9 @@
 //! before the claim, with the body that was read. An argument that reads the body goes last.
 //!
 //! The handler runs on a task of its own on the same worker, so it need not be `Send`; a client
-//! that hangs up does not stop it. It must be called within actix's runtime, also in tests:
+//! that hangs up does not stop it. One that resets its connection while its request still waits for
+//! another's attempt ends that; a connection closed in order is half open to actix, unless
+//! `HttpServer::h1_allow_half_closed(false)` says otherwise. It must be called within actix's runtime, also in tests:
 //! `#[actix_web::test]`.
 //!
 //! The engine is the request's extension or `app_data` of type [`Engine`](crate::Engine) (plain or

@@ -22,7 +22,7 @@ use idem_core::http::{
 use tracing::Instrument;
 
 use idem_core::{
-    Begun, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
+    Begun, Caller, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
     FingerprintError, Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome,
     Transactional, Unprotected, Verdict, Writes,
 };
@@ -76,6 +76,10 @@ pub(crate) async fn admit(
     let release = plan.release.clone();
     let identified = identify(plan, request)?;
     if !required && identified.key == Err(KeyError::Missing) {
+        if !Caller::begin() {
+            // Nobody is told.
+            return Err(Response::new(Bytes::new()));
+        }
         return Ok(Admitted {
             permit: Permit::Unprotected(identified.operation.unprotected()),
             #[cfg(feature = "tower")]

@@ -38,7 +38,8 @@
 //!   is registered for it, and what the catcher answers is stored. What Rocket and its fairings add
 //!   to a response after that, cookies of the jar among it, is not.
 //! - **Hang-ups.** Rocket serves every request on a task of its own, which goes on when the client
-//!   has gone.
+//!   has gone, and says so to nobody. One that waits (`in_flight = "wait 5s"`) waits on, and runs if
+//!   the one before it has freed the key: let it wait for seconds, not for as long as it takes.
 //! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The guard reads the key by the

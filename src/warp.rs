@@ -43,8 +43,8 @@
 //!   back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503 free the key. A rejection is
 //!   made of no response that could be stored: answer errors with replies.
 //! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
-//! - **Hang-ups.** warp drops a function with its client's connection. In [`detached`] it goes on,
-//!   and its outcome is stored.
+//! - **Hang-ups.** warp drops a function with its client's connection. In [`detached`] a body that
+//!   has begun goes on, and its outcome is stored.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The filters read the key by the
 //! settings of an [`Engine`] among the request's extensions, else of the installed one.
@@ -155,7 +155,8 @@ impl fmt::Debug for IdempotencyKey {
 }
 
 /// Runs an idempotent function on a task of its own, at once: a client that hangs up does not stop
-/// it, and any panic is answered with 500, where warp would close the connection.
+/// its body, and any panic is answered with 500, where warp would close the connection. A call that
+/// still waits for another's attempt when its client hangs up ends, and does not run.
 pub fn detached<F>(function: F) -> impl Future<Output = warp::reply::Response> + Send + use<F>
 where
     F: Future<Output: warp::Reply> + Send + 'static,

@@ -80,13 +80,17 @@ impl rpc::Charges for Shop {
 
     /// Its key is in the message, its request taken apart, and another code frees it.
     #[idempotent(
-        key = message.get_ref().note, scope = message.get_ref().amount, ttl = "24h", release(NOT_FOUND),
+        key = message.get_ref().note, scope = message.get_ref().amount, ttl = "24h",
+        in_flight = "wait 60s", release(NOT_FOUND),
         engine = self.engine, name = "tests.tonic.other"
     )]
     async fn other(
         self: Arc<Self>,
         message: Request<NewCharge>,
     ) -> Result<Response<Charge>, Status> {
+        if message.get_ref().note == "stop" {
+            self.works.stop_here().await;
+        }
         self.works.execute();
         match message.get_ref().amount {
             0 => Err(Status::not_found("not here")),
@@ -294,12 +298,37 @@ async fn a_body_goes_on_when_its_client_has_gone() {
     shop.works.started().await;
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
-    client.gone().await;
+    client.left(1).await;
     shop.works.let_go();
     shop.engine.idle().await;
     let replay = client.create(request()).await.unwrap();
     assert!(replay.metadata().contains_key("idempotent-replayed"));
     assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_waiting_never_runs() {
+    let shop = Shop::open();
+    let client = shop.serve().await;
+    // It frees its key: whoever waits for it would run next.
+    let call = || client.other(Request::new(order("stop", 0)));
+    let first = tokio::spawn(call());
+    shop.works.started().await;
+    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(call())).collect();
+    client.arrived(21).await;
+    for waiter in waiters {
+        waiter.abort();
+        assert!(waiter.await.unwrap_err().is_cancelled());
+    }
+    client.left(20).await;
+    for _ in 0..21 {
+        shop.works.let_go();
+    }
+    let freed = first.await.unwrap().unwrap_err();
+    assert_eq!(freed.code(), Code::NotFound);
+    assert_eq!(shop.works.executed(), 1);
+    assert_eq!(call().await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(shop.works.executed(), 2);
 }
 
 /// Without a service there is nothing to clone.

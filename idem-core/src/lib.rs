@@ -7,6 +7,7 @@
 
 mod attempt;
 mod call;
+mod caller;
 mod canonical;
 mod current;
 mod detached;
@@ -31,6 +32,8 @@ pub use attempt::Attempt;
 #[doc(hidden)]
 pub use current::Lent;
 pub use current::attempt;
+#[doc(hidden)]
+pub use caller::{Caller, Waiting};
 pub use detached::detached;
 pub use engine::{
     Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError,

@@ -13,13 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Response, Uri};
 use http_body_util::combinators::BoxBody;
-use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
-};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use poem::error::IntoResult;
 use poem::{IntoResponse, Request, RequestBody};
-use tracing::Instrument;
 
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest, Responded};
@@ -32,16 +29,7 @@ pub async fn detached<F>(call: F) -> poem::Result<poem::Response>
 where
     F: Future<Output = poem::Result<poem::Response>> + Send + 'static,
 {
-    match tokio::spawn(Box::pin(call).in_current_span()).await {
-        Ok(answer) => answer,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(_) => Ok(from_bytes(
-                Problem::crashed().into_response(&HttpSettings::default()),
-            )),
-        },
-    }
+    idem_core::detached(Box::pin(call)).await
 }
 
 /// A request's head, which arguments borrow, and its body, which waits.

@@ -6,15 +6,12 @@ use std::future::Future;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
-use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
-};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use salvo_core::http::{ReqBody, ResBody};
 use salvo_core::{Depot, Request};
-use tracing::Instrument;
 
-use super::answer::{Reply, answer, put};
+use super::answer::{Reply, put};
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest};
 
@@ -42,22 +39,10 @@ pub async fn detached<C, F>(
         depot: std::mem::take(depot),
         response: std::mem::take(response),
     };
-    let running = tokio::spawn(Box::pin(call(parts)).in_current_span());
-    match running.await {
-        Ok(parts) => {
-            *request = parts.request;
-            *depot = parts.depot;
-            *response = parts.response;
-        }
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(_) => {
-                let crashed = Problem::crashed().into_response(&HttpSettings::default());
-                answer(response, crashed).await;
-            }
-        },
-    }
+    let parts = idem_core::detached(Box::pin(call(parts))).await;
+    *request = parts.request;
+    *depot = parts.depot;
+    *response = parts.response;
 }
 
 /// What of a request counts, apart from the request, which an extracted value may borrow.

@@ -37,6 +37,7 @@ macro_rules! all_cases {
                     "a client that hangs up does not stop the body",
                 a_client_that_hangs_up_does_not_stop_an_unprotected_body_either:
                     "nor without a key, nor when failing open",
+                who_hangs_up_while_waiting_never_runs: "one that hangs up while it waits never runs",
                 a_panic_is_500_and_the_next_attempt_follows_the_crash_rule: "a panic: 500, and attempt 2",
                 after_a_panic_a_refusing_operation_waits_for_an_operator:
                     "`on_crash = \"refuse\"`: 409 until resolved",

@@ -6,6 +6,7 @@ mod support;
 
 mod bench;
 mod cache;
+mod callers;
 mod duplicates;
 mod endings;
 mod late;

@@ -113,6 +113,7 @@ struct Inside {
     executed: watch::Sender<u32>,
     started: Semaphore,
     gate: Semaphore,
+    arrived: watch::Sender<u32>,
     left: Semaphore,
 }
 
@@ -122,6 +123,7 @@ impl Default for Works {
             executed: watch::Sender::new(0),
             started: Semaphore::new(0),
             gate: Semaphore::new(0),
+            arrived: watch::Sender::new(0),
             left: Semaphore::new(0),
         }))
     }
@@ -163,7 +165,17 @@ impl Works {
 
     /// Held for as long as a server has to do with a request.
     pub fn leaving(&self) -> Leaving {
+        self.0.arrived.send_modify(|arrived| *arrived += 1);
         Leaving(self.clone())
+    }
+
+    /// In a test: resolves when so many requests have come to the server.
+    pub async fn arrived(&self, requests: u32) {
+        let mut arrived = self.0.arrived.subscribe();
+        let _ = arrived
+            .wait_for(|arrived| *arrived >= requests)
+            .await
+            .unwrap();
     }
 
     /// In a test: resolves when the server has let go of one more request.

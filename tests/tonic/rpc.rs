@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
@@ -45,14 +45,21 @@ pub(crate) trait Charges: Send + Sync + 'static {
 
 struct Server<S> {
     service: Arc<S>,
-    left: Arc<Notify>,
+    seen: Arc<Seen>,
+}
+
+/// How many calls have come to a server, and how many it has let go of, answered or not.
+#[derive(Default)]
+struct Seen {
+    arrived: watch::Sender<u32>,
+    left: watch::Sender<u32>,
 }
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
         Self {
             service: Arc::clone(&self.service),
-            left: Arc::clone(&self.left),
+            seen: Arc::clone(&self.seen),
         }
     }
 }
@@ -74,7 +81,8 @@ impl<S: Charges> Service<http::Request<tonic::body::Body>> for Server<S> {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let service = Arc::clone(&self.service);
-        let leaving = Leaving(Arc::clone(&self.left));
+        self.seen.arrived.send_modify(|arrived| *arrived += 1);
+        let leaving = Leaving(Arc::clone(&self.seen));
         let is_create = request.uri().path() == "/shop.Charges/Create";
         let method = tower::service_fn(move |request| {
             let service = Arc::clone(&service);
@@ -94,13 +102,11 @@ impl<S: Charges> Service<http::Request<tonic::body::Body>> for Server<S> {
     }
 }
 
-/// Says that the server has let go of a request, answered or not.
-struct Leaving(Arc<Notify>);
+struct Leaving(Arc<Seen>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.notify_waiters();
-        self.0.notify_one();
+        self.0.left.send_modify(|left| *left += 1);
     }
 }
 
@@ -108,10 +114,10 @@ impl Drop for Leaving {
 pub(crate) async fn serve(service: impl Charges) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let left = Arc::new(Notify::new());
+    let seen = Arc::new(Seen::default());
     let server = Server {
         service: Arc::new(service),
-        left: Arc::clone(&left),
+        seen: Arc::clone(&seen),
     };
     let mut builder = tonic::transport::Server::builder().layer(idem::tonic::HostLayer);
     let router = builder.add_service(server);
@@ -119,7 +125,7 @@ pub(crate) async fn serve(service: impl Charges) -> Client {
     Client {
         channel: connect(address, "localhost").await,
         address,
-        left,
+        seen,
     }
 }
 
@@ -132,7 +138,12 @@ async fn connect(address: SocketAddr, host: &str) -> Channel {
 pub(crate) struct Client {
     channel: Channel,
     address: SocketAddr,
-    left: Arc<Notify>,
+    seen: Arc<Seen>,
+}
+
+async fn reached(count: &watch::Sender<u32>, least: u32) {
+    let mut count = count.subscribe();
+    count.wait_for(|count| *count >= least).await.unwrap();
 }
 
 type Called = Pin<Box<dyn Future<Output = Result<Response<Charge>, Status>> + Send>>;
@@ -151,13 +162,18 @@ impl Client {
         Self {
             channel: connect(self.address, host).await,
             address: self.address,
-            left: Arc::clone(&self.left),
+            seen: Arc::clone(&self.seen),
         }
     }
 
-    /// Resolves when the server has let go of a request, where none was answered before.
-    pub(crate) async fn gone(&self) {
-        self.left.notified().await;
+    /// Resolves when so many calls have come to the server.
+    pub(crate) async fn arrived(&self, calls: u32) {
+        reached(&self.seen.arrived, calls).await;
+    }
+
+    /// Resolves when the server has let go of so many calls, answered or not.
+    pub(crate) async fn left(&self, calls: u32) {
+        reached(&self.seen.left, calls).await;
     }
 
     fn call(&self, path: &'static str, request: Request<NewCharge>) -> Called {

@@ -18,6 +18,7 @@ use super::execution::{Execution, Panic, panic_of};
 use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
 use crate::attempt::Attempt;
 use crate::call::Call;
+use crate::caller::Caller;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe::{self, Decision};
@@ -171,7 +172,15 @@ pub(super) async fn grant<L: Leader>(
     call: &Call,
     leader: &L,
 ) -> Result<Granted<L::Run>, Error> {
-    let result = decide(engine, call, leader).await;
+    let result = tokio::select! {
+        biased;
+        // Nobody is told. What was claimed is freed.
+        () = Caller::gone() => return Err(in_flight(engine)),
+        result = decide(engine, call, leader) => result,
+    };
+    if matches!(result, Ok((Granted::Run(_), _))) && !Caller::begin() {
+        return Err(in_flight(engine));
+    }
     let decision = match &result {
         Ok((_, decision)) => *decision,
         Err(error) => Decision::of(error),

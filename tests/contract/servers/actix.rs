@@ -21,9 +21,6 @@ impl Framework for Actix {
     const NAME: &'static str = "actix-web 4";
     const REFUSING: &'static str = "actix.refusing";
 
-    /// actix-web goes on with a request whose client has closed its end.
-    const DROPS_REQUESTS: bool = false;
-
     async fn start(app: App) -> SocketAddr {
         let server = HttpServer::new(move || {
             let App { engine, works } = app.clone();

@@ -22,9 +22,6 @@ impl Framework for Poem {
     const NAME: &'static str = "poem 3";
     const REFUSING: &'static str = "poem.refusing";
 
-    /// poem sees a request through, even when its client has gone away.
-    const DROPS_REQUESTS: bool = false;
-
     async fn start(app: App) -> SocketAddr {
         let leaves = app.works.clone();
         let versions = || Route::new().at("/echo", post(echo));

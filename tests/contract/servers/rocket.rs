@@ -37,6 +37,10 @@ impl Framework for Rocket {
         ),
         ("an_operation_lists_its_own_released_statuses", HANDLER_FORM),
         (
+            "who_hangs_up_while_waiting_never_runs",
+            "Rocket tells nobody that a client has gone: its request waits for as long as `in_flight` says, and may run.",
+        ),
+        (
             "a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing",
             "Rocket drops header lines that are not UTF-8: such a key is missing, not malformed. All else of this holds.",
         ),
@@ -50,7 +54,7 @@ impl Framework for Rocket {
         ),
     ];
 
-    /// Rocket goes on with a request whose client has gone.
+    /// Rocket goes on with a request whose client has gone, and tells nobody.
     const DROPS_REQUESTS: bool = false;
 
     async fn start(app: App) -> SocketAddr {
