@@ -15,8 +15,7 @@ use idem::conformance::faults::{FaultyStore, Method};
 use idem::http::HttpSettings;
 use idem::stores::memory::MemoryStore;
 use idem::{
-    Change, Claim, Engine, EngineBuilder, Fingerprinter, Key, OnCrash, Outcome, RecordId, Store,
-    Token,
+    Change, Claim, Engine, EngineBuilder, Fingerprinter, Key, Lease, Outcome, RecordId, Store,
 };
 use serde::Deserialize;
 use support::{Server, Works, is_replay, post, problem};
@@ -206,18 +205,16 @@ async fn a_record_that_does_not_know_its_host_is_refused_and_not_run() {
     request.bytes("query", b"");
     request.bytes("content-type", b"application/json");
     request.bytes("body", b"x");
-    let claim = Claim {
-        id: RecordId::derive("", "tests.upgraded", None, &Key::of("a").unwrap()),
-        token: Token::random(),
-        fingerprint: request.finish(),
-        lease: Duration::from_secs(30),
-        retention: Duration::from_secs(60),
-        on_crash: OnCrash::Rerun,
-        ask_retention: false,
-    };
+    let claim = Claim::new(
+        RecordId::derive("", "tests.upgraded", None, &Key::of("a").unwrap()),
+        request.finish(),
+        Duration::from_secs(30),
+        Duration::from_secs(60),
+    );
     store.claim(&claim).await.unwrap();
+    let lease = Lease::of(&claim, 1);
     let outcome = Outcome::Response(Bytes::new()).encode();
-    let stored = store.complete(&claim.id, &claim.token, outcome, claim.retention);
+    let stored = store.complete(&lease, outcome);
     assert_eq!(stored.await.unwrap(), Change::Applied);
 
     let works = Works::default();

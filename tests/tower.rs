@@ -368,21 +368,10 @@ async fn a_layer_keeps_records_for_the_ttl_that_was_given_last() {
         .with_state(Works::default());
     let server = Server::start(router).await;
     server.send(post("/", "a", "x")).await;
-    let claim = idem::Claim {
-        id: idem::RecordId::derive("", "moving", None, &idem::Key::of("a").unwrap()),
-        token: idem::Token::random(),
-        fingerprint: idem::Fingerprint::of("unknown").unwrap(),
-        lease: DAY,
-        retention: DAY,
-        on_crash: idem::OnCrash::Refuse,
-        ask_retention: true,
-    };
-    let found = idem::Store::inspect(&*store, &claim.id).await.unwrap();
-    let fingerprint = found.unwrap().fingerprint;
-    let claim = idem::Claim {
-        fingerprint,
-        ..claim
-    };
+    let id = idem::RecordId::derive("", "moving", None, &idem::Key::of("a").unwrap());
+    let found = idem::Store::inspect(&*store, &id).await.unwrap();
+    let mut claim = idem::Claim::new(id, found.unwrap().fingerprint, DAY, DAY);
+    claim.ask_retention = true;
     match idem::Store::claim(&*store, &claim).await.unwrap() {
         idem::Claimed::Finished { retention_left, .. } => {
             assert!(retention_left.unwrap() <= Duration::from_secs(7));

@@ -30,10 +30,10 @@ pub mod http;
 
 pub use attempt::Attempt;
 #[doc(hidden)]
+pub use caller::{Caller, Waiting};
+#[doc(hidden)]
 pub use current::Lent;
 pub use current::attempt;
-#[doc(hidden)]
-pub use caller::{Caller, Waiting};
 pub use detached::detached;
 pub use engine::{
     Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError,
