@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::tonic::idempotent;
@@ -304,6 +305,25 @@ async fn a_body_goes_on_when_its_client_has_gone() {
     let replay = client.create(request()).await.unwrap();
     assert!(replay.metadata().contains_key("idempotent-replayed"));
     assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_bodies_whose_clients_have_gone() {
+    let shop = Shop::open();
+    let client = shop.serve().await;
+    let request = || with_key("k", order("stop", 5));
+    let first = tokio::spawn(client.create(request()));
+    shop.works.started().await;
+    first.abort();
+    client.left(1).await;
+    client.stop().await;
+    let mut idle = Box::pin(shop.engine.idle());
+    assert!((&mut idle).now_or_never().is_none());
+    shop.works.let_go();
+    idle.await;
+    assert_eq!(shop.works.executed(), 1);
+    let replay = shop.serve().await.create(request()).await.unwrap();
+    assert!(replay.metadata().contains_key("idempotent-replayed"));
 }
 
 #[tokio::test]

@@ -38,6 +38,9 @@ macro_rules! all_cases {
                 a_client_that_hangs_up_does_not_stop_an_unprotected_body_either:
                     "nor without a key, nor when failing open",
                 who_hangs_up_while_waiting_never_runs: "one that hangs up while it waits never runs",
+                a_shutdown_waits_for_bodies_whose_clients_have_gone:
+                    "a shutdown waits for bodies whose clients have gone",
+                a_shutdown_waits_for_unprotected_bodies_too: "for those without a key, too",
                 a_panic_is_500_and_the_next_attempt_follows_the_crash_rule: "a panic: 500, and attempt 2",
                 after_a_panic_a_refusing_operation_waits_for_an_operator:
                     "`on_crash = \"refuse\"`: 409 until resolved",

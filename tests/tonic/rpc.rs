@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
@@ -121,11 +122,16 @@ pub(crate) async fn serve(service: impl Charges) -> Client {
     };
     let mut builder = tonic::transport::Server::builder().layer(idem::tonic::HostLayer);
     let router = builder.add_service(server);
-    tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+    let told = Arc::<Notify>::default();
+    let signal = Arc::clone(&told);
+    let incoming = TcpIncoming::from(listener);
+    let signal = async move { signal.notified().await };
+    let running = tokio::spawn(router.serve_with_incoming_shutdown(incoming, signal));
     Client {
         channel: connect(address, "localhost").await,
         address,
         seen,
+        server: Arc::new(Serving { told, running }),
     }
 }
 
@@ -135,10 +141,16 @@ async fn connect(address: SocketAddr, host: &str) -> Channel {
     channel.connect().await.unwrap()
 }
 
+struct Serving {
+    told: Arc<Notify>,
+    running: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
 pub(crate) struct Client {
     channel: Channel,
     address: SocketAddr,
     seen: Arc<Seen>,
+    server: Arc<Serving>,
 }
 
 async fn reached(count: &watch::Sender<u32>, least: u32) {
@@ -163,7 +175,19 @@ impl Client {
             channel: connect(self.address, host).await,
             address: self.address,
             seen: Arc::clone(&self.seen),
+            server: Arc::clone(&self.server),
         }
+    }
+
+    /// Stops the server: it takes no more calls.
+    pub(crate) async fn stop(self) {
+        let Self {
+            channel, server, ..
+        } = self;
+        drop(channel);
+        let Serving { told, running } = Arc::into_inner(server).unwrap();
+        told.notify_one();
+        running.await.unwrap().unwrap();
     }
 
     /// Resolves when so many calls have come to the server.

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{HOST, Server, Works, is_replay, post, problem};
-use crate::{Framework, Setup, serve};
+use crate::{Framework, Running, Setup, serve};
 
 /// 64 equal requests, all sent before the one that runs is let go.
 async fn burst(server: Server, works: &Works, path: &str) -> Vec<Response<Bytes>> {
@@ -144,6 +144,39 @@ pub(crate) async fn who_hangs_up_while_waiting_never_runs<F: Framework>() {
     let next = server.send(post("/waiting", "a", "release")).await;
     assert_eq!(next.body(), "2: release");
     assert_eq!(works.executed(), 2);
+}
+
+pub(crate) async fn a_shutdown_waits_for_bodies_whose_clients_have_gone<F: Framework>() {
+    shutdown_waits::<F>("/slow", Some("a")).await;
+}
+
+pub(crate) async fn a_shutdown_waits_for_unprotected_bodies_too<F: Framework>() {
+    shutdown_waits::<F>("/slow-optional", None).await;
+}
+
+async fn shutdown_waits<F: Framework>(path: &str, key: Option<&str>) {
+    let Setup {
+        server,
+        works,
+        stop,
+        app,
+        ..
+    } = serve::<F>(|engine| engine).await;
+    let client = call(server, path, key, "{}").await;
+    works.started().await;
+    hang_up::<F>(client, &works).await;
+    let mut stopping = tokio::spawn(stop);
+    // The body stands still, so that nothing but a shutdown that cuts it off ends in this time.
+    let cut_off = tokio::time::timeout(Duration::from_millis(200), &mut stopping);
+    assert!(cut_off.await.is_err(), "the shutdown waits for nothing");
+    works.let_go();
+    stopping.await.unwrap();
+    assert_eq!(works.executed(), 1);
+
+    let Running { address, .. } = F::start(app).await;
+    let next = tokio::spawn(Server(address).send(post(path, "a", "{}")));
+    works.let_go();
+    assert_eq!(is_replay(&next.await.unwrap()), key.is_some());
 }
 
 pub(crate) async fn a_panic_is_500_and_the_next_attempt_follows_the_crash_rule<F: Framework>() {
