@@ -14,10 +14,11 @@ use std::convert::Infallible;
 use std::future::Future;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+    BodyError, CapturedBody, HttpSettings, Problem, ProblemKind, RequestIdentity, capture,
+    parse_key, replay,
 };
 use tracing::Instrument;
 
@@ -217,10 +218,9 @@ pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
     Answered(Response<B>),
     /// It did not run: its last extractor refused, with this response.
     Rejected(Response<CapturedBody<B>>),
-    /// An operation within says that its own attempt runs elsewhere, or has crashed: no answer of
-    /// this one, which nobody may keep.
+    /// An operation within has refused: no answer of this one, which nobody may keep.
     #[cfg(feature = "tower")]
-    Undecided(Response<B>),
+    Refused(Response<B>, Refused),
     /// An error that is no response. Nobody knows what happened before it.
     Failed(E),
 }
@@ -314,9 +314,9 @@ where
 {
     match respond.await {
         Responded::Answered(response) => Ok(response.map(CapturedBody::Passed)),
-        Responded::Rejected(response) => Ok(response),
+        Responded::Rejected(response) => Ok(rejected(response)),
         #[cfg(feature = "tower")]
-        Responded::Undecided(response) => Ok(response.map(CapturedBody::Passed)),
+        Responded::Refused(response, _) => Ok(response.map(CapturedBody::Passed)),
         Responded::Failed(error) => Err(error),
     }
 }
@@ -330,15 +330,23 @@ where
     B: Body<Data = Bytes>,
 {
     match respond.await {
+        Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
+            // An operation within has refused, after whatever this one had done before.
+            (Verdict::Crashed, Ok(response.map(CapturedBody::Passed)))
+        }
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
             let (verdict, response) = capture(response, &release, limit, engine.http()).await;
             (verdict, Ok(response))
         }
-        Responded::Rejected(response) => (Verdict::Released, Ok(response)),
+        Responded::Rejected(response) => (Verdict::Released, Ok(rejected(response))),
         #[cfg(feature = "tower")]
-        Responded::Undecided(response) => {
-            (Verdict::Crashed, Ok(response.map(CapturedBody::Passed)))
+        Responded::Refused(response, refused) => {
+            let verdict = match refused {
+                Refused::NotExecuted => Verdict::Released,
+                Refused::Unknown => Verdict::Crashed,
+            };
+            (verdict, Ok(response.map(CapturedBody::Passed)))
         }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
     }
@@ -424,20 +432,40 @@ fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
 
 pub(crate) fn refuse(error: &Error, settings: &HttpSettings) -> Response<Bytes> {
     crate::report_misconfiguration(error);
-    let response = Problem::from(error).into_response(settings);
-    #[cfg(feature = "tower")]
-    if matches!(error, Error::InFlight { .. } | Error::OutcomeUnknown { .. }) {
-        let mut response = response;
-        response.extensions_mut().insert(Undecided);
-        return response;
-    }
-    response
+    Problem::from(error).into_response(settings)
 }
 
-/// Marks a refusal that says nothing of how the operation ends, for a layer around it.
-#[cfg(feature = "tower")]
+/// What an answer says that is no outcome of the operation that it came from.
 #[derive(Clone, Copy)]
-pub(crate) struct Undecided;
+pub(crate) enum Refused {
+    /// Its handler did not run, for this request.
+    NotExecuted,
+    /// It may have had an effect.
+    Unknown,
+}
+
+/// Marks the framework's own answer where an extractor has refused.
+#[derive(Clone, Copy)]
+struct Rejected;
+
+impl Refused {
+    /// By what marks a response.
+    pub(crate) fn by(extensions: &Extensions) -> Option<Self> {
+        let kind = extensions.get::<ProblemKind>();
+        let known = kind.map(|kind| match kind.may_have_executed() {
+            false => Self::NotExecuted,
+            true => Self::Unknown,
+        });
+        let rejected = || extensions.get::<Rejected>().map(|_| Self::NotExecuted);
+        known.or_else(rejected)
+    }
+}
+
+/// For a layer around the handler, which cannot tell a rejection from an answer.
+fn rejected<B>(mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(Rejected);
+    response
+}
 
 fn problem<B: Body<Data = Bytes>>(
     problem: Problem,

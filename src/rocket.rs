@@ -53,11 +53,12 @@ use std::fmt;
 use std::future::Future;
 use std::io::Cursor;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use idem_core::http::RequestIdentity;
+use idem_core::http::{ProblemKind, RequestIdentity};
 use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
 use rocket::Catcher;
 use rocket::form::Form;
@@ -151,13 +152,15 @@ impl<'r> IdempotencyKey<'r> {
     {
         let request = self.request;
         let limit = self.engine.map(Engine::max_outcome_bytes);
+        request.refused(None);
         let answered = request.respond(Box::new(move |request| responder.respond_to(request)));
+        let refused = request.refused(None);
         async move {
             let response = match answered {
                 Ok(response) => response,
                 Err(status) => request.catch(status).await,
             };
-            Reply::read(response, limit).await
+            Reply::read(response, limit, refused).await
         }
     }
 }
@@ -191,6 +194,9 @@ impl<'r> FromRequest<'r> for IdempotencyKey<'r> {
 
 /// A request without its second lifetime, which is invariant and which no guard can name.
 trait Answering<'r>: Send + Sync {
+    /// Notes that a reply has become a response in which an operation refuses, or takes the note.
+    fn refused(&'r self, refused: Option<ProblemKind>) -> Option<ProblemKind>;
+
     fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r>;
 
     /// What Rocket would answer for a status without a response.
@@ -199,7 +205,25 @@ trait Answering<'r>: Send + Sync {
 
 type Respond<'r, 'a> = Box<dyn for<'i> FnOnce(&'r Request<'i>) -> response::Result<'r> + 'a>;
 
+/// What a reply of this request has said last. Rocket's responses have no extensions.
+#[derive(Default)]
+struct LastRefused(Mutex<Option<ProblemKind>>);
+
+impl LastRefused {
+    fn replace(request: &Request<'_>, refused: Option<ProblemKind>) -> Option<ProblemKind> {
+        let last = request.local_cache(Self::default);
+        std::mem::replace(
+            &mut last.0.lock().unwrap_or_else(PoisonError::into_inner),
+            refused,
+        )
+    }
+}
+
 impl<'r> Answering<'r> for Request<'_> {
+    fn refused(&'r self, refused: Option<ProblemKind>) -> Option<ProblemKind> {
+        LastRefused::replace(self, refused)
+    }
+
     fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r> {
         respond(self)
     }
@@ -245,13 +269,17 @@ pub struct Reply<'r>(Kind<'r>);
 )]
 enum Kind<'r> {
     /// A responder's response, whole for its caller, and what of its body is known.
-    Given(Response<'r>, Content),
+    Given(Response<'r>, Content, Option<ProblemKind>),
     /// A stored response, or a problem.
     Made(http::Response<Bytes>),
 }
 
 impl<'r> Reply<'r> {
-    async fn read(mut response: Response<'r>, limit: Option<usize>) -> Self {
+    async fn read(
+        mut response: Response<'r>,
+        limit: Option<usize>,
+        refused: Option<ProblemKind>,
+    ) -> Self {
         let limit = limit
             .or_else(|| Engine::installed().ok().map(|it| it.max_outcome_bytes()))
             .unwrap_or(usize::MAX);
@@ -267,16 +295,19 @@ impl<'r> Reply<'r> {
             },
             length => Content::Unread(length.map(|length| length as u64)),
         };
-        Self(Kind::Given(response, content))
+        Self(Kind::Given(response, content, refused))
     }
 
     fn head(&self) -> http::Response<Content> {
         match &self.0 {
-            Kind::Given(response, content) => {
+            Kind::Given(response, content, refused) => {
                 let mut head = http::Response::new(content.clone());
                 *head.status_mut() = StatusCode::from_u16(response.status().code)
                     .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 *head.headers_mut() = headers(response.headers());
+                if let Some(refused) = refused {
+                    head.extensions_mut().insert(*refused);
+                }
                 head
             }
             Kind::Made(response) => response.clone().map(Content::Whole),
@@ -328,12 +359,16 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
 }
 
 impl<'r> Responder<'r, 'r> for Reply<'r> {
-    fn respond_to(self, _: &'r Request<'_>) -> response::Result<'r> {
+    fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
         let made = match self.0 {
-            Kind::Given(_, Content::Broken) => return Err(Status::InternalServerError),
-            Kind::Given(response, _) => return Ok(response),
+            Kind::Given(_, Content::Broken, _) => return Err(Status::InternalServerError),
+            Kind::Given(response, _, refused) => {
+                LastRefused::replace(request, refused);
+                return Ok(response);
+            }
             Kind::Made(made) => made,
         };
+        LastRefused::replace(request, made.extensions().get().copied());
         let (head, body) = made.into_parts();
         let mut response = Response::new();
         response.set_status(Status::new(head.status.as_u16()));

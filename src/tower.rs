@@ -35,12 +35,15 @@
 //! It says the same words as the attribute and writes the same records, so that one operation may
 //! move from one to the other, given the same operation name; a handler with the attribute and the
 //! same operation name under the layer runs within the layer's attempt. One with another name keeps
-//! a record of its own; where that says that its attempt is in flight or its outcome unknown, the
-//! layer's attempt has none either, and the next one follows `on_crash`.
+//! a record of its own.
 //!
 //! Put what authenticates around it: a layer sees requests before any handler does, and a replay
 //! goes out without one. What the inner service answers is judged by its status, extractors'
-//! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key.
+//! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key. But
+//! no refusal of an annotated handler within, and no rejection of its extractors, is kept: they are
+//! known by an extension of the response ([`ProblemKind`](crate::http::ProblemKind)), which what stands
+//! between has to leave there. They free the key; where the handler may have had an effect (a panic),
+//! the layer's attempt counts as crashed.
 //! A timeout belongs around the layer as well: one within it stops the handler half-way, and the 408
 //! that it answers with says "not processed".
 
@@ -65,7 +68,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::__private::{KeySource, Plan};
-use crate::handler::{self, CapturedRequest, Responded, Undecided, whole};
+use crate::handler::{self, CapturedRequest, Refused, Responded, whole};
 use crate::http::private::{Captured, Incoming};
 
 /// Makes the requests to a service safe to retry, those with the given methods.
@@ -351,10 +354,10 @@ where
     R: Body<Data = Bytes>,
 {
     match service.call(request).await {
-        Ok(response) if response.extensions().get::<Undecided>().is_some() => {
-            Responded::Undecided(response)
-        }
-        Ok(response) => Responded::Answered(response),
+        Ok(response) => match Refused::by(response.extensions()) {
+            Some(refused) => Responded::Refused(response, refused),
+            None => Responded::Answered(response),
+        },
         Err(error) => Responded::Failed(error),
     }
 }

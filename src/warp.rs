@@ -206,6 +206,7 @@ impl Reply {
         let mut head = Response::new(self.content.clone());
         *head.status_mut() = self.response.status();
         *head.headers_mut() = self.response.headers().clone();
+        *head.extensions_mut() = self.response.extensions().clone();
         head
     }
 }

@@ -6,8 +6,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::{OriginalUri, State};
+use axum::middleware::Next;
 use axum::routing::{get, post as route};
-use axum::{Extension, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body_util::Full;
@@ -16,6 +17,7 @@ use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::tower::IdempotencyLayer;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Server, Works, is_replay, post, problem};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -378,4 +380,121 @@ async fn a_layer_keeps_records_for_the_ttl_that_was_given_last() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// A router of annotated handlers under a layer of another name, and what stands between the two.
+struct Layered {
+    server: Server,
+    works: Works,
+    /// The store of the handlers' own engine.
+    store: FaultyStore,
+    /// Whether the handlers have that engine.
+    has_engine: Arc<AtomicBool>,
+}
+
+#[idem::axum::idempotent(name = "within", key = header("Inner-Key"), ttl = "24h")]
+async fn within(State(works): State<Works>, Json(amount): Json<u32>) -> String {
+    let number = works.execute();
+    assert!(amount > 0, "half-way");
+    format!("{number}: {amount}")
+}
+
+impl Layered {
+    async fn start() -> Self {
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+        let inner = Engine::new(store.clone());
+        let has_engine = Arc::new(AtomicBool::new(true));
+        let gives = Arc::clone(&has_engine);
+        let give_engine = move |mut request: axum::extract::Request, next: Next| {
+            if gives.load(Ordering::SeqCst) {
+                request.extensions_mut().insert(inner.clone());
+            }
+            next.run(request)
+        };
+        let works = Works::default();
+        let layer = idem::axum::layer(DAY)
+            .engine(Engine::new(MemoryStore::new()))
+            // Not even a status that says "not processed" is listed.
+            .release([429])
+            .on_crash(idem::OnCrash::Refuse);
+        let router = Router::new()
+            .route("/", route(within))
+            .layer(axum::middleware::from_fn(give_engine))
+            .layer(layer)
+            .with_state(works.clone());
+        Self {
+            server: Server::start(router).await,
+            works,
+            store,
+            has_engine,
+        }
+    }
+
+    async fn send(
+        &self,
+        key: &str,
+        inner_key: Option<&str>,
+        body: &'static str,
+    ) -> Response<Bytes> {
+        let mut request = post("/", key, body);
+        if let Some(inner_key) = inner_key {
+            let inner_key = inner_key.parse().unwrap();
+            request.headers_mut().insert("inner-key", inner_key);
+        }
+        self.server.send(request).await
+    }
+}
+
+#[tokio::test]
+async fn a_layer_keeps_no_refusal_of_a_handler_within() {
+    let layered = Layered::start().await;
+
+    layered.has_engine.store(false, Ordering::SeqCst);
+    let refused = layered.send("a", Some("a"), "1").await;
+    assert_eq!(problem(&refused), "misconfigured");
+    layered.has_engine.store(true, Ordering::SeqCst);
+    assert_eq!(layered.send("a", Some("a"), "1").await.body(), "1: 1");
+
+    layered.store.fail_always(Method::Claim, Fault::Unavailable);
+    let refused = layered.send("b", Some("b"), "1").await;
+    assert_eq!(problem(&refused), "store-unavailable");
+    layered.store.heal(Method::Claim);
+    assert_eq!(layered.send("b", Some("b"), "1").await.body(), "2: 1");
+
+    for (key, inner, kind) in [
+        ("c", None, "key-missing"),
+        ("d", Some("no key"), "key-invalid"),
+        ("e", Some("a"), "mismatch"),
+    ] {
+        let body = if key == "e" { "2" } else { "1" };
+        let refused = layered.send(key, inner, body).await;
+        assert_eq!(problem(&refused), kind);
+        let accepted = layered.send(key, Some(key), body).await;
+        assert_eq!(accepted.status(), 200, "{kind}");
+        assert!(!is_replay(&accepted));
+    }
+    assert_eq!(layered.works.executed(), 5);
+    // What was executed is kept, without a look at the handler.
+    assert!(is_replay(&layered.send("a", Some("a"), "1").await));
+    assert_eq!(layered.works.executed(), 5);
+}
+
+#[tokio::test]
+async fn a_layer_keeps_no_rejection_of_an_annotated_handler() {
+    let layered = Layered::start().await;
+    let rejected = layered.send("a", Some("a"), "no number").await;
+    assert!(rejected.status().is_client_error());
+    // The key is free, for another request too.
+    assert_eq!(layered.send("a", Some("a"), "1").await.body(), "1: 1");
+}
+
+#[tokio::test]
+async fn a_panic_of_a_handler_within_is_no_answer_that_a_layer_keeps() {
+    let layered = Layered::start().await;
+    let crashed = layered.send("a", Some("a"), "0").await;
+    assert_eq!(problem(&crashed), "crashed");
+    // It may have had an effect, and the layer refuses to find out.
+    let refused = layered.send("a", Some("a"), "0").await;
+    assert_eq!(problem(&refused), "outcome-unknown");
+    assert_eq!(layered.works.executed(), 1);
 }

@@ -14,7 +14,9 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, Responder};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
-use idem_core::http::{BodyError, CapturedBody, Problem, RequestIdentity, collect_body};
+use idem_core::http::{
+    BodyError, CapturedBody, Problem, ProblemKind, RequestIdentity, collect_body,
+};
 use idem_core::{Engine, Transactional};
 use tracing::Instrument;
 
@@ -306,6 +308,10 @@ impl Heads {
                 response.headers_mut().append(name, value);
             }
         }
+        // A handler may pass on what another has refused.
+        if let Some(kind) = head.extensions().get::<ProblemKind>() {
+            response.extensions_mut().insert(*kind);
+        }
         response.extensions_mut().insert(Kept);
         self.0.replace(Some(head));
         response
@@ -346,6 +352,9 @@ fn from_parts(head: &http::response::Parts, body: actix_web::body::BoxBody) -> H
         if let (Ok(name), Ok(value)) = (name, value) {
             response.headers_mut().append(name, value);
         }
+    }
+    if let Some(kind) = head.extensions.get::<ProblemKind>() {
+        response.extensions_mut().insert(*kind);
     }
     response
 }

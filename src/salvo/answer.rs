@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
-use idem_core::http::CapturedBody;
+use idem_core::http::{CapturedBody, ProblemKind};
 use salvo_core::http::{HeaderMap, ResBody, StatusError};
 use salvo_core::{Depot, Request, Response, Writer};
 
@@ -125,6 +125,9 @@ pub(super) async fn put(
             }
             for (name, value) in &head.headers {
                 response.headers.append(name, value.clone());
+            }
+            if let Some(kind) = head.extensions.remove::<ProblemKind>() {
+                response.extensions.insert(kind);
             }
             None
         }

@@ -7,6 +7,8 @@ use prost::Message;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Response, Status};
 
+use super::refusal::is_refusal;
+
 const REPLAYED: &str = "idempotent-replayed";
 
 /// A stored answer. Its own encoding is protobuf's: a version that adds a field reads this one.
@@ -52,6 +54,10 @@ pub(super) fn verdict<N: Message>(
             if status.code() == Code::Ok {
                 // An error that says that it is none has no message to give back.
                 return Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured));
+            }
+            if is_refusal(status) {
+                // A call within was refused, after whatever this one had done before.
+                return Verdict::Crashed;
             }
             let code = i32::from(status.code());
             if release.iter().any(|released| i32::from(*released) == code) {

@@ -62,6 +62,12 @@ impl ProblemKind {
         self.facts().1
     }
 
+    /// Whether the request that is answered so may have had an effect. Of every other kind, this
+    /// request has had none.
+    pub const fn may_have_executed(self) -> bool {
+        matches!(self, Self::Crashed | Self::Unsettled)
+    }
+
     const fn facts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::KeyMissing => (
@@ -189,7 +195,8 @@ impl Problem {
         }
     }
 
-    /// The answer, complete.
+    /// The answer, complete. Its [`ProblemKind`] is among its extensions: by it a layer, or an
+    /// operation whose handler passes the answer on, knows that it is a refusal, and keeps none.
     pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {
         let (word, status, title) = self.kind.facts();
         let body = serde_json::json!({
@@ -200,6 +207,7 @@ impl Problem {
         });
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(self.kind);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
