@@ -395,7 +395,10 @@ impl<D: Transactional> AdmittedIn<D> {
         match Box::pin(execution.drive(body)).await {
             Ok(EndedIn::Value(answer)) => answer,
             Ok(EndedIn::Replay(outcome)) => Ok(whole(given_back(&outcome, settings.http()))),
-            Ok(EndedIn::Refused(error)) => Ok(whole(refuse(&error, settings.http()))),
+            Ok(EndedIn::Refused(error)) => {
+                crate::report_misconfiguration(&error);
+                Ok(problem(Problem::not_committed(&error), settings.http()))
+            }
             // The panic's message has gone to the panic hook, and is not for clients.
             Err(_) => Ok(problem(Problem::rolled_back(), settings.http())),
         }

@@ -60,7 +60,7 @@
 //! | key or scope missing or malformed | `INVALID_ARGUMENT` | `KEY_MISSING`, `KEY_INVALID`, `SCOPE_INVALID` |
 //! | same key, other request | `FAILED_PRECONDITION` | `MISMATCH` |
 //! | in flight | `UNAVAILABLE` | `IN_FLIGHT`, `RetryInfo` |
-//! | store unreachable, nothing was executed | `UNAVAILABLE` | `STORE_UNAVAILABLE`, `RetryInfo` |
+//! | store unreachable; this call was not executed | `UNAVAILABLE` | `STORE_UNAVAILABLE`, `RetryInfo` |
 //! | an attempt crashed under `on_crash = "refuse"` | `FAILED_PRECONDITION` | `OUTCOME_UNKNOWN` |
 //! | executed, and too large to be kept | `DATA_LOSS` | `NOT_REPLAYABLE` |
 //! | executed, and stored by another version | `DATA_LOSS` | `UNDECODABLE` |

@@ -41,7 +41,8 @@ pub enum Error {
     NotReplayable(NotReplayable),
     /// A stored outcome cannot be read by this version of the program.
     Undecodable(Undecodable),
-    /// The store cannot answer, so the body was not run. Retry later.
+    /// The store cannot answer, so the body was not run in this call, or in a transaction: everything
+    /// it wrote was rolled back. Of earlier calls with the key it says nothing. Retry later.
     Store(StoreError),
     /// A transaction's commit was sent, and the database has not said what became of it. Retry
     /// with the same key: it finds out, and runs again only if nothing has happened.
@@ -83,7 +84,7 @@ impl fmt::Display for Error {
             ),
             Self::NotReplayable(reason) => reason.fmt(f),
             Self::Undecodable(error) => error.fmt(f),
-            Self::Store(error) => write!(f, "nothing was executed: {error}"),
+            Self::Store(error) => write!(f, "this call was not executed, or everything it wrote was rolled back: {error}"),
             Self::Unsettled(error) => write!(f, "whether this was executed is not known yet; retry with the same key: {error}"),
             Self::CommitRefused(_) => f.write_str(
                 "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",

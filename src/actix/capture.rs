@@ -57,7 +57,7 @@ impl<B> FromRequest for Captured<B> {
                 "an argument before the last one has read the request's body: the argument that reads the body goes last"
             );
             return ready(Err(actix_web::error::ErrorInternalServerError(
-                "the server is set up wrongly; nothing was executed",
+                "the server is set up wrongly; this request was not executed",
             )));
         }
         ready(match Inner::new(request, body) {

@@ -99,7 +99,7 @@ impl<'a> Whole<'a> {
             );
             let response = poem::Response::builder()
                 .status(poem::http::StatusCode::INTERNAL_SERVER_ERROR)
-                .body("the server is set up wrongly; nothing was executed");
+                .body("the server is set up wrongly; this request was not executed");
             return Err(response);
         }
         Ok(Self {

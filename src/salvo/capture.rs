@@ -88,7 +88,7 @@ impl Captured {
                     target: "idem",
                     "a hoop or an argument before the last one has taken the request's body: the argument that reads the body goes last"
                 );
-                let body = "the server is set up wrongly; nothing was executed";
+                let body = "the server is set up wrongly; this request was not executed";
                 let mut response = Response::new(Bytes::from_static(body.as_bytes()));
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 Err(response)

@@ -45,7 +45,7 @@ pub enum ProblemKind {
     CommitRefused,
     /// 500: the server's own mistake: no engine, a name used twice.
     Misconfigured,
-    /// 503 with `Retry-After`: the store cannot answer, nothing was executed.
+    /// 503 with `Retry-After`: the store cannot answer, so this request was not executed.
     StoreUnavailable,
     /// 503 with `Retry-After`: whether a transaction was committed is not known yet.
     Unsettled,
@@ -186,6 +186,18 @@ impl Problem {
         )
     }
 
+    /// The store, or the database that a transaction was in, failed before the commit, and what the
+    /// handler had written is rolled back.
+    pub fn not_committed(error: &Error) -> Self {
+        let mut problem = Self::from(error);
+        if problem.kind == ProblemKind::StoreUnavailable {
+            problem.detail =
+                "this request was executed, and everything it had written was rolled back; retry with the same key"
+                    .to_owned();
+        }
+        problem
+    }
+
     /// A transaction's commit was sent, and nobody waits for its answer any more.
     pub fn unsettled() -> Self {
         Self {
@@ -249,13 +261,13 @@ impl From<&Error> for Problem {
         };
         let detail = match error {
             // How the server is built and run is not the client's to know.
-            Error::Store(_) => "nothing was executed; retry with the same key".to_owned(),
+            Error::Store(_) => "this request was not executed; whether an earlier one with this key was is not known; retry with the same key".to_owned(),
             Error::Unsettled(_) => UNSETTLED.to_owned(),
             Error::CommitRefused(_) => {
                 "the request was executed, and everything it had written was rolled back; the server's log says why".to_owned()
             }
             _ if kind == ProblemKind::Misconfigured => {
-                "nothing was executed; the server's log says why".to_owned()
+                "this request was not executed; the server's log says why".to_owned()
             }
             error => error.to_string(),
         };
@@ -334,5 +346,27 @@ mod tests {
                 Some("<https://api.example/docs>; rel=\"describedby\"")
             );
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_this_request_did() {
+        let away = Error::Store(StoreError::TimedOut {
+            store: "memory",
+            after: Duration::from_secs(5),
+        });
+        let detail = |problem: Problem| problem.detail;
+        for error in [&away, &Error::NoEngine] {
+            let detail = detail(Problem::from(error));
+            assert!(
+                detail.starts_with("this request was not executed"),
+                "{detail}"
+            );
+        }
+        assert!(away.to_string().starts_with("this call was not executed"));
+        let rolled_back = detail(Problem::not_committed(&away));
+        assert!(rolled_back.contains("rolled back"), "{rolled_back}");
+        // Any other refusal says the same before and after a body.
+        let mismatch = Problem::not_committed(&Error::Mismatch);
+        assert_eq!(mismatch, Problem::from(&Error::Mismatch));
     }
 }

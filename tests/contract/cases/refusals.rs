@@ -208,10 +208,24 @@ pub(crate) async fn a_body_can_say_that_nothing_happened<F: Framework>() {
 
 pub(crate) async fn a_store_that_is_away_runs_nothing<F: Framework>() {
     let setup = serve::<F>(|engine| engine).await;
+    let first = setup.server.send(post("/echo", "finished", "x")).await;
+    assert_eq!(first.status(), 200);
     setup.store.fail_always(Method::Claim, Fault::Unavailable);
-    let refused = setup.server.send(post("/echo", "a", "x")).await;
-    assert_eq!(refused.status(), 503);
-    assert_eq!(problem(&refused), "store-unavailable");
-    assert_eq!(refused.headers()["retry-after"], "1");
-    assert_eq!(setup.works.executed(), 0);
+    for key in ["new", "finished"] {
+        let refused = setup.server.send(post("/echo", key, "x")).await;
+        assert_eq!(refused.status(), 503);
+        assert_eq!(problem(&refused), "store-unavailable");
+        assert_eq!(refused.headers()["retry-after"], "1");
+        // Of what was executed before, the answer claims nothing.
+        let body: serde_json::Value = serde_json::from_slice(refused.body()).unwrap();
+        assert_eq!(
+            body["detail"],
+            "this request was not executed; whether an earlier one with this key was is not known; \
+             retry with the same key"
+        );
+    }
+    assert_eq!(setup.works.executed(), 1);
+    setup.store.heal(Method::Claim);
+    let replay = setup.server.send(post("/echo", "finished", "x")).await;
+    assert_eq!(replay.body(), first.body());
 }
