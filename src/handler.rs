@@ -223,6 +223,9 @@ pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
     Refused(Response<B>, Refused),
     /// An error that is no response. Nobody knows what happened before it.
     Failed(E),
+    /// The same before anything happened.
+    #[cfg(feature = "tower")]
+    NotCalled(E),
 }
 
 type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
@@ -318,6 +321,8 @@ where
         #[cfg(feature = "tower")]
         Responded::Refused(response, _) => Ok(response.map(CapturedBody::Passed)),
         Responded::Failed(error) => Err(error),
+        #[cfg(feature = "tower")]
+        Responded::NotCalled(error) => Err(error),
     }
 }
 
@@ -349,6 +354,8 @@ where
             (verdict, Ok(response.map(CapturedBody::Passed)))
         }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
+        #[cfg(feature = "tower")]
+        Responded::NotCalled(error) => (Verdict::Released, Err(error)),
     }
 }
 

@@ -49,8 +49,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -63,7 +63,7 @@ use http_body::Body;
 use idem_core::http::{
     BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
 };
-use idem_core::{Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
+use idem_core::{Caller, Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -248,6 +248,11 @@ impl<S> Layer<S> for IdempotencyLayer {
 /// body is in a [`CapturedBody`]. The inner service runs on a task of its own: a client that hangs
 /// up does not stop it. Its error is no response: it goes to the caller as it is, and the attempt
 /// counts as crashed.
+///
+/// It is always ready. What bounds requests within, such as a `ConcurrencyLimit`, is asked once a
+/// request is admitted, and a request that waits for another's attempt takes none of its room. To bound
+/// the requests that wait, put a limit around the layer. An inner service that fails to become ready
+/// was not called: its error goes to the caller, and the key is freed.
 #[derive(Clone)]
 pub struct Idempotency<S> {
     inner: S,
@@ -274,18 +279,20 @@ where
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// Always ready: a request takes the room that the inner service may have for it once it is
+    /// admitted, so that those who wait for another's attempt leave it to others.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let next = self.inner.clone();
-        // The one that is ready.
-        let mut inner = std::mem::replace(&mut self.inner, next);
+        let mut inner = self.inner.clone();
         let settings = &self.settings;
         if !settings.methods.contains(request.method()) {
-            let answer = inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(CapturedBody::Passed)) });
+            return Box::pin(async move {
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                Ok(inner.call(request).await?.map(CapturedBody::Passed))
+            });
         }
         let settings = Arc::clone(settings);
         Box::pin(async move {
@@ -299,7 +306,7 @@ where
                 // It passes as it is, also a body of any length.
                 let respond =
                     async move { answered(&mut inner, Request::from_parts(head, body)).await };
-                return admitted.run_detached(respond).await;
+                return run(admitted, respond).await;
             }
             let captured = Captured::<B>::of(request);
             let original_uri = settings.original_uri.as_ref();
@@ -318,9 +325,25 @@ where
                     Err(refusal) => Responded::Rejected(whole(refusal)),
                 }
             };
-            admitted.run_detached(respond).await
+            run(admitted, respond).await
         })
     }
+}
+
+/// Runs the inner service on a task of its own: a client that hangs up does not stop it, once it is
+/// called.
+async fn run<R, E>(
+    admitted: handler::Admitted,
+    respond: impl Future<Output = Responded<R, E>> + Send + 'static,
+) -> Result<Response<CapturedBody<R>>, E>
+where
+    R: Body<Data = Bytes, Error: Send> + Send + 'static,
+    E: Send + 'static,
+{
+    let (waiting, caller) = Caller::new();
+    let answer = admitted.run_detached(caller.during(respond)).await;
+    drop(waiting);
+    answer
 }
 
 impl Settings {
@@ -353,6 +376,11 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
+    match ready(service).await {
+        Some(Ok(())) if Caller::begin() => {}
+        Some(Err(error)) => return Responded::NotCalled(error),
+        _ => return Responded::Rejected(whole(Response::new(Bytes::new()))),
+    }
     match service.call(request).await {
         Ok(response) => match Refused::by(response.extensions()) {
             Some(refused) => Responded::Refused(response, refused),
@@ -360,6 +388,16 @@ where
         },
         Err(error) => Responded::Failed(error),
     }
+}
+
+/// Waits for room. `None` is that the client has gone meanwhile.
+async fn ready<S: Service<Request>, Request>(service: &mut S) -> Option<Result<(), S::Error>> {
+    let mut gone = pin!(Caller::gone());
+    poll_fn(|cx| match gone.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => service.poll_ready(cx).map(Some),
+    })
+    .await
 }
 
 /// A request without a key where none is required, whose body nobody looks at.

@@ -10,8 +10,9 @@ use axum::middleware::Next;
 use axum::routing::{get, post as route};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderName, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use idem::Engine;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
@@ -19,6 +20,7 @@ use idem::tower::IdempotencyLayer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Server, Works, is_replay, post, problem};
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -497,4 +499,118 @@ async fn a_panic_of_a_handler_within_is_no_answer_that_a_layer_keeps() {
     let refused = layered.send("a", Some("a"), "0").await;
     assert_eq!(problem(&refused), "outcome-unknown");
     assert_eq!(layered.works.executed(), 1);
+}
+
+/// A service that holds its bodies, with room for four at once, and layers around it.
+fn crowded(works: &Works) -> impl Fn(&'static str) -> Answering + use<> {
+    let inside = works.clone();
+    let body = service_fn(move |_: Request<Full<Bytes>>| {
+        let works = inside.clone();
+        async move {
+            works.stop_here().await;
+            let number = works.execute().to_string();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(number))))
+        }
+    });
+    let layer = IdempotencyLayer::new("crowded", DAY)
+        .engine(Engine::new(MemoryStore::new()))
+        .in_flight(idem::InFlight::Wait(DAY));
+    let service = layer.layer(ConcurrencyLimit::new(body, 4));
+    move |key| {
+        let request = Request::post("/").header("idempotency-key", key);
+        let request = request.body(Full::default()).unwrap();
+        let answer = service.clone().oneshot(request);
+        Box::pin(async move {
+            let Ok(answer) = answer.await;
+            answer.into_body().collect().await.unwrap().to_bytes()
+        })
+    }
+}
+
+type Answering = std::pin::Pin<Box<dyn Future<Output = Bytes> + Send>>;
+
+#[tokio::test]
+async fn who_waits_takes_no_room_of_the_service_within() {
+    let works = Works::default();
+    let send = crowded(&works);
+    let first = tokio::spawn(send("a"));
+    works.started().await;
+    let mut waiters: Vec<_> = (0..8).map(|_| send("a")).collect();
+    for waiter in &mut waiters {
+        assert!(waiter.now_or_never().is_none());
+    }
+    let other = tokio::spawn(send("b"));
+    works.started().await;
+    works.let_go();
+    works.let_go();
+    assert_ne!(first.await.unwrap(), other.await.unwrap());
+    for waiter in waiters {
+        assert_eq!(waiter.await.len(), 1);
+    }
+    assert_eq!(works.executed(), 2);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_the_service_within_is_full_never_runs() {
+    let works = Works::default();
+    let send = crowded(&works);
+    let running: Vec<_> = ["a", "b", "c", "d"]
+        .into_iter()
+        .map(|key| tokio::spawn(send(key)))
+        .collect();
+    for _ in &running {
+        works.started().await;
+    }
+    // Admitted, without room.
+    let mut full = send("e");
+    for _ in 0..100 {
+        assert!((&mut full).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    drop(full);
+    for _ in 0..5 {
+        works.let_go();
+    }
+    for one in running {
+        one.await.unwrap();
+    }
+    assert_eq!(send("e").await, "5");
+    assert_eq!(works.executed(), 5);
+}
+
+/// Ready at the second time of asking.
+#[derive(Clone)]
+struct NotReadyYet(Works);
+
+impl Service<Request<Full<Bytes>>> for NotReadyYet {
+    type Response = Response<Full<Bytes>>;
+    type Error = Lost;
+    type Future = std::future::Ready<Result<Self::Response, Lost>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Lost>> {
+        std::task::Poll::Ready(match self.0.execute() {
+            1 => Err(Lost),
+            _ => Ok(()),
+        })
+    }
+
+    fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+        std::future::ready(Ok(Response::new("done".into())))
+    }
+}
+
+#[tokio::test]
+async fn a_service_within_that_is_not_ready_has_executed_nothing() {
+    let layer = IdempotencyLayer::new("not ready", DAY)
+        .engine(Engine::new(MemoryStore::new()))
+        .on_crash(idem::OnCrash::Refuse);
+    let service = layer.layer(NotReadyYet(Works::default()));
+    let send = || {
+        let request = Request::post("/").header("idempotency-key", "a");
+        service
+            .clone()
+            .oneshot(request.body(Full::default()).unwrap())
+    };
+    assert_eq!(send().await.unwrap_err(), Lost);
+    assert_eq!(send().await.unwrap().status(), 200);
 }
