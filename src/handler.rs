@@ -435,6 +435,16 @@ impl<D: Transactional> AdmittedIn<D> {
     }
 }
 
+/// Whether a `Content-Length` says that there is no body: any number of zeros, and any number of
+/// times, as intermediaries may join lines.
+#[cfg(any(feature = "actix", feature = "salvo"))]
+pub(crate) fn is_no_length(content_length: &[u8]) -> bool {
+    content_length.split(|byte| *byte == b',').all(|number| {
+        let number = number.trim_ascii();
+        !number.is_empty() && number.iter().all(|digit| *digit == b'0')
+    })
+}
+
 /// A stored outcome as an answer.
 fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
     replay(outcome).unwrap_or_else(|error| refuse(&error.into(), settings))

@@ -109,7 +109,8 @@ impl<'r> IdempotencyKey<'r> {
     /// }
     /// ```
     pub fn in_header(name: &str, request: &'r Request<'_>) -> Self {
-        let mut headers = headers(request.headers());
+        // Servers take far fewer lines than there is room for.
+        let mut headers = headers(request.headers()).unwrap_or_default();
         // HTTP/2 has it in the request's target, of which Rocket keeps the path and the query.
         if let Some(host) = request.host()
             && !headers.contains_key(HOST)
@@ -295,6 +296,11 @@ impl<'r> Reply<'r> {
             },
             length => Content::Unread(length.map(|length| length as u64)),
         };
+        let content = match headers(response.headers()) {
+            Some(_) => content,
+            // What would be stored is not the whole response.
+            None => Content::Unread(None),
+        };
         Self(Kind::Given(response, content, refused))
     }
 
@@ -304,7 +310,7 @@ impl<'r> Reply<'r> {
                 let mut head = http::Response::new(content.clone());
                 *head.status_mut() = StatusCode::from_u16(response.status().code)
                     .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                *head.headers_mut() = headers(response.headers());
+                *head.headers_mut() = headers(response.headers()).unwrap_or_default();
                 if let Some(refused) = refused {
                     head.extensions_mut().insert(*refused);
                 }
@@ -315,16 +321,18 @@ impl<'r> Reply<'r> {
     }
 }
 
-/// Header lines as the crate `http` knows them; what is no header there is left out.
-fn headers(lines: &rocket::http::HeaderMap<'_>) -> HeaderMap {
-    lines
-        .iter()
-        .filter_map(|line| {
-            let name = HeaderName::from_bytes(line.name().as_str().as_bytes()).ok()?;
-            let value = HeaderValue::from_bytes(line.value().as_bytes()).ok()?;
-            Some((name, value))
-        })
-        .collect()
+/// Header lines as the crate `http` knows them; what is no header there is left out. `None` is that
+/// there are more names than it has room for.
+fn headers(lines: &rocket::http::HeaderMap<'_>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines.iter() {
+        let name = HeaderName::from_bytes(line.name().as_str().as_bytes());
+        let value = HeaderValue::from_bytes(line.value().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.try_append(name, value).ok()?;
+        }
+    }
+    Some(headers)
 }
 
 #[diagnostic::do_not_recommend]

@@ -29,7 +29,20 @@ impl Body for Incoming {
 }
 
 /// The body of a response.
-pub(super) struct Outgoing(pub(super) BoxBody);
+pub(super) struct Outgoing {
+    body: BoxBody,
+    /// Whether it may say how long it is, and so be stored.
+    pub(super) is_kept: bool,
+}
+
+impl Outgoing {
+    pub(super) const fn of(body: BoxBody) -> Self {
+        Self {
+            body,
+            is_kept: true,
+        }
+    }
+}
 
 impl Body for Outgoing {
     type Data = Bytes;
@@ -39,12 +52,13 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error>>>> {
-        let chunk = self.0.as_pin_mut().poll_next(cx);
+        let chunk = self.body.as_pin_mut().poll_next(cx);
         chunk.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.0.size() {
+        match self.body.size() {
+            _ if !self.is_kept => SizeHint::default(),
             BodySize::None => SizeHint::with_exact(0),
             BodySize::Sized(length) => SizeHint::with_exact(length),
             BodySize::Stream => SizeHint::default(),
@@ -55,7 +69,7 @@ impl Body for Outgoing {
 /// What a client gets.
 pub(super) fn answer(body: CapturedBody<Outgoing>) -> BoxBody {
     match body {
-        CapturedBody::Passed(Outgoing(body)) => body,
+        CapturedBody::Passed(outgoing) => outgoing.body,
         body => BoxBody::new(Captured(body)),
     }
 }

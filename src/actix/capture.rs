@@ -75,7 +75,7 @@ fn announces_body(request: &HttpRequest) -> bool {
         && request.version() >= Version::HTTP_2
         && headers.contains_key(header::CONTENT_TYPE);
     by_type
-        || length.is_some_and(|length| length != "0")
+        || length.is_some_and(|length| !handler::is_no_length(length.as_bytes()))
         || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
@@ -94,10 +94,11 @@ impl FromRequest for NoArgument {
 
 impl Inner {
     fn new(request: &HttpRequest, body: Payload) -> Option<Self> {
-        let mut headers = HeaderMap::with_capacity(request.headers().len());
+        let mut headers = HeaderMap::new();
         for (name, value) in request.headers() {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
-            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+            let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            headers.try_append(name, value).ok()?;
         }
         Some(Self {
             method: Method::from_bytes(request.method().as_str().as_bytes()).ok()?,
@@ -297,15 +298,19 @@ impl Heads {
         response: HttpResponse<impl actix_web::body::MessageBody + 'static>,
     ) -> Response<Outgoing> {
         let (head, body) = response.map_into_boxed_body().into_parts();
-        let mut response = Response::new(Outgoing(body));
+        let mut response = Response::new(Outgoing::of(body));
         if let Ok(status) = StatusCode::from_u16(head.status().as_u16()) {
             *response.status_mut() = status;
         }
         for (name, value) in head.headers() {
             let name = HeaderName::from_bytes(name.as_str().as_bytes());
             let value = HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value) {
-                response.headers_mut().append(name, value);
+            if let (Ok(name), Ok(value)) = (name, value)
+                && response.headers_mut().try_append(name, value).is_err()
+            {
+                // What would be stored is not the whole response.
+                response.body_mut().is_kept = false;
+                break;
             }
         }
         // A handler may pass on what another has refused.

@@ -124,7 +124,8 @@ pub(super) async fn put(
                 response.headers.remove(name);
             }
             for (name, value) in &head.headers {
-                response.headers.append(name, value.clone());
+                // Beside what hoops have set, there may be no room for all.
+                let _ = response.headers.try_append(name, value.clone());
             }
             if let Some(kind) = head.extensions.remove::<ProblemKind>() {
                 response.extensions.insert(kind);

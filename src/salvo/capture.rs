@@ -143,7 +143,9 @@ fn announces_body(version: Version, headers: &HeaderMap) -> bool {
     // Since HTTP/2 a body of unknown length is announced by nothing but its type.
     let by_type =
         length.is_none() && version >= Version::HTTP_2 && headers.contains_key(CONTENT_TYPE);
-    by_type || length.is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+    by_type
+        || length.is_some_and(|length| !handler::is_no_length(length.as_bytes()))
+        || headers.contains_key(TRANSFER_ENCODING)
 }
 
 impl CapturedRequest for Captured {

@@ -18,6 +18,7 @@ macro_rules! all_cases {
                 without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:
                     "`required = false`",
                 a_body_over_the_limit_is_413_and_claims_nothing: "body over the limit: 413, nothing claimed",
+                an_empty_body_is_empty_however_its_length_is_written: "`Content-Length: 00` is no body",
                 an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed:
                     "rejected body: the framework's own answer, nothing stays claimed",
                 authentication_comes_before_the_key_and_the_claim:

@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// Announces a body of so many bytes and sends none of it. The answer's status.
-    pub async fn announce(self, path: &str, key: &str, length: usize) -> u16 {
+    pub async fn announce(self, path: &str, key: &str, length: &str) -> u16 {
         let mut stream = TcpStream::connect(self.0).await.unwrap();
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: {HOST}\r\nidempotency-key: {key}\r\n\

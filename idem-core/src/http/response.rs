@@ -180,14 +180,14 @@ pub fn replay(outcome: &Outcome) -> Result<Response<Bytes>, Undecodable> {
     let mut response = Response::new(encoded.slice_ref(stored.body.0));
     *response.status_mut() = StatusCode::from_u16(stored.status).map_err(|_| Undecodable)?;
     let headers = response.headers_mut();
-    headers.reserve(stored.headers.len() + 1);
-    for (name, value) in stored.headers {
-        headers.append(
-            HeaderName::try_from(name).map_err(|_| Undecodable)?,
-            HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?,
-        );
-    }
     headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    // Room is made for names, of which there may be fewer than lines: what cannot be had is not needed.
+    let _ = headers.try_reserve(stored.headers.len());
+    for (name, value) in stored.headers {
+        let name = HeaderName::try_from(name).map_err(|_| Undecodable)?;
+        let value = HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?;
+        headers.try_append(name, value).map_err(|_| Undecodable)?;
+    }
     Ok(response)
 }
 
@@ -300,5 +300,44 @@ mod tests {
             assert_eq!(body.size_hint().exact(), Some(10));
             assert_eq!(body.collect().await.unwrap().to_bytes(), content);
         }
+    }
+
+    /// More lines than a map of headers has room for names.
+    const MANY: usize = 25_000;
+
+    #[tokio::test]
+    async fn many_lines_of_one_header_are_given_back() {
+        let mut response = Response::new(Full::<Bytes>::from("body"));
+        for number in 0..MANY {
+            let value = HeaderValue::from(number);
+            response.headers_mut().append("x-line", value);
+        }
+        let settings = HttpSettings::new();
+        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Verdict::Final(outcome) = verdict else {
+            panic!("{verdict:?}");
+        };
+        let replay = replay(&outcome).unwrap();
+        let lines = replay.headers().get_all("x-line").iter();
+        assert!(lines.eq((0..MANY).map(HeaderValue::from).collect::<Vec<_>>().iter()));
+    }
+
+    #[tokio::test]
+    async fn a_response_with_all_the_headers_there_can_be_is_no_panic() {
+        let mut response = Response::new(Full::<Bytes>::from("body"));
+        for number in 0.. {
+            let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+            let value = HeaderValue::from_static("1");
+            if response.headers_mut().try_append(name, value).is_err() {
+                break;
+            }
+        }
+        let settings = HttpSettings::new();
+        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Verdict::Final(outcome) = verdict else {
+            panic!("{verdict:?}");
+        };
+        // There is no room for the mark of a replay.
+        assert_eq!(replay(&outcome).err(), Some(Undecodable));
     }
 }

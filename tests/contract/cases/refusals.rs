@@ -117,9 +117,21 @@ pub(crate) async fn a_body_over_the_limit_is_413_and_claims_nothing<F: Framework
     assert_eq!(accepted.status(), 200);
     // The default limit, by ten megabytes that nobody needs to send.
     let other = serve::<F>(|engine| engine).await;
-    assert_eq!(other.server.announce("/echo", "a", 10_000_000).await, 413);
+    assert_eq!(other.server.announce("/echo", "a", "10000000").await, 413);
     assert_eq!(other.store.calls(Method::Claim), 0);
     assert_eq!(setup.works.executed() + other.works.executed(), 1);
+}
+
+pub(crate) async fn an_empty_body_is_empty_however_its_length_is_written<F: Framework>() {
+    let setup = serve::<F>(|engine| engine).await;
+    for length in ["0", "00", "000000"] {
+        let status = setup
+            .server
+            .announce("/nothing-happened", "a", length)
+            .await;
+        assert_eq!(status, 200, "{length}");
+    }
+    assert_eq!(setup.works.executed(), 3);
 }
 
 pub(crate) async fn an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed<
