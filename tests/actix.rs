@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use actix_web::dev::{Payload, ServiceResponse};
+use actix_web::dev::{Payload, Service, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, Responder, web};
@@ -309,4 +309,25 @@ async fn many_header_lines_are_neither_a_panic_nor_an_error() {
     assert_eq!((status, lines >= MANY), (StatusCode::OK, true));
     assert_eq!(send("many").await.0, StatusCode::CONFLICT);
     assert_eq!(executed.load(Ordering::SeqCst), 2);
+}
+
+#[actix_web::test]
+async fn a_body_over_another_limit_is_413() {
+    let executed = Count::default();
+    let app = App::new()
+        .wrap_fn(|mut request, service| {
+            let error = actix_web::error::PayloadError::Overflow;
+            let chunks = [Ok(web::Bytes::from("12345")), Err(error)];
+            request.set_payload(Payload::Stream {
+                payload: Box::pin(futures_util::stream::iter(chunks)),
+            });
+            service.call(request)
+        })
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(not_send));
+    let app = init_service(app).await;
+    let request = post("/").to_request();
+    assert_eq!(call_service(&app, request).await.status().as_u16(), 413);
+    assert_eq!(executed.load(Ordering::SeqCst), 0);
 }

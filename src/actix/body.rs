@@ -10,21 +10,26 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::CapturedBody;
+use idem_core::http::{BodyError, CapturedBody};
 
 /// The body of a request.
 pub(super) struct Incoming(pub(super) Payload);
 
 impl Body for Incoming {
     type Data = Bytes;
-    type Error = PayloadError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let chunk = Pin::new(&mut self.0).poll_next(cx);
-        chunk.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+        let frame = |chunk: Result<Bytes, PayloadError>| match chunk {
+            Ok(chunk) => Ok(Frame::data(chunk)),
+            Err(PayloadError::Overflow) => Err(BodyError::TooLarge { limit: None }),
+            Err(_) => Err(BodyError::Unreadable),
+        };
+        chunk.map(|chunk| chunk.map(frame))
     }
 }
 

@@ -155,7 +155,7 @@ impl CapturedRequest for Inner {
         let announced = self.headers.get(http::header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limit as u64) {
-            return Err(BodyError::TooLarge { limit });
+            return Err(BodyError::TooLarge { limit: Some(limit) });
         }
         let bytes = collect_body(Incoming(payload), limit).await?;
         self.body = RequestBody::Read(bytes.clone());

@@ -210,9 +210,9 @@ impl CapturedRequest for Inner {
     }
 }
 
-/// A request's body that has failed; how is of no interest here.
+/// A request's body that has failed.
 #[derive(Debug)]
-struct Broken;
+struct Broken(BoxError);
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,7 +220,11 @@ impl fmt::Display for Broken {
     }
 }
 
-impl std::error::Error for Broken {}
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
 
 /// A body whose errors are all of one type.
 struct Unread<B>(Pin<Box<B>>);
@@ -234,7 +238,7 @@ impl<B: Incoming> Body for Unread<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = self.0.as_mut().poll_frame(cx);
-        frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+        frame.map(|frame| frame.map(|frame| frame.map_err(|error| Broken(error.into()))))
     }
 
     fn is_end_stream(&self) -> bool {

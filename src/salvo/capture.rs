@@ -166,7 +166,7 @@ impl CapturedRequest for Captured {
         let body = match &mut self.body {
             Held::Read(bytes) => return Ok(bytes.clone()),
             Held::Cached(bytes) if bytes.len() > limit => {
-                return Err(BodyError::TooLarge { limit });
+                return Err(BodyError::TooLarge { limit: Some(limit) });
             }
             Held::Cached(bytes) => return Ok(bytes.clone()),
             Held::Unread(body) => body.take(),

@@ -1,12 +1,14 @@
 //! What of a request counts: its body up to a limit, and its fingerprint.
 
+use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, Method, Uri};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError};
 
 use super::{Problem, ProblemKind};
 use crate::fingerprint::{Fingerprint, Fingerprinter};
@@ -121,11 +123,15 @@ fn normal_host(authority: &[u8]) -> Vec<u8> {
 
 /// Why a request's body was not taken. Nothing was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BodyError {
-    /// It is longer than the limit.
+    /// It is longer than a limit.
     TooLarge {
-        /// The limit, in bytes.
-        limit: usize,
+        /// The limit, in bytes. `None` is another one than that of [`HttpSettings`], such as a
+        /// layer's around the handler.
+        ///
+        /// [`HttpSettings`]: super::HttpSettings
+        limit: Option<usize>,
     },
     /// It could not be read to its end.
     Unreadable,
@@ -134,15 +140,18 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { limit } => {
+            Self::TooLarge { limit: Some(limit) } => {
                 write!(f, "the request's body is longer than {limit} bytes")
+            }
+            Self::TooLarge { limit: None } => {
+                f.write_str("the request's body is longer than the server allows")
             }
             Self::Unreadable => f.write_str("the request's body could not be read to its end"),
         }
     }
 }
 
-impl std::error::Error for BodyError {}
+impl Error for BodyError {}
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
@@ -157,27 +166,65 @@ impl From<BodyError> for Problem {
 /// Reads a request's body whole. One that announces more than `limit` bytes is not read at all.
 ///
 /// # Errors
-/// When the body is over the limit or breaks off.
+/// When the body is over the limit, or over that of a layer around it, or breaks off.
 pub async fn collect_body<B>(body: B, limit: usize) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let too_large = BodyError::TooLarge { limit: Some(limit) };
     if body.size_hint().lower() > limit as u64 {
-        return Err(BodyError::TooLarge { limit });
+        return Err(too_large);
     }
-    match Limited::new(body, limit).collect().await {
-        // A body of one frame, which is most, is not copied here.
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { limit }),
-        Err(_) => Err(BodyError::Unreadable),
+    let mut body = pin!(body);
+    // A body of one frame, which is most, is not copied.
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(&*error.into()))?;
+        // Trailers are no part of the body.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.len() + whole.len() + data.len() > limit {
+            return Err(too_large);
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+        }
     }
+    Ok(match whole.is_empty() {
+        true => first,
+        false => whole.freeze(),
+    })
+}
+
+/// What a body's own error says, or what is behind it.
+fn body_error(error: &(dyn Error + 'static)) -> BodyError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(known) = error.downcast_ref::<BodyError>() {
+            return *known;
+        }
+        if error.is::<LengthLimitError>() {
+            return BodyError::TooLarge { limit: None };
+        }
+        cause = match error.downcast_ref().and_then(std::io::Error::get_ref) {
+            // Its source is that of the error that it holds.
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    BodyError::Unreadable
 }
 
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::{Full, Limited, StreamBody};
 
     use super::*;
 
@@ -317,19 +364,50 @@ mod tests {
         let announced = Full::new(Bytes::from_static(b"12345"));
         assert_eq!(
             collect_body(announced.clone(), 4).await,
-            Err(BodyError::TooLarge { limit: 4 })
+            Err(BodyError::TooLarge { limit: Some(4) })
         );
         assert_eq!(collect_body(announced, 5).await.unwrap(), "12345");
         let frame = || Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"123")));
         let streamed = StreamBody::new(futures_util::stream::iter([frame(), frame()]));
         assert_eq!(
             collect_body(streamed, 5).await,
-            Err(BodyError::TooLarge { limit: 5 })
+            Err(BodyError::TooLarge { limit: Some(5) })
         );
         let broken = StreamBody::new(futures_util::stream::iter([
             frame(),
             Err(std::io::Error::other("gone")),
         ]));
         assert_eq!(collect_body(broken, 50).await, Err(BodyError::Unreadable));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_of_another_is_too_large_too() {
+        let frame = || Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"123")));
+        let over = || {
+            let frames = futures_util::stream::iter([frame(), frame(), frame()]);
+            Limited::new(StreamBody::new(frames), 8)
+        };
+        let too_large = Err(BodyError::TooLarge { limit: None });
+        assert_eq!(collect_body(over(), 50).await, too_large);
+        // As frameworks wrap what they read.
+        let wrapped = over().map_err(std::io::Error::other);
+        assert_eq!(collect_body(wrapped, 50).await, too_large);
+        // The one that comes first is told.
+        assert_eq!(
+            collect_body(over(), 5).await,
+            Err(BodyError::TooLarge { limit: Some(5) })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_in_any_number_of_frames() {
+        for frames in [&[][..], &["one"], &["", "one", "", "two", "three"]] {
+            let body = frames.iter().map(|text| {
+                let frame = http_body::Frame::data(Bytes::from_static(text.as_bytes()));
+                Ok::<_, std::io::Error>(frame)
+            });
+            let body = StreamBody::new(futures_util::stream::iter(body.collect::<Vec<_>>()));
+            assert_eq!(collect_body(body, 50).await.unwrap(), frames.concat());
+        }
     }
 }
