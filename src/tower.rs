@@ -34,8 +34,8 @@
 //!
 //! It says the same words as the attribute and writes the same records, so that one operation may
 //! move from one to the other, given the same operation name; a handler with the attribute and the
-//! same operation name under the layer runs within the layer's attempt. One with another name keeps
-//! a record of its own.
+//! same operation name under the layer runs within the layer's attempt; one whose claim is in a
+//! transaction cannot, and is refused with the reason. One with another name keeps a record of its own.
 //!
 //! Put what authenticates around it: a layer sees requests before any handler does, and a replay
 //! goes out without one. What the inner service answers is judged by its status, extractors'
@@ -208,8 +208,25 @@ impl IdempotencyLayer {
 
     /// The statuses that say "not processed", and free the key; 401, 408, 425, 429 and 503 unless
     /// given.
+    ///
+    /// # Panics
+    /// When one is no status of a refusal, 300 to 599: a 2xx says that the request was processed, and
+    /// to free its key would be to run it again.
+    #[allow(
+        clippy::panic,
+        reason = "a program that is wrong says so when it starts, as routers do"
+    )]
     pub fn release(self, statuses: impl IntoIterator<Item = u16>) -> Self {
-        self.set(|settings| settings.release = statuses.into_iter().collect())
+        let statuses: Vec<_> = statuses.into_iter().collect();
+        if let Some(wrong) = statuses
+            .iter()
+            .find(|status| !(300..=599).contains(*status))
+        {
+            panic!(
+                "`release` takes the statuses of refusals, 300 to 599: {wrong} does not say \"not processed\""
+            );
+        }
+        self.set(|settings| settings.release = statuses.into())
     }
 
     /// Whether a request without a key is refused with 400, which is the default, or passes

@@ -614,3 +614,18 @@ async fn a_service_within_that_is_not_ready_has_executed_nothing() {
     assert_eq!(send().await.unwrap_err(), Lost);
     assert_eq!(send().await.unwrap().status(), 200);
 }
+
+#[test]
+fn a_layer_frees_no_key_by_a_status_that_says_processed() {
+    let release = |statuses: &'static [u16]| {
+        let statuses = statuses.iter().copied();
+        std::panic::catch_unwind(|| {
+            drop(IdempotencyLayer::new("statuses", DAY).release(statuses));
+        })
+    };
+    assert!(release(&[]).is_ok());
+    assert!(release(&[300, 404, 503, 599]).is_ok());
+    for wrong in [&[200][..], &[503, 204], &[299], &[100], &[600], &[0]] {
+        assert!(release(wrong).is_err(), "{wrong:?}");
+    }
+}

@@ -57,6 +57,11 @@ pub enum Error {
     NoEngine,
     /// The call was not made inside a tokio runtime.
     NoRuntime,
+    /// The tokio runtime has no timers: a lease could not be renewed.
+    NoTimers,
+    /// The operation claims in a transaction, and a layer around it, of the same operation name, has
+    /// claimed its record already.
+    ClaimedByLayer,
     /// Another function has the operation's name, whether or not it is ever called. Retrying does
     /// not help.
     NameTaken(NameTaken),
@@ -94,6 +99,12 @@ impl fmt::Display for Error {
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
             Self::NoRuntime => f.write_str("idempotent calls need a tokio runtime"),
+            Self::NoTimers => f.write_str(
+                "the tokio runtime has no timers: build it with enable_time or enable_all",
+            ),
+            Self::ClaimedByLayer => f.write_str(
+                "the operation claims in a transaction, and a layer of the same operation name has claimed its record already; give the layer another name, or leave the handler out of it",
+            ),
             Self::NameTaken(taken) => taken.fmt(f),
         }
     }

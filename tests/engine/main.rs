@@ -13,3 +13,4 @@ mod late;
 mod leases;
 mod outages;
 mod policies;
+mod runtimes;

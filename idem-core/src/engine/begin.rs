@@ -10,12 +10,12 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
-use super::Engine;
 use super::activity::Ongoing;
 use super::cache::Cached;
 use super::claim::StoreLeader;
 use super::execution::{Execution, Panic, panic_of};
 use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
+use super::{Engine, runtime};
 use crate::attempt::Attempt;
 use crate::call::Call;
 use crate::caller::Caller;
@@ -158,7 +158,7 @@ pub enum Granted<Run> {
 
 /// Decides what `call` may do, and reports it.
 pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
-    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let runtime = runtime::current()?;
     let leader = StoreLeader::new(engine, call, runtime);
     Ok(match grant(engine, call, &leader).await? {
         Granted::Run(begun) => begun,

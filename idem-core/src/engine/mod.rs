@@ -26,6 +26,7 @@ mod operation;
 mod renewal;
 mod replays;
 mod resolve;
+mod runtime;
 mod settlement;
 mod transaction;
 mod unsettled;

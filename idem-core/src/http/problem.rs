@@ -43,7 +43,7 @@ pub enum ProblemKind {
     Crashed,
     /// 500: the database refused to commit what the handler wrote; everything was rolled back.
     CommitRefused,
-    /// 500: the server's own mistake: no engine, a name used twice.
+    /// 500: the server's own mistake: no engine, a name used twice, a runtime without timers.
     Misconfigured,
     /// 503 with `Retry-After`: the store cannot answer, so this request was not executed.
     StoreUnavailable,
@@ -257,6 +257,8 @@ impl From<&Error> for Problem {
             | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
+            | Error::NoTimers
+            | Error::ClaimedByLayer
             | Error::NameTaken(_) => ProblemKind::Misconfigured,
         };
         let detail = match error {
