@@ -316,10 +316,10 @@ where
     B: Body<Data = Bytes>,
 {
     match respond.await {
-        Responded::Answered(response) => Ok(response.map(CapturedBody::Passed)),
+        Responded::Answered(response) => Ok(response.map(CapturedBody::passed)),
         Responded::Rejected(response) => Ok(rejected(response)),
         #[cfg(feature = "tower")]
-        Responded::Refused(response, _) => Ok(response.map(CapturedBody::Passed)),
+        Responded::Refused(response, _) => Ok(response.map(CapturedBody::passed)),
         Responded::Failed(error) => Err(error),
         #[cfg(feature = "tower")]
         Responded::NotCalled(error) => Err(error),
@@ -337,7 +337,7 @@ where
     match respond.await {
         Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
             // An operation within has refused, after whatever this one had done before.
-            (Verdict::Crashed, Ok(response.map(CapturedBody::Passed)))
+            (Verdict::Crashed, Ok(response.map(CapturedBody::passed)))
         }
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
@@ -351,7 +351,7 @@ where
                 Refused::NotExecuted => Verdict::Released,
                 Refused::Unknown => Verdict::Crashed,
             };
-            (verdict, Ok(response.map(CapturedBody::Passed)))
+            (verdict, Ok(response.map(CapturedBody::passed)))
         }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
         #[cfg(feature = "tower")]
@@ -508,5 +508,5 @@ fn unanswered<B: Body<Data = Bytes>>(
 
 /// An answer that no handler has made.
 pub(crate) fn whole<B: Body<Data = Bytes>>(response: Response<Bytes>) -> Response<CapturedBody<B>> {
-    response.map(|body| CapturedBody::Whole(body.into()))
+    response.map(|body| CapturedBody::whole(body))
 }

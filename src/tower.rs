@@ -308,7 +308,7 @@ where
         if !settings.methods.contains(request.method()) {
             return Box::pin(async move {
                 poll_fn(|cx| inner.poll_ready(cx)).await?;
-                Ok(inner.call(request).await?.map(CapturedBody::Passed))
+                Ok(inner.call(request).await?.map(CapturedBody::passed))
             });
         }
         let settings = Arc::clone(settings);

@@ -58,6 +58,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body as _;
@@ -127,6 +128,30 @@ pub fn header(
 pub struct IdempotencyKey(Head);
 
 impl IdempotencyKey {
+    /// The key in this header of a request, by the settings of the [`Engine`] among its extensions,
+    /// else of the installed one: as the filters make it, for whoever has a request and no filter,
+    /// such as a test of an idempotent function.
+    ///
+    /// ```
+    /// # use idem::warp::{IdempotencyKey, Reply};
+    /// # async fn create(key: IdempotencyKey, amount: u64) -> Reply { Reply::of(amount.to_string()) }
+    /// # async fn example() -> Result<(), warp::http::Error> {
+    /// let request = warp::http::Request::post("/charges").header("Idempotency-Key", "a");
+    /// let (head, ()) = request.body(())?.into_parts();
+    /// let key = IdempotencyKey::in_header("idempotency-key", &head);
+    /// let reply = create(key, 1999).await;
+    /// # Ok(drop(reply))
+    /// # }
+    /// ```
+    pub fn in_header(name: &str, head: &Parts) -> Self {
+        let identity = RequestIdentity {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+        };
+        Self(Head::of(identity, name, head.extensions.get()))
+    }
+
     /// The key's text, in its one form.
     ///
     /// # Errors

@@ -73,9 +73,9 @@ impl Body for Outgoing {
 
 /// What a client gets.
 pub(super) fn answer(body: CapturedBody<Outgoing>) -> BoxBody {
-    match body {
-        CapturedBody::Passed(outgoing) => outgoing.body,
-        body => BoxBody::new(Captured(body)),
+    match body.into_passed() {
+        Ok(outgoing) => outgoing.body,
+        Err(read) => BoxBody::new(Captured(read)),
     }
 }
 

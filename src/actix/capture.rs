@@ -339,7 +339,7 @@ impl Heads {
 }
 
 fn rejected(heads: &Heads, rejection: HttpResponse) -> Responded<Outgoing> {
-    Responded::Rejected(heads.part(rejection).map(CapturedBody::Passed))
+    Responded::Rejected(heads.part(rejection).map(CapturedBody::passed))
 }
 
 fn from_bytes(response: Response<Bytes>) -> HttpResponse {

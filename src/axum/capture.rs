@@ -260,7 +260,7 @@ impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
 }
 
 fn rejected(rejection: Response) -> Responded<Body> {
-    Responded::Rejected(rejection.map(CapturedBody::Passed))
+    Responded::Rejected(rejection.map(CapturedBody::passed))
 }
 
 fn answer(response: Response<Bytes>) -> Response {
@@ -269,10 +269,7 @@ fn answer(response: Response<Bytes>) -> Response {
 
 fn answered(answer: Result<Response<CapturedBody<Body>>, Infallible>) -> Response {
     match answer {
-        Ok(response) => response.map(|body| match body {
-            CapturedBody::Passed(body) => body,
-            body => Body::new(body),
-        }),
+        Ok(response) => response.map(|body| body.into_passed().unwrap_or_else(Body::new)),
         Err(never) => match never {},
     }
 }

@@ -175,7 +175,7 @@ impl Reply {
 
     /// The last extractor refused. Poem's middleware shall see its error.
     pub fn rejected(error: poem::Error) -> Self {
-        let mut response = Response::new(CapturedBody::Whole(Bytes::new().into()));
+        let mut response = Response::new(CapturedBody::whole(Bytes::new()));
         let kept = Kept(Arc::new(Mutex::new(Some(error))));
         response.extensions_mut().insert(kept);
         Self(Responded::Rejected(response))
@@ -228,9 +228,9 @@ fn answer(ended: Result<Response<CapturedBody<Body>>, Infallible>) -> poem::Resu
     {
         return Err(error);
     }
-    Ok(from_http(response.map(|body| match body {
-        CapturedBody::Passed(body) => poem::Body::from(body),
-        body => poem::Body::from(Body::new(body)),
+    Ok(from_http(response.map(|body| match body.into_passed() {
+        Ok(body) => poem::Body::from(body),
+        Err(read) => poem::Body::from(Body::new(read)),
     })))
 }
 

@@ -151,6 +151,7 @@ impl ProblemKind {
 
 /// A refusal, ready to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// What is wrong.
     pub kind: ProblemKind,

@@ -97,7 +97,7 @@ async fn route(
 }
 
 fn plain(status: StatusCode) -> Response<CapturedBody<BoxBody<Bytes, std::io::Error>>> {
-    let mut response = Response::new(CapturedBody::Whole(Full::default()));
+    let mut response = Response::new(CapturedBody::whole(Bytes::new()));
     *response.status_mut() = status;
     response
 }
