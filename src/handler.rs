@@ -508,5 +508,5 @@ fn unanswered<B: Body<Data = Bytes>>(
 
 /// An answer that no handler has made.
 pub(crate) fn whole<B: Body<Data = Bytes>>(response: Response<Bytes>) -> Response<CapturedBody<B>> {
-    response.map(|body| CapturedBody::whole(body))
+    response.map(CapturedBody::whole)
 }

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::PolicyError;
 use crate::fingerprint::FingerprintError;
 use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
+use crate::policy::PolicyError;
 use crate::registry::NameTaken;
 use crate::store::StoreError;
 

@@ -92,7 +92,7 @@ pub async fn answer(response: &mut Response, answer: http::Response<Bytes>) {
     put(
         response,
         before,
-        answer.map(|body| CapturedBody::whole(body)),
+        answer.map(CapturedBody::whole),
     )
     .await;
 }

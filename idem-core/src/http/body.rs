@@ -52,6 +52,10 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
     ///
     /// # Errors
     /// The body, where it was read.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the error is the other body, and is moved once"
+    )]
     pub fn into_passed(self) -> Result<B, Self> {
         match self.0 {
             Captured::Passed(body) => Ok(body),
