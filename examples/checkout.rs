@@ -67,7 +67,9 @@ impl Bank {
 
 type Created = (StatusCode, [(HeaderName, String); 1], Json<Charge>);
 
-#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+// One shop, on whichever port its processes listen: without a scope, a retry goes to the same host.
+// A shop that knows its customers names them here.
+#[idempotent(key = header("Idempotency-Key"), scope = "shop", ttl = "24h")]
 async fn create_charge(
     State(bank): State<Bank>,
     Json(order): Json<NewCharge>,

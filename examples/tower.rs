@@ -10,7 +10,6 @@ use axum::routing::post;
 use axum::{Json, Router};
 use clap::Parser;
 use idem::InFlight;
-use idem::tower::IdempotencyLayer;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -48,7 +47,7 @@ async fn list_charges(State(bank): State<Bank>) -> Json<Vec<Charge>> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let engine = idem::connect("memory://").await?.build();
-    let idempotent = IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
+    let idempotent = idem::axum::layer(Duration::from_secs(24 * 60 * 60))
         .engine(engine)
         .in_flight(InFlight::Wait(Duration::from_secs(5)));
     let app = Router::new()

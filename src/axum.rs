@@ -4,7 +4,7 @@
 //! comes first, and a rejection claims nothing); the key and the scope; the body, up to the
 //! limit, and the fingerprint; the claim; and only when the handler will run, the last
 //! extractor, which reads the body. The handler runs on a task of its own: a client that hangs
-//! up does not stop it.
+//! up does not stop it. A request that still waits for another's attempt ends with its client.
 //!
 //! So a last extractor does not run for a replay. What authenticates by the body, such as a check of
 //! its signature, belongs in a layer around the handler; or `scope` names what the extractor binds,
@@ -17,13 +17,52 @@
 )]
 mod capture;
 
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, OriginalUri};
+use axum::http::Uri;
+use axum::http::request::Parts;
+
 pub use idem_macros::idempotent_axum as idempotent;
 
-/// The method and the route that axum's router has matched, such as `POST /charges/{id}`: an
-/// operation name for `idem::tower::IdempotencyLayer::operation`. For a layer that sees requests
-/// before they are routed, the method alone.
-pub fn matched_route(head: &axum::http::request::Parts) -> String {
-    let route = head.extensions.get::<axum::extract::MatchedPath>();
+use crate::tower::IdempotencyLayer;
+
+/// The contract as a layer for axum's router: every route with its method, such as
+/// `POST /charges/{id}`, is an operation, and what counts is the path that the client sent, in nested
+/// routers too. Finished records are kept for `ttl`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::Router;
+/// use axum::routing::post;
+///
+/// # fn example(engine: idem::Engine) -> Router {
+/// let idempotent = idem::axum::layer(Duration::from_secs(24 * 60 * 60))
+///     .engine(engine)
+///     .scope(|request| request.extensions.get::<Tenant>().map(|tenant| tenant.0));
+///
+/// Router::new()
+///     .route("/charges", post(|| async { "charged" }))
+///     .layer(idempotent)
+/// # }
+/// # #[derive(Clone)] struct Tenant(u64);
+/// ```
+///
+/// [`IdempotencyLayer`] has the settings; [`name`](IdempotencyLayer::name) makes all routes one
+/// operation. Around a whole router, where requests are not routed yet, all of one method are one
+/// operation.
+pub fn layer(ttl: Duration) -> IdempotencyLayer {
+    IdempotencyLayer::named_by(matched_route, ttl).original_uri(original_uri)
+}
+
+fn original_uri(head: &Parts) -> &Uri {
+    let original = head.extensions.get::<OriginalUri>();
+    original.map_or(&head.uri, |OriginalUri(uri)| uri)
+}
+
+fn matched_route(head: &Parts) -> String {
+    let route = head.extensions.get::<MatchedPath>();
     route.map_or_else(
         || head.method.to_string(),
         |route| format!("{} {}", head.method, route.as_str()),

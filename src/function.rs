@@ -18,6 +18,8 @@ use idem_core::{
 };
 use serde::{Serialize, Serializer};
 
+use crate::handler::Refused;
+
 /// The settings of the engine that a request names, else of the installed one.
 pub(crate) fn settings<T>(engine: Option<&Engine>, use_them: impl FnOnce(&HttpSettings) -> T) -> T {
     match (engine, Engine::installed()) {
@@ -147,6 +149,10 @@ impl Body for Content {
 
 /// What a handler's response leaves behind. Its body is read already, or is not to be read.
 pub(crate) fn verdict(response: Response<Content>, engine: &Engine) -> Verdict {
+    if Refused::by(response.extensions()).is_some() {
+        // A call within was refused, after whatever this one had done before.
+        return Verdict::Crashed;
+    }
     let limit = engine.max_outcome_bytes();
     capture(response, DEFAULT_RELEASE, limit, engine.http())
         .now_or_never()

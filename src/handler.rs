@@ -14,15 +14,16 @@ use std::convert::Infallible;
 use std::future::Future;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+    BodyError, CapturedBody, HttpSettings, Problem, ProblemKind, RequestIdentity, capture,
+    parse_key, replay,
 };
 use tracing::Instrument;
 
 use idem_core::{
-    Begun, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
+    Begun, Caller, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
     FingerprintError, Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome,
     Transactional, Unprotected, Verdict, Writes,
 };
@@ -76,6 +77,10 @@ pub(crate) async fn admit(
     let release = plan.release.clone();
     let identified = identify(plan, request)?;
     if !required && identified.key == Err(KeyError::Missing) {
+        if !Caller::begin() {
+            // Nobody is told.
+            return Err(Response::new(Bytes::new()));
+        }
         return Ok(Admitted {
             permit: Permit::Unprotected(identified.operation.unprotected()),
             #[cfg(feature = "tower")]
@@ -213,12 +218,14 @@ pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
     Answered(Response<B>),
     /// It did not run: its last extractor refused, with this response.
     Rejected(Response<CapturedBody<B>>),
-    /// An operation within says that its own attempt runs elsewhere, or has crashed: no answer of
-    /// this one, which nobody may keep.
+    /// An operation within has refused: no answer of this one, which nobody may keep.
     #[cfg(feature = "tower")]
-    Undecided(Response<B>),
+    Refused(Response<B>, Refused),
     /// An error that is no response. Nobody knows what happened before it.
     Failed(E),
+    /// The same before anything happened.
+    #[cfg(feature = "tower")]
+    NotCalled(E),
 }
 
 type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
@@ -309,11 +316,13 @@ where
     B: Body<Data = Bytes>,
 {
     match respond.await {
-        Responded::Answered(response) => Ok(response.map(CapturedBody::Passed)),
-        Responded::Rejected(response) => Ok(response),
+        Responded::Answered(response) => Ok(response.map(CapturedBody::passed)),
+        Responded::Rejected(response) => Ok(rejected(response)),
         #[cfg(feature = "tower")]
-        Responded::Undecided(response) => Ok(response.map(CapturedBody::Passed)),
+        Responded::Refused(response, _) => Ok(response.map(CapturedBody::passed)),
         Responded::Failed(error) => Err(error),
+        #[cfg(feature = "tower")]
+        Responded::NotCalled(error) => Err(error),
     }
 }
 
@@ -326,17 +335,27 @@ where
     B: Body<Data = Bytes>,
 {
     match respond.await {
+        Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
+            // An operation within has refused, after whatever this one had done before.
+            (Verdict::Crashed, Ok(response.map(CapturedBody::passed)))
+        }
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
             let (verdict, response) = capture(response, &release, limit, engine.http()).await;
             (verdict, Ok(response))
         }
-        Responded::Rejected(response) => (Verdict::Released, Ok(response)),
+        Responded::Rejected(response) => (Verdict::Released, Ok(rejected(response))),
         #[cfg(feature = "tower")]
-        Responded::Undecided(response) => {
-            (Verdict::Crashed, Ok(response.map(CapturedBody::Passed)))
+        Responded::Refused(response, refused) => {
+            let verdict = match refused {
+                Refused::NotExecuted => Verdict::Released,
+                Refused::Unknown => Verdict::Crashed,
+            };
+            (verdict, Ok(response.map(CapturedBody::passed)))
         }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
+        #[cfg(feature = "tower")]
+        Responded::NotCalled(error) => (Verdict::Released, Err(error)),
     }
 }
 
@@ -383,7 +402,10 @@ impl<D: Transactional> AdmittedIn<D> {
         match Box::pin(execution.drive(body)).await {
             Ok(EndedIn::Value(answer)) => answer,
             Ok(EndedIn::Replay(outcome)) => Ok(whole(given_back(&outcome, settings.http()))),
-            Ok(EndedIn::Refused(error)) => Ok(whole(refuse(&error, settings.http()))),
+            Ok(EndedIn::Refused(error)) => {
+                crate::report_misconfiguration(&error);
+                Ok(problem(Problem::not_committed(&error), settings.http()))
+            }
             // The panic's message has gone to the panic hook, and is not for clients.
             Err(_) => Ok(problem(Problem::rolled_back(), settings.http())),
         }
@@ -413,6 +435,16 @@ impl<D: Transactional> AdmittedIn<D> {
     }
 }
 
+/// Whether a `Content-Length` says that there is no body: any number of zeros, and any number of
+/// times, as intermediaries may join lines.
+#[cfg(any(feature = "actix", feature = "salvo"))]
+pub(crate) fn is_no_length(content_length: &[u8]) -> bool {
+    content_length.split(|byte| *byte == b',').all(|number| {
+        let number = number.trim_ascii();
+        !number.is_empty() && number.iter().all(|digit| *digit == b'0')
+    })
+}
+
 /// A stored outcome as an answer.
 fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
     replay(outcome).unwrap_or_else(|error| refuse(&error.into(), settings))
@@ -420,20 +452,40 @@ fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
 
 pub(crate) fn refuse(error: &Error, settings: &HttpSettings) -> Response<Bytes> {
     crate::report_misconfiguration(error);
-    let response = Problem::from(error).into_response(settings);
-    #[cfg(feature = "tower")]
-    if matches!(error, Error::InFlight { .. } | Error::OutcomeUnknown { .. }) {
-        let mut response = response;
-        response.extensions_mut().insert(Undecided);
-        return response;
-    }
-    response
+    Problem::from(error).into_response(settings)
 }
 
-/// Marks a refusal that says nothing of how the operation ends, for a layer around it.
-#[cfg(feature = "tower")]
+/// What an answer says that is no outcome of the operation that it came from.
 #[derive(Clone, Copy)]
-pub(crate) struct Undecided;
+pub(crate) enum Refused {
+    /// Its handler did not run, for this request.
+    NotExecuted,
+    /// It may have had an effect.
+    Unknown,
+}
+
+/// Marks the framework's own answer where an extractor has refused.
+#[derive(Clone, Copy)]
+struct Rejected;
+
+impl Refused {
+    /// By what marks a response.
+    pub(crate) fn by(extensions: &Extensions) -> Option<Self> {
+        let kind = extensions.get::<ProblemKind>();
+        let known = kind.map(|kind| match kind.may_have_executed() {
+            false => Self::NotExecuted,
+            true => Self::Unknown,
+        });
+        let rejected = || extensions.get::<Rejected>().map(|_| Self::NotExecuted);
+        known.or_else(rejected)
+    }
+}
+
+/// For a layer around the handler, which cannot tell a rejection from an answer.
+fn rejected<B>(mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(Rejected);
+    response
+}
 
 fn problem<B: Body<Data = Bytes>>(
     problem: Problem,
@@ -456,5 +508,5 @@ fn unanswered<B: Body<Data = Bytes>>(
 
 /// An answer that no handler has made.
 pub(crate) fn whole<B: Body<Data = Bytes>>(response: Response<Bytes>) -> Response<CapturedBody<B>> {
-    response.map(|body| CapturedBody::Whole(body.into()))
+    response.map(CapturedBody::whole)
 }

@@ -21,6 +21,9 @@
 //! any type `From<Vec<u8>>`, such as `Bytes`, `Full<Bytes>` or `lambda_http::Body`; the function that the attribute makes takes a request with any body.
 //! What it answers has a [`CapturedBody`] of the declared body.
 //!
+//! What counts is the request as the function gets it: a router that takes a prefix away from its
+//! target puts it back before the call.
+//!
 //! The body runs on a task of its own: a client that hangs up does not stop it. An `Err`, where the
 //! function returns one, is no response: it goes to the caller as it is, and the attempt counts as
 //! crashed, so the next one follows `on_crash`.

@@ -70,6 +70,8 @@ fn report_misconfiguration(error: &Error) {
         error,
         Error::NoEngine
             | Error::NoRuntime
+            | Error::NoTimers
+            | Error::ClaimedByLayer
             | Error::NameTaken(_)
             | Error::Policy(_)
             | Error::Fingerprint(_)

@@ -27,7 +27,9 @@
 //! before the claim, with the body that was read. An argument that reads the body goes last.
 //!
 //! All of that happens on a task of its own, which owns the request: a client that hangs up does
-//! not stop it, and arguments may borrow, as `Data<&T>` and `&Request` do. It must be called
+//! not stop a handler that has begun, and ends a call that still waits for another's attempt. (poem's
+//! server sees a connection that was reset; one that was closed in order counts as open until it has
+//! answered.) Arguments may borrow, as `Data<&T>` and `&Request` do. It must be called
 //! within a tokio runtime.
 //!
 //! An extractor's error reaches poem's middleware as it is. An `Err` of the handler becomes its

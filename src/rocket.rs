@@ -29,8 +29,8 @@
 //! - **Key.** [`IdempotencyKey`] reads the header `Idempotency-Key`; it never fails, so that a
 //!   missing or a malformed key is answered as a problem like everything else that is refused.
 //! - **What counts.** The arguments, of which the key's guard stands for the request's method, path,
-//!   query and content type; and without a `scope`, `Authorization`: another caller with the same
-//!   key is refused, and never gets this one's response. The guards run before the attribute, so
+//!   query and content type; and without a `scope`, host and `Authorization`: another caller with the
+//!   same key is refused, and never gets this one's response. The guards run before the attribute, so
 //!   what authenticates comes first.
 //! - **Reply.** [`IdempotencyKey::reply`] makes any responder a [`Reply`]: its status, headers and
 //!   body are stored, and given back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503
@@ -38,7 +38,8 @@
 //!   is registered for it, and what the catcher answers is stored. What Rocket and its fairings add
 //!   to a response after that, cookies of the jar among it, is not.
 //! - **Hang-ups.** Rocket serves every request on a task of its own, which goes on when the client
-//!   has gone.
+//!   has gone, and says so to nobody. One that waits (`in_flight = "wait 5s"`) waits on, and runs if
+//!   the one before it has freed the key: let it wait for seconds, not for as long as it takes.
 //! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The guard reads the key by the
@@ -52,10 +53,12 @@ use std::fmt;
 use std::future::Future;
 use std::io::Cursor;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use idem_core::http::RequestIdentity;
+use idem_core::http::{ProblemKind, RequestIdentity};
 use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
 use rocket::Catcher;
 use rocket::form::Form;
@@ -78,7 +81,7 @@ use crate::function::{
 /// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
 /// query and content type; the quoted and the bare form of a key are one. As the key it says what is
 /// asked for and who asks: method, path and query, and without a `scope` a digest of
-/// `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
+/// host and `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
 #[derive(Clone)]
 pub struct IdempotencyKey<'r> {
     head: Head,
@@ -106,7 +109,15 @@ impl<'r> IdempotencyKey<'r> {
     /// }
     /// ```
     pub fn in_header(name: &str, request: &'r Request<'_>) -> Self {
-        let headers = headers(request.headers());
+        // Servers take far fewer lines than there is room for.
+        let mut headers = headers(request.headers()).unwrap_or_default();
+        // HTTP/2 has it in the request's target, of which Rocket keeps the path and the query.
+        if let Some(host) = request.host()
+            && !headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::try_from(host.to_string())
+        {
+            headers.insert(HOST, host);
+        }
         let engine = request.rocket().state::<Engine>();
         let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
         let uri = Uri::try_from(request.uri().to_string()).unwrap_or_default();
@@ -142,13 +153,15 @@ impl<'r> IdempotencyKey<'r> {
     {
         let request = self.request;
         let limit = self.engine.map(Engine::max_outcome_bytes);
+        request.refused(None);
         let answered = request.respond(Box::new(move |request| responder.respond_to(request)));
+        let refused = request.refused(None);
         async move {
             let response = match answered {
                 Ok(response) => response,
                 Err(status) => request.catch(status).await,
             };
-            Reply::read(response, limit).await
+            Reply::read(response, limit, refused).await
         }
     }
 }
@@ -182,6 +195,9 @@ impl<'r> FromRequest<'r> for IdempotencyKey<'r> {
 
 /// A request without its second lifetime, which is invariant and which no guard can name.
 trait Answering<'r>: Send + Sync {
+    /// Notes that a reply has become a response in which an operation refuses, or takes the note.
+    fn refused(&'r self, refused: Option<ProblemKind>) -> Option<ProblemKind>;
+
     fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r>;
 
     /// What Rocket would answer for a status without a response.
@@ -190,7 +206,25 @@ trait Answering<'r>: Send + Sync {
 
 type Respond<'r, 'a> = Box<dyn for<'i> FnOnce(&'r Request<'i>) -> response::Result<'r> + 'a>;
 
+/// What a reply of this request has said last. Rocket's responses have no extensions.
+#[derive(Default)]
+struct LastRefused(Mutex<Option<ProblemKind>>);
+
+impl LastRefused {
+    fn replace(request: &Request<'_>, refused: Option<ProblemKind>) -> Option<ProblemKind> {
+        let last = request.local_cache(Self::default);
+        std::mem::replace(
+            &mut last.0.lock().unwrap_or_else(PoisonError::into_inner),
+            refused,
+        )
+    }
+}
+
 impl<'r> Answering<'r> for Request<'_> {
+    fn refused(&'r self, refused: Option<ProblemKind>) -> Option<ProblemKind> {
+        LastRefused::replace(self, refused)
+    }
+
     fn respond(&'r self, respond: Respond<'r, '_>) -> response::Result<'r> {
         respond(self)
     }
@@ -236,13 +270,17 @@ pub struct Reply<'r>(Kind<'r>);
 )]
 enum Kind<'r> {
     /// A responder's response, whole for its caller, and what of its body is known.
-    Given(Response<'r>, Content),
+    Given(Response<'r>, Content, Option<ProblemKind>),
     /// A stored response, or a problem.
     Made(http::Response<Bytes>),
 }
 
 impl<'r> Reply<'r> {
-    async fn read(mut response: Response<'r>, limit: Option<usize>) -> Self {
+    async fn read(
+        mut response: Response<'r>,
+        limit: Option<usize>,
+        refused: Option<ProblemKind>,
+    ) -> Self {
         let limit = limit
             .or_else(|| Engine::installed().ok().map(|it| it.max_outcome_bytes()))
             .unwrap_or(usize::MAX);
@@ -258,16 +296,24 @@ impl<'r> Reply<'r> {
             },
             length => Content::Unread(length.map(|length| length as u64)),
         };
-        Self(Kind::Given(response, content))
+        let content = match headers(response.headers()) {
+            Some(_) => content,
+            // What would be stored is not the whole response.
+            None => Content::Unread(None),
+        };
+        Self(Kind::Given(response, content, refused))
     }
 
     fn head(&self) -> http::Response<Content> {
         match &self.0 {
-            Kind::Given(response, content) => {
+            Kind::Given(response, content, refused) => {
                 let mut head = http::Response::new(content.clone());
                 *head.status_mut() = StatusCode::from_u16(response.status().code)
                     .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                *head.headers_mut() = headers(response.headers());
+                *head.headers_mut() = headers(response.headers()).unwrap_or_default();
+                if let Some(refused) = refused {
+                    head.extensions_mut().insert(*refused);
+                }
                 head
             }
             Kind::Made(response) => response.clone().map(Content::Whole),
@@ -275,16 +321,18 @@ impl<'r> Reply<'r> {
     }
 }
 
-/// Header lines as the crate `http` knows them; what is no header there is left out.
-fn headers(lines: &rocket::http::HeaderMap<'_>) -> HeaderMap {
-    lines
-        .iter()
-        .filter_map(|line| {
-            let name = HeaderName::from_bytes(line.name().as_str().as_bytes()).ok()?;
-            let value = HeaderValue::from_bytes(line.value().as_bytes()).ok()?;
-            Some((name, value))
-        })
-        .collect()
+/// Header lines as the crate `http` knows them; what is no header there is left out. `None` is that
+/// there are more names than it has room for.
+fn headers(lines: &rocket::http::HeaderMap<'_>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines.iter() {
+        let name = HeaderName::from_bytes(line.name().as_str().as_bytes());
+        let value = HeaderValue::from_bytes(line.value().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.try_append(name, value).ok()?;
+        }
+    }
+    Some(headers)
 }
 
 #[diagnostic::do_not_recommend]
@@ -319,12 +367,16 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
 }
 
 impl<'r> Responder<'r, 'r> for Reply<'r> {
-    fn respond_to(self, _: &'r Request<'_>) -> response::Result<'r> {
+    fn respond_to(self, request: &'r Request<'_>) -> response::Result<'r> {
         let made = match self.0 {
-            Kind::Given(_, Content::Broken) => return Err(Status::InternalServerError),
-            Kind::Given(response, _) => return Ok(response),
+            Kind::Given(_, Content::Broken, _) => return Err(Status::InternalServerError),
+            Kind::Given(response, _, refused) => {
+                LastRefused::replace(request, refused);
+                return Ok(response);
+            }
             Kind::Made(made) => made,
         };
+        LastRefused::replace(request, made.extensions().get().copied());
         let (head, body) = made.into_parts();
         let mut response = Response::new();
         response.set_status(Status::new(head.status.as_u16()));

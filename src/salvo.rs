@@ -31,7 +31,8 @@
 //! it.
 //!
 //! All of that happens on a task of its own, which owns request, depot and response until it ends:
-//! a client that hangs up does not stop it. The hoops around the handler see them afterwards, as
+//! a client that hangs up does not stop a handler that has begun, and ends a call that still waits for
+//! another's attempt. The hoops around the handler see them afterwards, as
 //! always. It must be called within a tokio runtime.
 //!
 //! What is stored is the response as it is after the handler, with the headers that hoops have set

@@ -36,8 +36,9 @@
 //! - **Key.** `metadata("idempotency-key")` in the syntax of the HTTP header, or any expression over
 //!   `request` and `self`, such as `key = request.get_ref().order_id`.
 //! - **What counts.** The message in its protobuf encoding, or what `fingerprint(…)` names; which
-//!   method it is, because an operation is one; and without a `scope`, the metadata `authorization`: another caller with the same key is refused,
-//!   and never gets this one's answer. A `map` field that prost makes a `HashMap` is encoded in
+//!   method it is, because an operation is one; and without a `scope`, the metadata `authorization`, and
+//!   behind a [`HostLayer`] the host: another caller with the same key is refused, and never gets this
+//!   one's answer. A `map` field that prost makes a `HashMap` is encoded in
 //!   another order every time: let prost make it a `BTreeMap` (`btree_map(["."])`), or name what
 //!   counts.
 //! - **What is stored.** The response's message and metadata, or the [`Status`] with its code,
@@ -59,7 +60,7 @@
 //! | key or scope missing or malformed | `INVALID_ARGUMENT` | `KEY_MISSING`, `KEY_INVALID`, `SCOPE_INVALID` |
 //! | same key, other request | `FAILED_PRECONDITION` | `MISMATCH` |
 //! | in flight | `UNAVAILABLE` | `IN_FLIGHT`, `RetryInfo` |
-//! | store unreachable, nothing was executed | `UNAVAILABLE` | `STORE_UNAVAILABLE`, `RetryInfo` |
+//! | store unreachable; this call was not executed | `UNAVAILABLE` | `STORE_UNAVAILABLE`, `RetryInfo` |
 //! | an attempt crashed under `on_crash = "refuse"` | `FAILED_PRECONDITION` | `OUTCOME_UNKNOWN` |
 //! | executed, and too large to be kept | `DATA_LOSS` | `NOT_REPLAYABLE` |
 //! | executed, and stored by another version | `DATA_LOSS` | `UNDECODABLE` |
@@ -81,9 +82,11 @@
     reason = "reached through the hidden `__private` only"
 )]
 mod call;
+mod host;
 mod refusal;
 mod stored;
 
+pub use host::{HostLayer, KnowsHost};
 pub use idem_macros::idempotent_tonic as idempotent;
 pub use refusal::status;
 

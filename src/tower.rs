@@ -3,38 +3,54 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use axum::Router;
-//! use axum::routing::post;
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
 //! use idem::tower::IdempotencyLayer;
+//! use tower::ServiceBuilder;
 //!
-//! # fn example(engine: idem::Engine) -> Router {
-//! let idempotent = IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
+//! # fn example(engine: idem::Engine) {
+//! let idempotent = IdempotencyLayer::new("charges", Duration::from_secs(24 * 60 * 60))
 //!     .engine(engine)
 //!     .scope(|request| request.extensions.get::<Tenant>().map(|tenant| tenant.0));
 //!
-//! Router::new()
-//!     .route("/charges", post(|| async { "charged" }))
-//!     .layer(idempotent)
+//! let service = ServiceBuilder::new().layer(idempotent).service_fn(charge);
+//! # fn is_service<S: tower::Service<Request<Full<Bytes>>>>(_: S) {}
+//! # is_service(service);
+//! # }
+//! # async fn charge(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+//! #     Ok(Response::new("charged".into()))
 //! # }
 //! # #[derive(Clone)] struct Tenant(u64);
 //! ```
 //!
+//! Under axum's router use `idem::axum::layer`: it makes each route an operation, and knows the path
+//! before a nested router took its prefix away. This one takes each request's target as it finds it:
+//! within two nested routers `/charges` and `/refunds`, both are `/` to it, and a key that is used at
+//! both is answered with what the first one did, unless [`original_uri`] says more or each has an
+//! operation name of its own.
+//!
+//! [`original_uri`]: IdempotencyLayer::original_uri
+//!
 //! It says the same words as the attribute and writes the same records, so that one operation may
 //! move from one to the other, given the same operation name; a handler with the attribute and the
-//! same operation name under the layer runs within the layer's attempt. One with another name keeps
-//! a record of its own; where that says that its attempt is in flight or its outcome unknown, the
-//! layer's attempt has none either, and the next one follows `on_crash`.
+//! same operation name under the layer runs within the layer's attempt; one whose claim is in a
+//! transaction cannot, and is refused with the reason. One with another name keeps a record of its own.
 //!
 //! Put what authenticates around it: a layer sees requests before any handler does, and a replay
 //! goes out without one. What the inner service answers is judged by its status, extractors'
-//! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key.
+//! rejections too: a 400 or 422 of an extractor is final here, where the attribute frees the key. But
+//! no refusal of an annotated handler within, and no rejection of its extractors, is kept: they are
+//! known by an extension of the response ([`ProblemKind`](crate::http::ProblemKind)), which what stands
+//! between has to leave there. They free the key; where the handler may have had an effect (a panic),
+//! the layer's attempt counts as crashed.
 //! A timeout belongs around the layer as well: one within it stops the handler half-way, and the 408
 //! that it answers with says "not processed".
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,17 +58,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use idem_core::http::{
     BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
 };
-use idem_core::{Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
+use idem_core::{Caller, Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::__private::{KeySource, Plan};
-use crate::handler::{self, CapturedRequest, Responded, Undecided, whole};
+use crate::handler::{self, CapturedRequest, Refused, Responded, whole};
 use crate::http::private::{Captured, Incoming};
 
 /// Makes the requests to a service safe to retry, those with the given methods.
@@ -64,31 +80,61 @@ pub struct IdempotencyLayer {
 
 type FromHead<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
 
+type OriginalUri = dyn Fn(&Parts) -> &Uri + Send + Sync;
+
+/// An operation name.
+#[derive(Clone)]
+enum Name {
+    OfAll(Cow<'static, str>),
+    OfEach(FromHead<Cow<'static, str>>),
+}
+
 #[derive(Clone)]
 struct Settings {
     engine: Option<Engine>,
     methods: Vec<Method>,
     key: HeaderName,
     scope: Option<FromHead<Result<Key, KeyError>>>,
-    operation: FromHead<Cow<'static, str>>,
+    name: Name,
+    original_uri: Option<Arc<OriginalUri>>,
     policy: Policy,
     release: Cow<'static, [u16]>,
     required: bool,
 }
 
 impl IdempotencyLayer {
-    /// The operation name of all requests, unless [`operation`](Self::operation) says another.
-    pub const OPERATION: &'static str = "idem::tower";
+    /// A layer that makes all requests one operation of this name, so that a key that is used for
+    /// two paths or methods is a mismatch. Finished records are kept for `ttl`; everything else is at
+    /// its default.
+    ///
+    /// The name is a part of every record's identity: two layers share one only where they protect
+    /// the same requests.
+    pub fn new(name: impl Into<Cow<'static, str>>, ttl: Duration) -> Self {
+        Self::named(Name::OfAll(name.into()), ttl)
+    }
 
-    /// A layer that keeps finished records for `ttl`, and everything else at its default.
-    pub fn new(ttl: Duration) -> Self {
+    /// A layer that finds the operation name of each request in its head, such as the route that a
+    /// router has matched: each name has keys of its own.
+    ///
+    /// A name is a part of every record's identity and a label in metrics: never derive it from the
+    /// path that a client sends.
+    pub fn named_by<N: Into<Cow<'static, str>>>(
+        name: impl Fn(&Parts) -> N + Send + Sync + 'static,
+        ttl: Duration,
+    ) -> Self {
+        let name: FromHead<_> = Arc::new(move |head| name(head).into());
+        Self::named(Name::OfEach(name), ttl)
+    }
+
+    fn named(name: Name, ttl: Duration) -> Self {
         Self {
             settings: Arc::new(Settings {
                 engine: None,
                 methods: vec![Method::POST, Method::PATCH],
                 key: HeaderName::from_static("idempotency-key"),
                 scope: None,
-                operation: Arc::new(|_| Cow::Borrowed(Self::OPERATION)),
+                name,
+                original_uri: None,
                 policy: Policy::new(ttl),
                 release: Cow::Borrowed(DEFAULT_RELEASE),
                 required: true,
@@ -117,26 +163,32 @@ impl IdempotencyLayer {
     }
 
     /// The principal inside which keys are unique: from the request's head, where a layer around
-    /// this one has left it. `None` is no scope: the `Authorization` header then takes part in the
-    /// fingerprint, as it does where this is not called.
+    /// this one has left it. `None` is no scope: host and `Authorization` header then take part in the
+    /// fingerprint, as they do where this is not called.
     pub fn scope<K: KeyPart>(self, scope: impl Fn(&Parts) -> K + Send + Sync + 'static) -> Self {
         let scope: FromHead<_> = Arc::new(move |head| Key::of(&scope(head)));
         self.set(|settings| settings.scope = Some(scope))
     }
 
-    /// The operation name of a request; [`IdempotencyLayer::OPERATION`] for all of them unless
-    /// given, so that a key that is used for two routes or methods is a mismatch. Under axum's
-    /// router `.operation(idem::axum::matched_route)` makes each route and method an operation, with
-    /// keys of its own.
-    ///
-    /// A name is part of every record's identity and a label in metrics: never derive it from the
-    /// path that a client sends.
-    pub fn operation<N: Into<Cow<'static, str>>>(
+    /// One operation name for all requests, in the place of the one before: a handler with the
+    /// attribute and this `name` runs within the layer's attempt.
+    pub fn name(self, name: impl Into<Cow<'static, str>>) -> Self {
+        let name = Name::OfAll(name.into());
+        self.set(|settings| settings.name = name)
+    }
+
+    /// Where a request's target stands as the client sent it; in the head unless given. For routers
+    /// that take a prefix away before this layer sees the request.
+    pub fn original_uri(
         self,
-        operation: impl Fn(&Parts) -> N + Send + Sync + 'static,
+        original_uri: impl Fn(&Parts) -> &Uri + Send + Sync + 'static,
     ) -> Self {
-        let operation: FromHead<_> = Arc::new(move |head| operation(head).into());
-        self.set(|settings| settings.operation = operation)
+        self.set(|settings| settings.original_uri = Some(Arc::new(original_uri)))
+    }
+
+    /// How long finished records are kept, in the place of what was given first.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.set(|settings| settings.policy = settings.policy.ttl(ttl))
     }
 
     /// See [`Policy::lease`].
@@ -156,8 +208,25 @@ impl IdempotencyLayer {
 
     /// The statuses that say "not processed", and free the key; 401, 408, 425, 429 and 503 unless
     /// given.
+    ///
+    /// # Panics
+    /// When one is no status of a refusal, 300 to 599: a 2xx says that the request was processed, and
+    /// to free its key would be to run it again.
+    #[allow(
+        clippy::panic,
+        reason = "a program that is wrong says so when it starts, as routers do"
+    )]
     pub fn release(self, statuses: impl IntoIterator<Item = u16>) -> Self {
-        self.set(|settings| settings.release = statuses.into_iter().collect())
+        let statuses: Vec<_> = statuses.into_iter().collect();
+        if let Some(wrong) = statuses
+            .iter()
+            .find(|status| !(300..=599).contains(*status))
+        {
+            panic!(
+                "`release` takes the statuses of refusals, 300 to 599: {wrong} does not say \"not processed\""
+            );
+        }
+        self.set(|settings| settings.release = statuses.into())
     }
 
     /// Whether a request without a key is refused with 400, which is the default, or passes
@@ -196,6 +265,11 @@ impl<S> Layer<S> for IdempotencyLayer {
 /// body is in a [`CapturedBody`]. The inner service runs on a task of its own: a client that hangs
 /// up does not stop it. Its error is no response: it goes to the caller as it is, and the attempt
 /// counts as crashed.
+///
+/// It is always ready. What bounds requests within, such as a `ConcurrencyLimit`, is asked once a
+/// request is admitted, and a request that waits for another's attempt takes none of its room. To bound
+/// the requests that wait, put a limit around the layer. An inner service that fails to become ready
+/// was not called: its error goes to the caller, and the key is freed.
 #[derive(Clone)]
 pub struct Idempotency<S> {
     inner: S,
@@ -222,18 +296,20 @@ where
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    /// Always ready: a request takes the room that the inner service may have for it once it is
+    /// admitted, so that those who wait for another's attempt leave it to others.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let next = self.inner.clone();
-        // The one that is ready.
-        let mut inner = std::mem::replace(&mut self.inner, next);
+        let mut inner = self.inner.clone();
         let settings = &self.settings;
         if !settings.methods.contains(request.method()) {
-            let answer = inner.call(request);
-            return Box::pin(async move { Ok(answer.await?.map(CapturedBody::Passed)) });
+            return Box::pin(async move {
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                Ok(inner.call(request).await?.map(CapturedBody::passed))
+            });
         }
         let settings = Arc::clone(settings);
         Box::pin(async move {
@@ -247,9 +323,12 @@ where
                 // It passes as it is, also a body of any length.
                 let respond =
                     async move { answered(&mut inner, Request::from_parts(head, body)).await };
-                return admitted.run_detached(respond).await;
+                return run(admitted, respond).await;
             }
             let captured = Captured::<B>::of(request);
+            let original_uri = settings.original_uri.as_ref();
+            let original_uri = original_uri.map(|of| of(captured.head()).clone());
+            let captured = captured.sent_to(original_uri);
             let plan = settings.plan(captured.head());
             let admitted = match captured.admit(plan).await {
                 Ok(admitted) => admitted,
@@ -263,9 +342,25 @@ where
                     Err(refusal) => Responded::Rejected(whole(refusal)),
                 }
             };
-            admitted.run_detached(respond).await
+            run(admitted, respond).await
         })
     }
+}
+
+/// Runs the inner service on a task of its own: a client that hangs up does not stop it, once it is
+/// called.
+async fn run<R, E>(
+    admitted: handler::Admitted,
+    respond: impl Future<Output = Responded<R, E>> + Send + 'static,
+) -> Result<Response<CapturedBody<R>>, E>
+where
+    R: Body<Data = Bytes, Error: Send> + Send + 'static,
+    E: Send + 'static,
+{
+    let (waiting, caller) = Caller::new();
+    let answer = admitted.run_detached(caller.during(respond)).await;
+    drop(waiting);
+    answer
 }
 
 impl Settings {
@@ -279,7 +374,10 @@ impl Settings {
         let key = parse_key(head.headers.get_all(&self.key), accepted);
         Plan {
             engine,
-            name: Ok((self.operation)(head)),
+            name: Ok(match &self.name {
+                Name::OfAll(name) => name.clone(),
+                Name::OfEach(name) => name(head),
+            }),
             policy: self.policy,
             key: KeySource::Value(key.and_then(|key| Key::of(&key))),
             scope: self.scope.as_ref().map(|scope| scope(head)),
@@ -295,13 +393,28 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
+    match ready(service).await {
+        Some(Ok(())) if Caller::begin() => {}
+        Some(Err(error)) => return Responded::NotCalled(error),
+        _ => return Responded::Rejected(whole(Response::new(Bytes::new()))),
+    }
     match service.call(request).await {
-        Ok(response) if response.extensions().get::<Undecided>().is_some() => {
-            Responded::Undecided(response)
-        }
-        Ok(response) => Responded::Answered(response),
+        Ok(response) => match Refused::by(response.extensions()) {
+            Some(refused) => Responded::Refused(response, refused),
+            None => Responded::Answered(response),
+        },
         Err(error) => Responded::Failed(error),
     }
+}
+
+/// Waits for room. `None` is that the client has gone meanwhile.
+async fn ready<S: Service<Request>, Request>(service: &mut S) -> Option<Result<(), S::Error>> {
+    let mut gone = pin!(Caller::gone());
+    poll_fn(|cx| match gone.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => service.poll_ready(cx).map(Some),
+    })
+    .await
 }
 
 /// A request without a key where none is required, whose body nobody looks at.

@@ -36,15 +36,15 @@
 //! - **Key.** [`key`] never rejects, so that a missing or a malformed key is answered as a problem
 //!   like everything else that is refused. [`header`] reads it from another header.
 //! - **What counts.** The arguments, of which the key stands for the request's method, path, query
-//!   and content type; and without a `scope`, `Authorization`: another caller with the same key is
-//!   refused, and never gets this one's response. Filters run before the function, so what
+//!   and content type; and without a `scope`, host and `Authorization`: another caller with the same
+//!   key is refused, and never gets this one's response. Filters run before the function, so what
 //!   authenticates comes first.
 //! - **Reply.** [`Reply::of`] takes any reply: its status, headers and body are stored, and given
 //!   back with `Idempotent-Replayed: true`. 401, 408, 425, 429 and 503 free the key. A rejection is
 //!   made of no response that could be stored: answer errors with replies.
 //! - **Panics** of the function are answered with 500 `crashed`; the next attempt follows `on_crash`.
-//! - **Hang-ups.** warp drops a function with its client's connection. In [`detached`] it goes on,
-//!   and its outcome is stored.
+//! - **Hang-ups.** warp drops a function with its client's connection. In [`detached`] a body that
+//!   has begun goes on, and its outcome is stored.
 //!
 //! The engine is the one of `engine = …`, else the installed one. The filters read the key by the
 //! settings of an [`Engine`] among the request's extensions, else of the installed one.
@@ -58,6 +58,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body as _;
 use idem_core::http::{Problem, RequestIdentity};
@@ -82,24 +84,33 @@ pub fn header(
     name: &'static str,
 ) -> impl Filter<Extract = (IdempotencyKey,), Error = Infallible> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    // One that warp rejects, such as a host in the target and another in the header, counts by its
+    // header.
+    let authority = warp::host::optional().or(warp::any().map(|| None)).unify();
     warp::method()
+        .and(authority)
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<Engine>())
         .map(
             move |method: Method,
+                  authority: Option<Authority>,
                   path: FullPath,
                   query: String,
                   headers: HeaderMap,
                   engine: Option<Engine>| {
-                let uri = match &*query {
-                    "" => Uri::try_from(path.as_str()),
-                    query => Uri::try_from(format!("{}?{query}", path.as_str())),
+                let target = match &*query {
+                    "" => path.as_str().to_owned(),
+                    query => format!("{}?{query}", path.as_str()),
                 };
+                let mut uri = Uri::builder().path_and_query(target);
+                if let Some(authority) = authority {
+                    uri = uri.scheme(Scheme::HTTP).authority(authority);
+                }
                 let identity = RequestIdentity {
                     method: &method,
-                    uri: &uri.unwrap_or_default(),
+                    uri: &uri.build().unwrap_or_default(),
                     headers: &headers,
                 };
                 IdempotencyKey(Head::of(identity, name, engine.as_ref()))
@@ -112,11 +123,35 @@ pub fn header(
 /// As an argument it is a part of the fingerprint, as a digest of the request's method, path,
 /// query and content type; the quoted and the bare form of a key are one. As the key it says what is
 /// asked for and who asks: method, path and query, and without a `scope` a digest of
-/// `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
+/// host and `Authorization`, take part in the fingerprint whatever `fingerprint(…)` and `skip(…)` say.
 #[derive(Clone)]
 pub struct IdempotencyKey(Head);
 
 impl IdempotencyKey {
+    /// The key in this header of a request, by the settings of the [`Engine`] among its extensions,
+    /// else of the installed one: as the filters make it, for whoever has a request and no filter,
+    /// such as a test of an idempotent function.
+    ///
+    /// ```
+    /// # use idem::warp::{IdempotencyKey, Reply};
+    /// # async fn create(key: IdempotencyKey, amount: u64) -> Reply { Reply::of(amount.to_string()) }
+    /// # async fn example() -> Result<(), warp::http::Error> {
+    /// let request = warp::http::Request::post("/charges").header("Idempotency-Key", "a");
+    /// let (head, ()) = request.body(())?.into_parts();
+    /// let key = IdempotencyKey::in_header("idempotency-key", &head);
+    /// let reply = create(key, 1999).await;
+    /// # Ok(drop(reply))
+    /// # }
+    /// ```
+    pub fn in_header(name: &str, head: &Parts) -> Self {
+        let identity = RequestIdentity {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+        };
+        Self(Head::of(identity, name, head.extensions.get()))
+    }
+
     /// The key's text, in its one form.
     ///
     /// # Errors
@@ -145,7 +180,8 @@ impl fmt::Debug for IdempotencyKey {
 }
 
 /// Runs an idempotent function on a task of its own, at once: a client that hangs up does not stop
-/// it, and any panic is answered with 500, where warp would close the connection.
+/// its body, and any panic is answered with 500, where warp would close the connection. A call that
+/// still waits for another's attempt when its client hangs up ends, and does not run.
 pub fn detached<F>(function: F) -> impl Future<Output = warp::reply::Response> + Send + use<F>
 where
     F: Future<Output: warp::Reply> + Send + 'static,
@@ -195,6 +231,7 @@ impl Reply {
         let mut head = Response::new(self.content.clone());
         *head.status_mut() = self.response.status();
         *head.headers_mut() = self.response.headers().clone();
+        *head.extensions_mut() = self.response.extensions().clone();
         head
     }
 }

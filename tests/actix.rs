@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use actix_web::dev::{Payload, ServiceResponse};
+use actix_web::dev::{Payload, Service, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, FromRequest, HttpRequest, HttpResponse, Responder, web};
@@ -268,4 +268,66 @@ async fn a_response_that_ends_early_is_never_given_back_as_a_whole_one() {
     let retry = call_service(&app, request().to_request()).await;
     assert_eq!(retry.status(), StatusCode::CONFLICT);
     assert_eq!(executed.load(Ordering::SeqCst), 1);
+}
+
+const MANY: usize = 25_000;
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
+async fn many_lines(executed: Count, names: String) -> HttpResponse {
+    count(&executed);
+    let mut response = HttpResponse::Ok();
+    for number in 0..MANY {
+        let name = if names == "one" { 0 } else { number };
+        response.append_header((format!("x-{name}"), "1"));
+    }
+    response.body("whole")
+}
+
+#[actix_web::test]
+async fn many_header_lines_are_neither_a_panic_nor_an_error() {
+    let executed = Count::default();
+    let app = App::new()
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(many_lines));
+    let app = init_service(app).await;
+    let send = async |names: &'static str| {
+        // As HTTP/2 may bring them.
+        let request = (0..MANY).fold(post("/"), |request, _| {
+            request.append_header(("x-line", "1"))
+        });
+        let request = request.insert_header(("idempotency-key", names));
+        let response = call_service(&app, request.set_payload(names).to_request()).await;
+        let lines = response.headers().len();
+        (response.status(), lines)
+    };
+    let (status, lines) = send("one").await;
+    assert_eq!((status, lines >= MANY), (StatusCode::OK, true));
+    assert_eq!(send("one").await, (StatusCode::OK, lines + 1));
+    // More names than can be stored: whole for the first caller, and never run again.
+    let (status, lines) = send("many").await;
+    assert_eq!((status, lines >= MANY), (StatusCode::OK, true));
+    assert_eq!(send("many").await.0, StatusCode::CONFLICT);
+    assert_eq!(executed.load(Ordering::SeqCst), 2);
+}
+
+#[actix_web::test]
+async fn a_body_over_another_limit_is_413() {
+    let executed = Count::default();
+    let app = App::new()
+        .wrap_fn(|mut request, service| {
+            let error = actix_web::error::PayloadError::Overflow;
+            let chunks = [Ok(web::Bytes::from("12345")), Err(error)];
+            request.set_payload(Payload::Stream {
+                payload: Box::pin(futures_util::stream::iter(chunks)),
+            });
+            service.call(request)
+        })
+        .app_data(executed.clone())
+        .app_data(Engine::new(MemoryStore::new()))
+        .route("/", web::post().to(not_send));
+    let app = init_service(app).await;
+    let request = post("/").to_request();
+    assert_eq!(call_service(&app, request).await.status().as_u16(), 413);
+    assert_eq!(executed.load(Ordering::SeqCst), 0);
 }

@@ -2,20 +2,29 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{FromRequest, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRequest, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::post as route;
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use idem::Engine;
+use http_body_util::{BodyExt, Limited};
 use idem::axum::idempotent;
 use idem::conformance::faults::{FaultyStore, Method};
 use idem::http::HttpSettings;
 use idem::stores::memory::MemoryStore;
+use idem::{
+    Change, Claim, Engine, EngineBuilder, Fingerprinter, Key, Lease, Outcome, RecordId, Store,
+};
 use serde::Deserialize;
 use support::{Server, Works, is_replay, post, problem};
+use tower::ServiceExt;
 
 #[derive(Deserialize)]
 struct Order {
@@ -185,4 +194,93 @@ async fn without_an_engine_nothing_runs() {
     assert_eq!(refused.status(), 500);
     assert_eq!(problem(&refused), "misconfigured");
     assert_eq!(works.executed(), 0);
+}
+
+#[idempotent(name = "tests.upgraded", key = header("Idempotency-Key"), ttl = "24h")]
+async fn upgraded(State(works): State<Works>, body: String) -> String {
+    format!("{}: {body}", works.execute())
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_know_its_host_is_refused_and_not_run() {
+    let store = Arc::new(MemoryStore::new());
+    // As version 1 of the fingerprint had it.
+    let mut request = Fingerprinter::new();
+    request.bytes("method", b"POST");
+    request.bytes("path", b"/");
+    request.bytes("query", b"");
+    request.bytes("content-type", b"application/json");
+    request.bytes("body", b"x");
+    let claim = Claim::new(
+        RecordId::derive("", "tests.upgraded", None, &Key::of("a").unwrap()),
+        request.finish(),
+        Duration::from_secs(30),
+        Duration::from_secs(60),
+    );
+    store.claim(&claim).await.unwrap();
+    let lease = Lease::of(&claim, 1);
+    let outcome = Outcome::Response(Bytes::new()).encode();
+    let stored = store.complete(&lease, outcome);
+    assert_eq!(stored.await.unwrap(), Change::Applied);
+
+    let works = Works::default();
+    let router = Router::new()
+        .route("/", route(upgraded))
+        .layer(Extension(EngineBuilder::over(store).build()))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    let refused = server.send(post("/", "a", "x")).await;
+    assert_eq!(refused.status(), 422);
+    assert_eq!(problem(&refused), "mismatch");
+    assert_eq!(works.executed(), 0);
+}
+
+/// What `tower_http::limit::RequestBodyLimitLayer` does to a body whose length is not announced.
+async fn at_most_ten_bytes(request: axum::extract::Request, next: Next) -> Response {
+    next.run(request.map(|body| Body::new(Limited::new(body, 10))))
+        .await
+}
+
+#[tokio::test]
+async fn a_body_over_another_layers_limit_is_413_and_claims_nothing() {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let works = Works::default();
+    let handled = Router::new().route("/handled", route(upgraded));
+    let layered = Router::new()
+        .route("/layered", route(async |body: String| body))
+        .layer(idem::axum::layer(Duration::from_secs(60)));
+    let router = handled
+        .merge(layered)
+        .layer(from_fn(at_most_ten_bytes))
+        .layer(Extension(Engine::new(store.clone())))
+        .with_state(works.clone());
+    for path in ["/handled", "/layered"] {
+        let frames = ["12345", "67890", "1"].map(|text| Ok::<_, Infallible>(Bytes::from(text)));
+        let body = Body::from_stream(futures_util::stream::iter(frames));
+        let request = Request::post(path).header("idempotency-key", "a");
+        let Ok(refused) = router.clone().oneshot(request.body(body).unwrap()).await;
+        let (head, body) = refused.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let refused = http::Response::from_parts(head, body);
+        assert_eq!(refused.status(), 413, "{path}");
+        assert_eq!(problem(&refused), "body-too-large");
+    }
+    assert_eq!(store.calls(Method::Claim), 0);
+    assert_eq!(works.executed(), 0);
+}
+
+#[tokio::test]
+async fn a_body_over_axums_own_limit_is_axums_own_answer_and_frees_the_key() {
+    let works = Works::default();
+    let router = Router::new()
+        .route("/", route(upgraded))
+        .layer(DefaultBodyLimit::max(10))
+        .layer(Extension(Engine::new(MemoryStore::new())))
+        .with_state(works.clone());
+    let server = Server::start(router).await;
+    assert_eq!(
+        server.send(post("/", "a", "x".repeat(11))).await.status(),
+        413
+    );
+    assert_eq!(server.send(post("/", "a", "x")).await.body(), "1: x");
 }

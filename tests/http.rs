@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{Full, Limited, StreamBody};
 use idem::Engine;
 use idem::http::HttpSettings;
 use idem::http::idempotent;
@@ -74,4 +74,16 @@ async fn an_argument_that_is_not_compiled_is_none() {
     let request = Request::post("/").header("idempotency-key", "conditional");
     let request = request.body(Full::<Bytes>::default()).unwrap();
     assert_eq!(conditional(request).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_over_another_limit_is_413() {
+    let request = Request::post("/").header("idempotency-key", "over");
+    let frames = ["12345", "67890", "1"].map(|text| {
+        let frame = http_body::Frame::data(Bytes::from(text));
+        Ok::<_, std::convert::Infallible>(frame)
+    });
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let body = Limited::new(body, 10);
+    assert_eq!(length(request.body(body).unwrap()).await.status(), 413);
 }

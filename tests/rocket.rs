@@ -178,3 +178,53 @@ async fn within_a_scope_a_new_token_is_the_same_request() {
     assert_eq!(replay.body(), first.body());
     assert_eq!(server.send(with("Bearer 2", "b")).await.status(), 422);
 }
+
+const MANY: usize = 25_000;
+
+/// A response with many lines, of one name or of as many.
+struct ManyLines(bool);
+
+impl<'r> rocket::response::Responder<'r, 'static> for ManyLines {
+    fn respond_to(self, _: &'r Request<'_>) -> rocket::response::Result<'static> {
+        let mut response = rocket::Response::new();
+        for number in 0..MANY {
+            let name = if self.0 { 0 } else { number };
+            response.adjoin_raw_header(format!("x-{name}"), "1");
+        }
+        Ok(response)
+    }
+}
+
+#[post("/many", data = "<names>")]
+#[idempotent(key = key, ttl = "24h", skip(shop), engine = shop.engine)]
+async fn many_lines<'r>(key: IdempotencyKey<'r>, shop: &State<Shop>, names: String) -> Reply<'r> {
+    shop.works.execute();
+    key.reply(ManyLines(names == "one")).await
+}
+
+#[tokio::test]
+async fn many_header_lines_are_neither_a_panic_nor_an_error() {
+    let shop = Shop::with_room_for(1 << 20);
+    let figment = rocket::Config::figment().merge(("log_level", "off"));
+    let rocket = rocket::custom(figment)
+        .manage(shop.engine.clone())
+        .manage(shop.clone())
+        .mount("/", routes![many_lines]);
+    let client = rocket::local::asynchronous::Client::untracked(rocket);
+    let client = client.await.unwrap();
+    let send = async |names: &'static str| {
+        let request = client
+            .post("/many")
+            .header(Header::new("Idempotency-Key", names));
+        let response = request.body(names).dispatch().await;
+        (response.status().code, response.headers().len())
+    };
+    let (status, lines) = send("one").await;
+    assert_eq!((status, lines >= MANY), (200, true));
+    let (status, replayed) = send("one").await;
+    assert_eq!((status, replayed > lines), (200, true));
+    let (status, lines) = send("many").await;
+    assert_eq!((status, lines >= MANY), (200, true));
+    assert_eq!(send("many").await.0, 409);
+    assert_eq!(shop.works.executed(), 2);
+}

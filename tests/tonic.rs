@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::tonic::idempotent;
@@ -80,13 +81,17 @@ impl rpc::Charges for Shop {
 
     /// Its key is in the message, its request taken apart, and another code frees it.
     #[idempotent(
-        key = message.get_ref().note, scope = message.get_ref().amount, ttl = "24h", release(NOT_FOUND),
+        key = message.get_ref().note, scope = message.get_ref().amount, ttl = "24h",
+        in_flight = "wait 60s", release(NOT_FOUND),
         engine = self.engine, name = "tests.tonic.other"
     )]
     async fn other(
         self: Arc<Self>,
         message: Request<NewCharge>,
     ) -> Result<Response<Charge>, Status> {
+        if message.get_ref().note == "stop" {
+            self.works.stop_here().await;
+        }
         self.works.execute();
         match message.get_ref().amount {
             0 => Err(Status::not_found("not here")),
@@ -171,7 +176,7 @@ async fn a_bad_key_is_an_invalid_argument() {
     let missing = client.create(Request::new(order("", 5))).await.unwrap_err();
     assert_eq!(missing.code(), Code::InvalidArgument);
     assert_eq!(reason(&missing), "KEY_MISSING");
-    for malformed in ["\"open", "two words", &"k".repeat(256)] {
+    for malformed in ["\"open", "two words", "one,one", &"k".repeat(256)] {
         let refused = client.create(with_key(malformed, order("", 5))).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
@@ -208,6 +213,22 @@ async fn another_message_or_another_caller_is_a_mismatch() {
         assert_eq!(reason(&refused), "MISMATCH");
     }
     client.create(from("alice", 5)).await.unwrap();
+    assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn without_a_scope_another_host_never_gets_the_answer() {
+    let shop = Shop::open();
+    let acme = shop.serve().await.at_host("acme.example.com").await;
+    let umbrella = acme.at_host("umbrella.example.com").await;
+    let request = || with_key("k", order("", 5));
+    let first = acme.create(request()).await.unwrap();
+    let refused = umbrella.create(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(reason(&refused), "MISMATCH");
+    let same = acme.at_host("ACME.example.com:80").await;
+    let replay = same.create(request()).await.unwrap();
+    assert_eq!(replay.get_ref(), first.get_ref());
     assert_eq!(shop.works.executed(), 1);
 }
 
@@ -278,12 +299,56 @@ async fn a_body_goes_on_when_its_client_has_gone() {
     shop.works.started().await;
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
-    client.gone().await;
+    client.left(1).await;
     shop.works.let_go();
     shop.engine.idle().await;
     let replay = client.create(request()).await.unwrap();
     assert!(replay.metadata().contains_key("idempotent-replayed"));
     assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_bodies_whose_clients_have_gone() {
+    let shop = Shop::open();
+    let client = shop.serve().await;
+    let request = || with_key("k", order("stop", 5));
+    let first = tokio::spawn(client.create(request()));
+    shop.works.started().await;
+    first.abort();
+    client.left(1).await;
+    client.stop().await;
+    let mut idle = Box::pin(shop.engine.idle());
+    assert!((&mut idle).now_or_never().is_none());
+    shop.works.let_go();
+    idle.await;
+    assert_eq!(shop.works.executed(), 1);
+    let replay = shop.serve().await.create(request()).await.unwrap();
+    assert!(replay.metadata().contains_key("idempotent-replayed"));
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_waiting_never_runs() {
+    let shop = Shop::open();
+    let client = shop.serve().await;
+    // It frees its key: whoever waits for it would run next.
+    let call = || client.other(Request::new(order("stop", 0)));
+    let first = tokio::spawn(call());
+    shop.works.started().await;
+    let waiters: Vec<_> = (0..20).map(|_| tokio::spawn(call())).collect();
+    client.arrived(21).await;
+    for waiter in waiters {
+        waiter.abort();
+        assert!(waiter.await.unwrap_err().is_cancelled());
+    }
+    client.left(20).await;
+    for _ in 0..21 {
+        shop.works.let_go();
+    }
+    let freed = first.await.unwrap().unwrap_err();
+    assert_eq!(freed.code(), Code::NotFound);
+    assert_eq!(shop.works.executed(), 1);
+    assert_eq!(call().await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(shop.works.executed(), 2);
 }
 
 /// Without a service there is nothing to clone.

@@ -221,3 +221,43 @@ async fn a_salvo_handler() {
     let form = Salvo(database.pool.clone(), Engine::new(MemoryStore::new()));
     commits_or_rolls_back(&database, &form).await;
 }
+
+#[idem::axum::idempotent(
+    name = "tests.deposits", key = header("Idempotency-Key"), ttl = "24h", transaction = pool
+)]
+async fn layered(
+    axum::extract::State(pool): axum::extract::State<SqlitePool>,
+    what: String,
+) -> StatusCode {
+    deposit(tx, &what).await
+}
+
+#[tokio::test]
+async fn under_a_layer_of_the_same_name_a_transaction_is_refused_with_the_reason() {
+    let database = Database::new().await;
+    let engine = Engine::new(MemoryStore::new());
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    // The layer's record under another name is one of its own.
+    for (name, status) in [("tests.deposits", 500), ("another", 201)] {
+        let layer = idem::axum::layer(day).name(name).engine(engine.clone());
+        let router = axum::Router::new()
+            .route("/", axum::routing::post(layered))
+            .layer(layer)
+            .layer(axum::Extension(engine.clone()))
+            .with_state(database.pool.clone());
+        for again in [false, true] {
+            let request = Request::post("/").header("idempotency-key", "a");
+            let request = request.body(axum::body::Body::from("paid")).unwrap();
+            let Ok(answer) = tower::ServiceExt::oneshot(router.clone(), request).await;
+            assert_eq!(answer.status(), status, "{name}");
+            let is_replay = answer.headers().contains_key("idempotent-replayed");
+            assert_eq!(is_replay, again && status == 201);
+            if status == 500 {
+                let body = answer.into_body().collect().await.unwrap().to_bytes();
+                let body = String::from_utf8_lossy(&body).into_owned();
+                assert!(body.contains("misconfigured"), "{body}");
+            }
+        }
+        assert_eq!(database.deposits().await, i64::from(status == 201));
+    }
+}

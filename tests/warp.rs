@@ -143,3 +143,40 @@ async fn a_keys_text_says_who_asks_too() {
     }
     assert_eq!(shop.works.executed(), 1);
 }
+
+#[tokio::test]
+async fn a_key_of_a_request_without_a_filter_is_the_filters() {
+    let shop = Shop::open();
+    let route = warp::any()
+        .and(idem::warp::key())
+        .and_then(async |key: IdempotencyKey| {
+            Ok::<_, warp::Rejection>(serde_json::to_string(&key).unwrap())
+        });
+    let request = || {
+        let request = http::Request::post("/charges?dry=1").header("idempotency-key", "a");
+        request.header("host", "localhost").body(()).unwrap()
+    };
+    let by_filter = warp::test::request()
+        .method("POST")
+        .path("/charges?dry=1")
+        .header("host", "localhost")
+        .header("idempotency-key", "a")
+        .reply(&route)
+        .await;
+    let (head, ()) = request().into_parts();
+    let key = || IdempotencyKey::in_header("idempotency-key", &head);
+    assert_eq!(&*key().key().unwrap(), "a");
+    assert_eq!(
+        serde_json::to_string(&key()).unwrap().as_bytes(),
+        by_filter.body()
+    );
+    // In a test of the function alone.
+    let order = || Order {
+        answer: Answer::Created,
+        amount: 1,
+    };
+    for _ in 0..2 {
+        charge(key(), shop.clone(), order()).await;
+    }
+    assert_eq!(shop.works.executed(), 1);
+}

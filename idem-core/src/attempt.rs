@@ -28,6 +28,8 @@ struct State {
     /// The attempt whose body has begun this one.
     parent: Option<Attempt>,
     released: AtomicBool,
+    /// A call that the body made was refused.
+    refused_within: AtomicBool,
     /// Another attempt may run.
     lost: AtomicBool,
     /// The body has ended: what is learnt of its lease from here on says nothing any more.
@@ -39,6 +41,7 @@ impl State {
         Self {
             parent,
             released: AtomicBool::new(false),
+            refused_within: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         }
@@ -151,6 +154,14 @@ impl Attempt {
             Protection::Lease(lease) => lease.is_lost(),
             Protection::Other(other) => other.state.lost.load(Ordering::Acquire),
         }
+    }
+
+    pub(crate) fn note_refusal_within(&self) {
+        self.state().refused_within.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn was_refused_within(&self) -> bool {
+        self.state().refused_within.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_released(&self) -> bool {

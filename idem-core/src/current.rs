@@ -63,6 +63,18 @@ pub(crate) fn is_within(id: &RecordId) -> bool {
         .unwrap_or(false)
 }
 
+/// Tells the attempt that runs here that a call which its body made was refused.
+pub(crate) fn note_refusal() {
+    let _ = CURRENT.try_with(Attempt::note_refusal_within);
+}
+
+/// Whether a call that the body here has made was refused.
+pub(crate) fn was_refused_within() -> bool {
+    CURRENT
+        .try_with(Attempt::was_refused_within)
+        .unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::PolicyError;
 use crate::fingerprint::FingerprintError;
 use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
+use crate::policy::PolicyError;
 use crate::registry::NameTaken;
 use crate::store::StoreError;
 
@@ -41,7 +41,8 @@ pub enum Error {
     NotReplayable(NotReplayable),
     /// A stored outcome cannot be read by this version of the program.
     Undecodable(Undecodable),
-    /// The store cannot answer, so the body was not run. Retry later.
+    /// The store cannot answer, so the body was not run in this call, or in a transaction: everything
+    /// it wrote was rolled back. Of earlier calls with the key it says nothing. Retry later.
     Store(StoreError),
     /// A transaction's commit was sent, and the database has not said what became of it. Retry
     /// with the same key: it finds out, and runs again only if nothing has happened.
@@ -56,6 +57,11 @@ pub enum Error {
     NoEngine,
     /// The call was not made inside a tokio runtime.
     NoRuntime,
+    /// The tokio runtime has no timers: a lease could not be renewed.
+    NoTimers,
+    /// The operation claims in a transaction, and a layer around it, of the same operation name, has
+    /// claimed its record already.
+    ClaimedByLayer,
     /// Another function has the operation's name, whether or not it is ever called. Retrying does
     /// not help.
     NameTaken(NameTaken),
@@ -83,7 +89,7 @@ impl fmt::Display for Error {
             ),
             Self::NotReplayable(reason) => reason.fmt(f),
             Self::Undecodable(error) => error.fmt(f),
-            Self::Store(error) => write!(f, "nothing was executed: {error}"),
+            Self::Store(error) => write!(f, "this call was not executed, or everything it wrote was rolled back: {error}"),
             Self::Unsettled(error) => write!(f, "whether this was executed is not known yet; retry with the same key: {error}"),
             Self::CommitRefused(_) => f.write_str(
                 "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",
@@ -93,6 +99,12 @@ impl fmt::Display for Error {
                 "no engine: call idem::connect(url).await?.install()? at start-up, or pass one with engine = …",
             ),
             Self::NoRuntime => f.write_str("idempotent calls need a tokio runtime"),
+            Self::NoTimers => f.write_str(
+                "the tokio runtime has no timers: build it with enable_time or enable_all",
+            ),
+            Self::ClaimedByLayer => f.write_str(
+                "the operation claims in a transaction, and a layer of the same operation name has claimed its record already; give the layer another name, or leave the handler out of it",
+            ),
             Self::NameTaken(taken) => taken.fmt(f),
         }
     }

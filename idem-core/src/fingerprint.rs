@@ -7,9 +7,13 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical;
 
-/// The version of the algorithm below. It is part of every fingerprint, so that a record
-/// written by another version is never taken for an equal request by accident.
+/// The version of the algorithm that made a fingerprint is a part of it, so that a record written
+/// by another version is never taken for an equal request by accident: it is a mismatch.
+///
+/// Version 2 is version 1 and who asks (`Fingerprinter::with_caller`), the request's host among it.
 const VERSION: u8 = 1;
+#[cfg(feature = "http")]
+const VERSION_WITH_CALLER: u8 = 2;
 
 /// SHA-256 of a request, with the version of the algorithm that made it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +70,7 @@ impl fmt::Debug for Fingerprint {
 /// Builds a fingerprint from named, length-delimited parts.
 #[derive(Clone, Debug)]
 pub struct Fingerprinter {
+    version: u8,
     hash: Sha256,
     scratch: Vec<u8>,
 }
@@ -82,6 +87,7 @@ impl Fingerprinter {
         let mut hash = Sha256::new();
         hash.update(b"idem request 1");
         Self {
+            version: VERSION,
             hash,
             scratch: Vec::new(),
         }
@@ -113,6 +119,12 @@ impl Fingerprinter {
         Ok(())
     }
 
+    /// Says that who asks takes part, by raw bytes that follow under names of their own.
+    #[cfg(feature = "http")]
+    pub(crate) const fn with_caller(&mut self) {
+        self.version = VERSION_WITH_CALLER;
+    }
+
     fn delimited(&mut self, tag: u8, name: &str, bytes: &[u8]) {
         self.hash.update([tag]);
         self.hash.update((name.len() as u64).to_le_bytes());
@@ -124,7 +136,7 @@ impl Fingerprinter {
     /// The fingerprint of all parts.
     pub fn finish(self) -> Fingerprint {
         Fingerprint {
-            version: VERSION,
+            version: self.version,
             digest: self.hash.finalize().into(),
         }
     }

@@ -129,7 +129,8 @@ pub enum KeyError {
     },
     /// The header came more than once.
     Repeated,
-    /// The header's value is neither a structured-field string nor a bare key.
+    /// The header's value is neither a structured-field string nor a bare key, or it holds two
+    /// keys that were joined by a comma.
     Malformed,
     /// The engine accepts UUIDs only, and this is none.
     NotUuid,
@@ -146,7 +147,7 @@ impl fmt::Display for KeyError {
             Self::TooLong { max } => write!(f, "the key is longer than {max} bytes"),
             Self::Repeated => f.write_str("the key header came more than once; send it once"),
             Self::Malformed => f.write_str(
-                "the key is malformed; send visible ASCII characters without spaces, or a quoted string \"…\"",
+                "the key is malformed; send visible ASCII characters without spaces and commas, or a quoted string \"…\"",
             ),
             Self::NotUuid => f.write_str("the key is not a UUID"),
             Self::Rejected => f.write_str("the key could not be derived from the request"),

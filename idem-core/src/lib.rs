@@ -7,6 +7,7 @@
 
 mod attempt;
 mod call;
+mod caller;
 mod canonical;
 mod current;
 mod detached;
@@ -28,6 +29,8 @@ pub mod conformance;
 pub mod http;
 
 pub use attempt::Attempt;
+#[doc(hidden)]
+pub use caller::{Caller, Waiting};
 #[doc(hidden)]
 pub use current::Lent;
 pub use current::attempt;

@@ -75,6 +75,8 @@ impl Decision {
             | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
+            | Error::NoTimers
+            | Error::ClaimedByLayer
             | Error::NameTaken(_) => Self::StoreUnavailable,
         }
     }

@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::current;
 use crate::engine::Engine;
 use crate::error::Error;
 
@@ -169,7 +170,9 @@ impl std::error::Error for Undecodable {}
 #[derive(Clone, Copy, Debug)]
 pub struct ReleaseErrors;
 
-/// `errors = "store"`: an `Err` is final too.
+/// `errors = "store"`: an `Err` is final too, unless an idempotent call that the body has made was
+/// refused. What the body had done before is not known then: the attempt counts as crashed, and the
+/// next one follows `on_crash`.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreErrors;
 
@@ -286,6 +289,7 @@ impl<T: StorableValue, E: CarriesRefusal> Replayable<ReleaseErrors> for Result<T
     }
 
     fn refused(error: Error) -> Self {
+        current::note_refusal();
         Err(error.into())
     }
 }
@@ -294,6 +298,8 @@ impl<T: StorableValue, E: StorableValue + CarriesRefusal> Replayable<StoreErrors
     fn verdict(&self) -> Verdict {
         match self {
             Ok(value) => json(value, Outcome::Value),
+            // What was refused within would be refused for as long as this is kept.
+            Err(_) if current::was_refused_within() => Verdict::Crashed,
             Err(error) => json(error, Outcome::Failure),
         }
     }
@@ -322,6 +328,7 @@ impl<T: StorableValue, E: StorableValue + CarriesRefusal> Replayable<StoreErrors
     }
 
     fn refused(error: Error) -> Self {
+        current::note_refusal();
         Err(error.into())
     }
 }

@@ -10,26 +10,44 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::CapturedBody;
+use idem_core::http::{BodyError, CapturedBody};
 
 /// The body of a request.
 pub(super) struct Incoming(pub(super) Payload);
 
 impl Body for Incoming {
     type Data = Bytes;
-    type Error = PayloadError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, PayloadError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let chunk = Pin::new(&mut self.0).poll_next(cx);
-        chunk.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+        let frame = |chunk: Result<Bytes, PayloadError>| match chunk {
+            Ok(chunk) => Ok(Frame::data(chunk)),
+            Err(PayloadError::Overflow) => Err(BodyError::TooLarge { limit: None }),
+            Err(_) => Err(BodyError::Unreadable),
+        };
+        chunk.map(|chunk| chunk.map(frame))
     }
 }
 
 /// The body of a response.
-pub(super) struct Outgoing(pub(super) BoxBody);
+pub(super) struct Outgoing {
+    body: BoxBody,
+    /// Whether it may say how long it is, and so be stored.
+    pub(super) is_kept: bool,
+}
+
+impl Outgoing {
+    pub(super) const fn of(body: BoxBody) -> Self {
+        Self {
+            body,
+            is_kept: true,
+        }
+    }
+}
 
 impl Body for Outgoing {
     type Data = Bytes;
@@ -39,12 +57,13 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error>>>> {
-        let chunk = self.0.as_pin_mut().poll_next(cx);
+        let chunk = self.body.as_pin_mut().poll_next(cx);
         chunk.map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.0.size() {
+        match self.body.size() {
+            _ if !self.is_kept => SizeHint::default(),
             BodySize::None => SizeHint::with_exact(0),
             BodySize::Sized(length) => SizeHint::with_exact(length),
             BodySize::Stream => SizeHint::default(),
@@ -54,9 +73,9 @@ impl Body for Outgoing {
 
 /// What a client gets.
 pub(super) fn answer(body: CapturedBody<Outgoing>) -> BoxBody {
-    match body {
-        CapturedBody::Passed(Outgoing(body)) => body,
-        body => BoxBody::new(Captured(body)),
+    match body.into_passed() {
+        Ok(outgoing) => outgoing.body,
+        Err(read) => BoxBody::new(Captured(read)),
     }
 }
 

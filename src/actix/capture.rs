@@ -14,7 +14,9 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, Responder};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
-use idem_core::http::{BodyError, CapturedBody, Problem, RequestIdentity, collect_body};
+use idem_core::http::{
+    BodyError, CapturedBody, Problem, ProblemKind, RequestIdentity, collect_body,
+};
 use idem_core::{Engine, Transactional};
 use tracing::Instrument;
 
@@ -55,7 +57,7 @@ impl<B> FromRequest for Captured<B> {
                 "an argument before the last one has read the request's body: the argument that reads the body goes last"
             );
             return ready(Err(actix_web::error::ErrorInternalServerError(
-                "the server is set up wrongly; nothing was executed",
+                "the server is set up wrongly; this request was not executed",
             )));
         }
         ready(match Inner::new(request, body) {
@@ -73,7 +75,7 @@ fn announces_body(request: &HttpRequest) -> bool {
         && request.version() >= Version::HTTP_2
         && headers.contains_key(header::CONTENT_TYPE);
     by_type
-        || length.is_some_and(|length| length != "0")
+        || length.is_some_and(|length| !handler::is_no_length(length.as_bytes()))
         || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
@@ -92,10 +94,11 @@ impl FromRequest for NoArgument {
 
 impl Inner {
     fn new(request: &HttpRequest, body: Payload) -> Option<Self> {
-        let mut headers = HeaderMap::with_capacity(request.headers().len());
+        let mut headers = HeaderMap::new();
         for (name, value) in request.headers() {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
-            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+            let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            headers.try_append(name, value).ok()?;
         }
         Some(Self {
             method: Method::from_bytes(request.method().as_str().as_bytes()).ok()?,
@@ -152,7 +155,7 @@ impl CapturedRequest for Inner {
         let announced = self.headers.get(http::header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > limit as u64) {
-            return Err(BodyError::TooLarge { limit });
+            return Err(BodyError::TooLarge { limit: Some(limit) });
         }
         let bytes = collect_body(Incoming(payload), limit).await?;
         self.body = RequestBody::Read(bytes.clone());
@@ -295,16 +298,24 @@ impl Heads {
         response: HttpResponse<impl actix_web::body::MessageBody + 'static>,
     ) -> Response<Outgoing> {
         let (head, body) = response.map_into_boxed_body().into_parts();
-        let mut response = Response::new(Outgoing(body));
+        let mut response = Response::new(Outgoing::of(body));
         if let Ok(status) = StatusCode::from_u16(head.status().as_u16()) {
             *response.status_mut() = status;
         }
         for (name, value) in head.headers() {
             let name = HeaderName::from_bytes(name.as_str().as_bytes());
             let value = HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value) {
-                response.headers_mut().append(name, value);
+            if let (Ok(name), Ok(value)) = (name, value)
+                && response.headers_mut().try_append(name, value).is_err()
+            {
+                // What would be stored is not the whole response.
+                response.body_mut().is_kept = false;
+                break;
             }
+        }
+        // A handler may pass on what another has refused.
+        if let Some(kind) = head.extensions().get::<ProblemKind>() {
+            response.extensions_mut().insert(*kind);
         }
         response.extensions_mut().insert(Kept);
         self.0.replace(Some(head));
@@ -328,7 +339,7 @@ impl Heads {
 }
 
 fn rejected(heads: &Heads, rejection: HttpResponse) -> Responded<Outgoing> {
-    Responded::Rejected(heads.part(rejection).map(CapturedBody::Passed))
+    Responded::Rejected(heads.part(rejection).map(CapturedBody::passed))
 }
 
 fn from_bytes(response: Response<Bytes>) -> HttpResponse {
@@ -346,6 +357,9 @@ fn from_parts(head: &http::response::Parts, body: actix_web::body::BoxBody) -> H
         if let (Ok(name), Ok(value)) = (name, value) {
             response.headers_mut().append(name, value);
         }
+    }
+    if let Some(kind) = head.extensions.get::<ProblemKind>() {
+        response.extensions_mut().insert(*kind);
     }
     response
 }

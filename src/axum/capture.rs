@@ -12,12 +12,13 @@ use std::future::Future;
 use std::pin::Pin;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 
+use super::original_uri;
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest, Responded};
 
@@ -168,11 +169,9 @@ impl<B: Send + 'static> Captured<B> {
 
 impl<B> CapturedRequest for Inner<B> {
     fn identity(&self) -> RequestIdentity<'_> {
-        // The path before any router took a prefix away.
-        let original = self.head.extensions.get::<OriginalUri>();
         RequestIdentity {
             method: &self.head.method,
-            uri: original.map_or(&self.head.uri, |OriginalUri(uri)| uri),
+            uri: original_uri(&self.head),
             headers: &self.head.headers,
         }
     }
@@ -261,7 +260,7 @@ impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
 }
 
 fn rejected(rejection: Response) -> Responded<Body> {
-    Responded::Rejected(rejection.map(CapturedBody::Passed))
+    Responded::Rejected(rejection.map(CapturedBody::passed))
 }
 
 fn answer(response: Response<Bytes>) -> Response {
@@ -270,10 +269,7 @@ fn answer(response: Response<Bytes>) -> Response {
 
 fn answered(answer: Result<Response<CapturedBody<Body>>, Infallible>) -> Response {
     match answer {
-        Ok(response) => response.map(|body| match body {
-            CapturedBody::Passed(body) => body,
-            body => Body::new(body),
-        }),
+        Ok(response) => response.map(|body| body.into_passed().unwrap_or_else(Body::new)),
         Err(never) => match never {},
     }
 }

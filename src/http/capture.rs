@@ -99,6 +99,8 @@ pub struct Captured<B> {
 
 struct Inner {
     head: Parts,
+    /// The target that counts, where a router has taken a prefix away from the head's.
+    original: Option<Uri>,
     body: RequestBody,
 }
 
@@ -115,8 +117,15 @@ where
         let (head, body) = request.into_parts();
         Self::over(Inner {
             head,
+            original: None,
             body: RequestBody::Unread(Box::pin(Unread(Box::pin(body)))),
         })
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn sent_to(mut self, original: Option<Uri>) -> Self {
+        self.inner.original = original;
+        self
     }
 
     #[cfg(feature = "tower")]
@@ -182,7 +191,7 @@ impl CapturedRequest for Inner {
     fn identity(&self) -> RequestIdentity<'_> {
         RequestIdentity {
             method: &self.head.method,
-            uri: original_uri(&self.head),
+            uri: self.original.as_ref().unwrap_or(&self.head.uri),
             headers: &self.head.headers,
         }
     }
@@ -201,9 +210,9 @@ impl CapturedRequest for Inner {
     }
 }
 
-/// A request's body that has failed; how is of no interest here.
+/// A request's body that has failed.
 #[derive(Debug)]
-struct Broken;
+struct Broken(BoxError);
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,15 +220,10 @@ impl fmt::Display for Broken {
     }
 }
 
-impl std::error::Error for Broken {}
-
-/// The path before any router took a prefix away, where it left a note of it.
-fn original_uri(head: &Parts) -> &Uri {
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(original)) = head.extensions.get() {
-        return original;
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
     }
-    &head.uri
 }
 
 /// A body whose errors are all of one type.
@@ -234,7 +238,7 @@ impl<B: Incoming> Body for Unread<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = self.0.as_mut().poll_frame(cx);
-        frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+        frame.map(|frame| frame.map(|frame| frame.map_err(|error| Broken(error.into()))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,13 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Response, Uri};
 use http_body_util::combinators::BoxBody;
-use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
-};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use poem::error::IntoResult;
 use poem::{IntoResponse, Request, RequestBody};
-use tracing::Instrument;
 
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest, Responded};
@@ -32,16 +29,7 @@ pub async fn detached<F>(call: F) -> poem::Result<poem::Response>
 where
     F: Future<Output = poem::Result<poem::Response>> + Send + 'static,
 {
-    match tokio::spawn(Box::pin(call).in_current_span()).await {
-        Ok(answer) => answer,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(_) => Ok(from_bytes(
-                Problem::crashed().into_response(&HttpSettings::default()),
-            )),
-        },
-    }
+    idem_core::detached(Box::pin(call)).await
 }
 
 /// A request's head, which arguments borrow, and its body, which waits.
@@ -111,7 +99,7 @@ impl<'a> Whole<'a> {
             );
             let response = poem::Response::builder()
                 .status(poem::http::StatusCode::INTERNAL_SERVER_ERROR)
-                .body("the server is set up wrongly; nothing was executed");
+                .body("the server is set up wrongly; this request was not executed");
             return Err(response);
         }
         Ok(Self {
@@ -187,7 +175,7 @@ impl Reply {
 
     /// The last extractor refused. Poem's middleware shall see its error.
     pub fn rejected(error: poem::Error) -> Self {
-        let mut response = Response::new(CapturedBody::Whole(Bytes::new().into()));
+        let mut response = Response::new(CapturedBody::whole(Bytes::new()));
         let kept = Kept(Arc::new(Mutex::new(Some(error))));
         response.extensions_mut().insert(kept);
         Self(Responded::Rejected(response))
@@ -240,9 +228,9 @@ fn answer(ended: Result<Response<CapturedBody<Body>>, Infallible>) -> poem::Resu
     {
         return Err(error);
     }
-    Ok(from_http(response.map(|body| match body {
-        CapturedBody::Passed(body) => poem::Body::from(body),
-        body => poem::Body::from(Body::new(body)),
+    Ok(from_http(response.map(|body| match body.into_passed() {
+        Ok(body) => poem::Body::from(body),
+        Err(read) => poem::Body::from(Body::new(read)),
     })))
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
-use idem_core::http::CapturedBody;
+use idem_core::http::{CapturedBody, ProblemKind};
 use salvo_core::http::{HeaderMap, ResBody, StatusError};
 use salvo_core::{Depot, Request, Response, Writer};
 
@@ -36,7 +36,7 @@ pub fn answered(response: &mut Response) -> Reply {
 /// Takes the response in which the last extractor refuses.
 pub fn rejected(response: &mut Response) -> Reply {
     Reply(Responded::Rejected(
-        take(response).map(CapturedBody::Passed),
+        take(response).map(CapturedBody::passed),
     ))
 }
 
@@ -92,7 +92,7 @@ pub async fn answer(response: &mut Response, answer: http::Response<Bytes>) {
     put(
         response,
         before,
-        answer.map(|body| CapturedBody::Whole(body.into())),
+        answer.map(CapturedBody::whole),
     )
     .await;
 }
@@ -124,7 +124,11 @@ pub(super) async fn put(
                 response.headers.remove(name);
             }
             for (name, value) in &head.headers {
-                response.headers.append(name, value.clone());
+                // Beside what hoops have set, there may be no room for all.
+                let _ = response.headers.try_append(name, value.clone());
+            }
+            if let Some(kind) = head.extensions.remove::<ProblemKind>() {
+                response.extensions.insert(kind);
             }
             None
         }
@@ -136,10 +140,10 @@ pub(super) async fn put(
             let encoded = whole(body).await.unwrap_or_default();
             decode(head.status, &encoded).map_or(ResBody::None, ResBody::Error)
         }
-        (None, _) => match body {
-            CapturedBody::Passed(body) => body,
-            CapturedBody::Whole(_) => whole(body).await.map_or(ResBody::None, ResBody::Once),
-            body => ResBody::Boxed(Box::pin(body.map_err(Into::into))),
+        (None, _) => match body.into_passed() {
+            Ok(body) => body,
+            Err(read) if read.is_whole() => whole(read).await.map_or(ResBody::None, ResBody::Once),
+            Err(read) => ResBody::Boxed(Box::pin(read.map_err(Into::into))),
         },
     };
 }

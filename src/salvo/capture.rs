@@ -6,15 +6,12 @@ use std::future::Future;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
-use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, RequestIdentity, collect_body,
-};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use salvo_core::http::{ReqBody, ResBody};
 use salvo_core::{Depot, Request};
-use tracing::Instrument;
 
-use super::answer::{Reply, answer, put};
+use super::answer::{Reply, put};
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest};
 
@@ -42,22 +39,10 @@ pub async fn detached<C, F>(
         depot: std::mem::take(depot),
         response: std::mem::take(response),
     };
-    let running = tokio::spawn(Box::pin(call(parts)).in_current_span());
-    match running.await {
-        Ok(parts) => {
-            *request = parts.request;
-            *depot = parts.depot;
-            *response = parts.response;
-        }
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(_) => {
-                let crashed = Problem::crashed().into_response(&HttpSettings::default());
-                answer(response, crashed).await;
-            }
-        },
-    }
+    let parts = idem_core::detached(Box::pin(call(parts))).await;
+    *request = parts.request;
+    *depot = parts.depot;
+    *response = parts.response;
 }
 
 /// What of a request counts, apart from the request, which an extracted value may borrow.
@@ -103,7 +88,7 @@ impl Captured {
                     target: "idem",
                     "a hoop or an argument before the last one has taken the request's body: the argument that reads the body goes last"
                 );
-                let body = "the server is set up wrongly; nothing was executed";
+                let body = "the server is set up wrongly; this request was not executed";
                 let mut response = Response::new(Bytes::from_static(body.as_bytes()));
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 Err(response)
@@ -158,7 +143,9 @@ fn announces_body(version: Version, headers: &HeaderMap) -> bool {
     // Since HTTP/2 a body of unknown length is announced by nothing but its type.
     let by_type =
         length.is_none() && version >= Version::HTTP_2 && headers.contains_key(CONTENT_TYPE);
-    by_type || length.is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING)
+    by_type
+        || length.is_some_and(|length| !handler::is_no_length(length.as_bytes()))
+        || headers.contains_key(TRANSFER_ENCODING)
 }
 
 impl CapturedRequest for Captured {
@@ -179,7 +166,7 @@ impl CapturedRequest for Captured {
         let body = match &mut self.body {
             Held::Read(bytes) => return Ok(bytes.clone()),
             Held::Cached(bytes) if bytes.len() > limit => {
-                return Err(BodyError::TooLarge { limit });
+                return Err(BodyError::TooLarge { limit: Some(limit) });
             }
             Held::Cached(bytes) => return Ok(bytes.clone()),
             Held::Unread(body) => body.take(),

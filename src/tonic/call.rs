@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 
-use http::HeaderValue;
-use idem_core::http::parse_key;
+use http::{HeaderValue, Method, Uri};
+use idem_core::http::{RequestIdentity, parse_key};
 use idem_core::{
     Begun, Engine, Error, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, Key,
     KeyError, Operation,
@@ -14,6 +14,7 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use super::host::Target;
 use super::refusal::{crashed, status};
 use super::stored::{replay, verdict};
 use crate::__private::{KeySource, Plan, operation};
@@ -180,9 +181,14 @@ fn fingerprint<M: Message>(
     };
     if !has_scope {
         // Another caller's answer is never given back.
-        for line in request.metadata().get_all("authorization") {
-            parts.bytes("authorization", line.as_encoded_bytes());
-        }
+        let unknown = Uri::default();
+        let target = request.extensions().get::<Target>();
+        let identity = RequestIdentity {
+            method: &Method::POST,
+            uri: target.map_or(&unknown, |target| &target.0),
+            headers: request.metadata().as_ref(),
+        };
+        identity.count_caller(&mut parts);
     }
     Ok(parts.finish())
 }

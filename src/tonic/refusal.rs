@@ -1,14 +1,16 @@
 //! Refusals as statuses of gRPC, with the details that Google's error model has for them.
 
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use idem_core::Error;
 use idem_core::http::{Problem, ProblemKind};
 use prost::Message;
 use tonic::{Code, Status};
 
 /// Why a body did not run, as a status: see the table in the [module](super).
-pub fn status(error: &Error) -> Status {
+pub fn status(error: &idem_core::Error) -> Status {
     of(&Problem::from(error))
 }
 
@@ -45,7 +47,27 @@ fn of(problem: &Problem) -> Status {
             .collect(),
     };
     let details = details.encode_to_vec().into();
-    Status::with_details(code, problem.detail.clone(), details)
+    let mut status = Status::with_details(code, problem.detail.clone(), details);
+    status.set_source(Arc::new(Refused(problem.kind)));
+    status
+}
+
+/// The source of a refusal's status, by which a method that passes it on is known not to have
+/// answered itself. It does not leave the process.
+#[derive(Debug)]
+struct Refused(ProblemKind);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an idempotent call was refused: {}", self.0.as_str())
+    }
+}
+
+impl Error for Refused {}
+
+/// Whether a status is a refusal of this library.
+pub(super) fn is_refusal(status: &Status) -> bool {
+    status.source().is_some_and(|source| source.is::<Refused>())
 }
 
 /// `google.rpc.Status`.

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use idem_core::{Error, NotReplayable, Outcome, Undecodable, Verdict};
 use prost::Message;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Extensions, Response, Status};
+
+use super::refusal::is_refusal;
 
 const REPLAYED: &str = "idempotent-replayed";
 
@@ -53,6 +55,10 @@ pub(super) fn verdict<N: Message>(
                 // An error that says that it is none has no message to give back.
                 return Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured));
             }
+            if is_refusal(status) {
+                // A call within was refused, after whatever this one had done before.
+                return Verdict::Crashed;
+            }
             let code = i32::from(status.code());
             if release.iter().any(|released| i32::from(*released) == code) {
                 return Verdict::Released;
@@ -91,15 +97,14 @@ pub(super) fn replay<N: Message + Default>(
         _ => return Err(Undecodable.into()),
     };
     let stored = Stored::decode(content.clone()).map_err(|_| Undecodable)?;
-    let mut headers = HeaderMap::with_capacity(stored.metadata.len() + 1);
+    let mut headers = HeaderMap::new();
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
     for Line { name, value } in &stored.metadata {
-        headers.append(
-            HeaderName::try_from(name).map_err(|_| Undecodable)?,
-            HeaderValue::from_bytes(value).map_err(|_| Undecodable)?,
-        );
+        let name = HeaderName::try_from(name).map_err(|_| Undecodable)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| Undecodable)?;
+        headers.try_append(name, value).map_err(|_| Undecodable)?;
     }
-    let mut metadata = MetadataMap::from_headers(headers);
-    metadata.insert(REPLAYED, MetadataValue::from_static("true"));
+    let metadata = MetadataMap::from_headers(headers);
     Ok(match Code::from_i32(stored.code) {
         Code::Ok => {
             let message = N::decode(stored.body).map_err(|_| Undecodable)?;
@@ -134,5 +139,19 @@ mod tests {
                 Err(_) => assert_eq!(code, Code::Ok),
             }
         }
+    }
+
+    #[test]
+    fn many_lines_of_one_key_are_given_back() {
+        let mut response = Response::new(Line::default());
+        for number in 0..25_000_u32 {
+            let value = number.to_string().parse().unwrap();
+            response.metadata_mut().append("x-line", value);
+        }
+        let Verdict::Final(outcome) = verdict(&Ok(response), &[]) else {
+            panic!("it is final");
+        };
+        let replay = replay::<Line>(&outcome).unwrap().unwrap();
+        assert_eq!(replay.metadata().get_all("x-line").iter().count(), 25_000);
     }
 }

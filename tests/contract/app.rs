@@ -87,9 +87,13 @@ impl Works {
         Reply::text(200, format!("{}: {body}", self.execute()))
     }
 
-    /// `/slow` and `/slow/other` (`in_flight = "reject"`), `/waiting` (`"wait 5s"`). 201.
+    /// `/slow` and `/slow/other` (`in_flight = "reject"`), `/waiting` (`"wait 5s"`). 201. The text
+    /// "release" frees the key.
     pub(crate) async fn slow(&self, body: &str) -> Reply {
         self.stop_here().await;
+        if body == "release" {
+            idem::attempt().release();
+        }
         Reply::text(201, format!("{}: {body}", self.execute()))
     }
 

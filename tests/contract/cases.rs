@@ -12,12 +12,13 @@ macro_rules! all_cases {
             $context;
             refusals {
                 a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing:
-                    "key missing, malformed, or on two lines: 400, nothing claimed",
+                    "key missing, malformed, on two lines or joined in one: 400, nothing claimed",
                 strict_and_uuid_only_are_settings: "strict and UUID-only keys",
                 problems_carry_the_configured_type_and_link: "problem types and documentation link",
                 without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:
                     "`required = false`",
                 a_body_over_the_limit_is_413_and_claims_nothing: "body over the limit: 413, nothing claimed",
+                an_empty_body_is_empty_however_its_length_is_written: "`Content-Length: 00` is no body",
                 an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed:
                     "rejected body: the framework's own answer, nothing stays claimed",
                 authentication_comes_before_the_key_and_the_claim:
@@ -37,6 +38,10 @@ macro_rules! all_cases {
                     "a client that hangs up does not stop the body",
                 a_client_that_hangs_up_does_not_stop_an_unprotected_body_either:
                     "nor without a key, nor when failing open",
+                who_hangs_up_while_waiting_never_runs: "one that hangs up while it waits never runs",
+                a_shutdown_waits_for_bodies_whose_clients_have_gone:
+                    "a shutdown waits for bodies whose clients have gone",
+                a_shutdown_waits_for_unprotected_bodies_too: "for those without a key, too",
                 a_panic_is_500_and_the_next_attempt_follows_the_crash_rule: "a panic: 500, and attempt 2",
                 after_a_panic_a_refusing_operation_waits_for_an_operator:
                     "`on_crash = \"refuse\"`: 409 until resolved",
@@ -63,6 +68,8 @@ macro_rules! all_cases {
                 a_nested_routers_prefix_counts: "a nested router's prefix counts",
                 without_a_scope_a_caller_never_gets_anothers_answer:
                     "without `scope`, another `Authorization` gets no replay",
+                without_a_scope_another_host_never_gets_the_answer:
+                    "without `scope`, another host gets no replay",
                 within_a_scope_each_tenant_has_its_own_keys_and_may_rotate_its_token:
                     "`scope`: keys of its own for each tenant",
                 two_operations_never_share_a_record: "two operations share no record",

@@ -12,10 +12,15 @@ mod servers;
 mod table;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use app::{App, Configure};
+use futures_util::future::BoxFuture;
+use idem::Engine;
 use idem::conformance::faults::FaultyStore;
 use support::{Server, Works};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// A framework's server with the suite's routes, and what cannot hold there.
 pub(crate) trait Framework {
@@ -32,7 +37,34 @@ pub(crate) trait Framework {
     const DROPS_REQUESTS: bool = true;
 
     /// Starts it on a free port of the loopback interface, for as long as the test lives.
-    async fn start(app: App) -> SocketAddr;
+    async fn start(app: App) -> Running;
+}
+
+/// A server that runs.
+pub(crate) struct Running {
+    address: SocketAddr,
+    /// What a program does that ends: the server takes no more requests, and nothing is cut off.
+    stop: BoxFuture<'static, ()>,
+}
+
+impl Running {
+    /// One that takes no more requests once `told`, and then `ended`.
+    fn until(
+        told: Arc<Notify>,
+        address: SocketAddr,
+        ended: JoinHandle<()>,
+        engine: Engine,
+    ) -> Self {
+        let stop = async move {
+            told.notify_one();
+            ended.await.unwrap();
+            engine.idle().await;
+        };
+        Self {
+            address,
+            stop: Box::pin(stop),
+        }
+    }
 }
 
 /// A server under test.
@@ -40,17 +72,21 @@ pub(crate) struct Setup {
     pub(crate) server: Server,
     pub(crate) works: Works,
     pub(crate) store: FaultyStore,
-    pub(crate) engine: idem::Engine,
+    pub(crate) engine: Engine,
+    pub(crate) stop: BoxFuture<'static, ()>,
+    pub(crate) app: App,
 }
 
 pub(crate) async fn serve<F: Framework>(configure: Configure) -> Setup {
     let (app, store) = App::new(configure);
-    let (works, engine) = (app.works.clone(), app.engine.clone());
+    let Running { address, stop } = F::start(app.clone()).await;
     Setup {
-        server: Server(F::start(app).await),
-        works,
+        server: Server(address),
+        works: app.works.clone(),
         store,
-        engine,
+        engine: app.engine.clone(),
+        stop,
+        app,
     }
 }
 

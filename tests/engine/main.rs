@@ -6,9 +6,11 @@ mod support;
 
 mod bench;
 mod cache;
+mod callers;
 mod duplicates;
 mod endings;
 mod late;
 mod leases;
 mod outages;
 mod policies;
+mod runtimes;

@@ -30,11 +30,16 @@ pub struct Shop {
 
 impl Shop {
     pub fn open() -> Self {
+        Self::with_room_for(LIMIT)
+    }
+
+    /// One that stores outcomes of up to so many bytes.
+    pub fn with_room_for(limit: usize) -> Self {
         let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
         let engine = EngineBuilder::over(Arc::clone(&store) as _);
         Self {
             works: Works::default(),
-            engine: engine.max_outcome_bytes(LIMIT).build(),
+            engine: engine.max_outcome_bytes(limit).build(),
             store,
         }
     }

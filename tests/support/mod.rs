@@ -24,6 +24,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+/// The host that requests are sent to unless they name one.
+pub const HOST: &str = "localhost";
+
 /// A server that lives as long as the test's runtime.
 #[derive(Clone, Copy, Debug)]
 pub struct Server(pub SocketAddr);
@@ -43,10 +46,10 @@ impl Server {
     }
 
     /// Announces a body of so many bytes and sends none of it. The answer's status.
-    pub async fn announce(self, path: &str, key: &str, length: usize) -> u16 {
+    pub async fn announce(self, path: &str, key: &str, length: &str) -> u16 {
         let mut stream = TcpStream::connect(self.0).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\nidempotency-key: {key}\r\n\
+            "POST {path} HTTP/1.1\r\nhost: {HOST}\r\nidempotency-key: {key}\r\n\
              content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -65,8 +68,9 @@ impl Server {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = request.map(|body| Full::new(body.into()));
-        let host = self.0.to_string().parse().unwrap();
-        request.headers_mut().insert(http::header::HOST, host);
+        let host = request.headers_mut().entry(http::header::HOST);
+        // Whichever port a server got: the servers of one test are one host.
+        host.or_insert(http::HeaderValue::from_static(HOST));
         sender.send_request(request).await.unwrap()
     }
 }
@@ -109,6 +113,7 @@ struct Inside {
     executed: watch::Sender<u32>,
     started: Semaphore,
     gate: Semaphore,
+    arrived: watch::Sender<u32>,
     left: Semaphore,
 }
 
@@ -118,6 +123,7 @@ impl Default for Works {
             executed: watch::Sender::new(0),
             started: Semaphore::new(0),
             gate: Semaphore::new(0),
+            arrived: watch::Sender::new(0),
             left: Semaphore::new(0),
         }))
     }
@@ -159,7 +165,17 @@ impl Works {
 
     /// Held for as long as a server has to do with a request.
     pub fn leaving(&self) -> Leaving {
+        self.0.arrived.send_modify(|arrived| *arrived += 1);
         Leaving(self.clone())
+    }
+
+    /// In a test: resolves when so many requests have come to the server.
+    pub async fn arrived(&self, requests: u32) {
+        let mut arrived = self.0.arrived.subscribe();
+        let _ = arrived
+            .wait_for(|arrived| *arrived >= requests)
+            .await
+            .unwrap();
     }
 
     /// In a test: resolves when the server has let go of one more request.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,7 +10,8 @@ use std::task::{Context, Poll};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
@@ -44,14 +46,21 @@ pub(crate) trait Charges: Send + Sync + 'static {
 
 struct Server<S> {
     service: Arc<S>,
-    left: Arc<Notify>,
+    seen: Arc<Seen>,
+}
+
+/// How many calls have come to a server, and how many it has let go of, answered or not.
+#[derive(Default)]
+struct Seen {
+    arrived: watch::Sender<u32>,
+    left: watch::Sender<u32>,
 }
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
         Self {
             service: Arc::clone(&self.service),
-            left: Arc::clone(&self.left),
+            seen: Arc::clone(&self.seen),
         }
     }
 }
@@ -73,7 +82,8 @@ impl<S: Charges> Service<http::Request<tonic::body::Body>> for Server<S> {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let service = Arc::clone(&self.service);
-        let leaving = Leaving(Arc::clone(&self.left));
+        self.seen.arrived.send_modify(|arrived| *arrived += 1);
+        let leaving = Leaving(Arc::clone(&self.seen));
         let is_create = request.uri().path() == "/shop.Charges/Create";
         let method = tower::service_fn(move |request| {
             let service = Arc::clone(&service);
@@ -93,36 +103,59 @@ impl<S: Charges> Service<http::Request<tonic::body::Body>> for Server<S> {
     }
 }
 
-/// Says that the server has let go of a request, answered or not.
-struct Leaving(Arc<Notify>);
+struct Leaving(Arc<Seen>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.0.notify_waiters();
-        self.0.notify_one();
+        self.0.left.send_modify(|left| *left += 1);
     }
 }
 
+/// A server behind the layer that knows its host.
 pub(crate) async fn serve(service: impl Charges) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let left = Arc::new(Notify::new());
+    let seen = Arc::new(Seen::default());
     let server = Server {
         service: Arc::new(service),
-        left: Arc::clone(&left),
+        seen: Arc::clone(&seen),
     };
-    let router = tonic::transport::Server::builder().add_service(server);
-    tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let mut builder = tonic::transport::Server::builder().layer(idem::tonic::HostLayer);
+    let router = builder.add_service(server);
+    let told = Arc::<Notify>::default();
+    let signal = Arc::clone(&told);
+    let incoming = TcpIncoming::from(listener);
+    let signal = async move { signal.notified().await };
+    let running = tokio::spawn(router.serve_with_incoming_shutdown(incoming, signal));
     Client {
-        channel: channel.connect().await.unwrap(),
-        left,
+        channel: connect(address, "localhost").await,
+        address,
+        seen,
+        server: Arc::new(Serving { told, running }),
     }
+}
+
+async fn connect(address: SocketAddr, host: &str) -> Channel {
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let channel = channel.origin(format!("http://{host}").parse().unwrap());
+    channel.connect().await.unwrap()
+}
+
+struct Serving {
+    told: Arc<Notify>,
+    running: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 pub(crate) struct Client {
     channel: Channel,
-    left: Arc<Notify>,
+    address: SocketAddr,
+    seen: Arc<Seen>,
+    server: Arc<Serving>,
+}
+
+async fn reached(count: &watch::Sender<u32>, least: u32) {
+    let mut count = count.subscribe();
+    count.wait_for(|count| *count >= least).await.unwrap();
 }
 
 type Called = Pin<Box<dyn Future<Output = Result<Response<Charge>, Status>> + Send>>;
@@ -136,9 +169,35 @@ impl Client {
         self.call("/shop.Charges/Other", request)
     }
 
-    /// Resolves when the server has let go of a request, where none was answered before.
-    pub(crate) async fn gone(&self) {
-        self.left.notified().await;
+    /// The same server under another name.
+    pub(crate) async fn at_host(&self, host: &str) -> Self {
+        Self {
+            channel: connect(self.address, host).await,
+            address: self.address,
+            seen: Arc::clone(&self.seen),
+            server: Arc::clone(&self.server),
+        }
+    }
+
+    /// Stops the server: it takes no more calls.
+    pub(crate) async fn stop(self) {
+        let Self {
+            channel, server, ..
+        } = self;
+        drop(channel);
+        let Serving { told, running } = Arc::into_inner(server).unwrap();
+        told.notify_one();
+        running.await.unwrap().unwrap();
+    }
+
+    /// Resolves when so many calls have come to the server.
+    pub(crate) async fn arrived(&self, calls: u32) {
+        reached(&self.seen.arrived, calls).await;
+    }
+
+    /// Resolves when the server has let go of so many calls, answered or not.
+    pub(crate) async fn left(&self, calls: u32) {
+        reached(&self.seen.left, calls).await;
     }
 
     fn call(&self, path: &'static str, request: Request<NewCharge>) -> Called {

@@ -1,6 +1,6 @@
 //! Each feature compiles alone, and pulls in nothing that nobody asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::run::{Failure, cargo};
 
@@ -158,6 +158,43 @@ pub(crate) fn check_each() -> Result<(), Failure> {
     for feature in FEATURES {
         println!("{}", feature.name);
         check(feature.name)?;
+    }
+    Ok(())
+}
+
+/// What identifies a request is the same under every feature, alone and with all others.
+pub(crate) fn check_identities() -> Result<(), Failure> {
+    const PACKAGE: &str = "idem-identity";
+    const FORMS: &[&str] = &[
+        "", "http", "tower", "axum", "actix", "poem", "salvo", "rocket", "warp", "tonic",
+    ];
+    let print = |features: &str| {
+        cargo(&["run", "--quiet", "--package", PACKAGE])
+            .arg("--no-default-features")
+            .arg("--features")
+            .arg(features)
+            .output()
+    };
+    let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
+    for features in FORMS
+        .iter()
+        .map(|form| (*form).to_owned())
+        .chain([FORMS.join(" ")])
+    {
+        let printed = print(&features)?;
+        for line in printed.lines() {
+            let Some((request, fingerprint)) = line.split_once('\t') else {
+                return Err(Failure(format!("{PACKAGE} prints {line:?}")));
+            };
+            let found = (fingerprint.to_owned(), features.clone());
+            let (first, under) = known.entry(request.to_owned()).or_insert(found);
+            if first != fingerprint {
+                return Err(Failure(format!(
+                    "{request} is {first} under {under:?}, and {fingerprint} under {features:?}"
+                )));
+            }
+        }
+        println!("{features:?}: {} requests", printed.lines().count());
     }
     Ok(())
 }

@@ -85,6 +85,9 @@ fn test() -> Result<(), Failure> {
     step("each feature alone");
     features::check_each()?;
 
+    step("the identity of requests, under each feature alone");
+    features::check_identities()?;
+
     step("what each feature pulls in");
     features::check_trees()?;
 

@@ -10,14 +10,15 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument;
 
-use super::Engine;
 use super::activity::Ongoing;
 use super::cache::Cached;
 use super::claim::StoreLeader;
 use super::execution::{Execution, Panic, panic_of};
 use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
+use super::{Engine, runtime};
 use crate::attempt::Attempt;
 use crate::call::Call;
+use crate::caller::Caller;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe::{self, Decision};
@@ -157,7 +158,7 @@ pub enum Granted<Run> {
 
 /// Decides what `call` may do, and reports it.
 pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
-    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let runtime = runtime::current()?;
     let leader = StoreLeader::new(engine, call, runtime);
     Ok(match grant(engine, call, &leader).await? {
         Granted::Run(begun) => begun,
@@ -171,7 +172,15 @@ pub(super) async fn grant<L: Leader>(
     call: &Call,
     leader: &L,
 ) -> Result<Granted<L::Run>, Error> {
-    let result = decide(engine, call, leader).await;
+    let result = tokio::select! {
+        biased;
+        // Nobody is told. What was claimed is freed.
+        () = Caller::gone() => return Err(in_flight(engine)),
+        result = decide(engine, call, leader) => result,
+    };
+    if matches!(result, Ok((Granted::Run(_), _))) && !Caller::begin() {
+        return Err(in_flight(engine));
+    }
     let decision = match &result {
         Ok((_, decision)) => *decision,
         Err(error) => Decision::of(error),

@@ -26,6 +26,7 @@ mod operation;
 mod renewal;
 mod replays;
 mod resolve;
+mod runtime;
 mod settlement;
 mod transaction;
 mod unsettled;
@@ -315,7 +316,7 @@ impl EngineBuilder {
     }
 
     /// Whether a body runs **without protection** when the store cannot answer its claim.
-    /// `false` unless given: the call is refused and nothing is executed.
+    /// `false` unless given: the call is refused, and its body does not run.
     pub const fn fail_open(mut self, fail_open: bool) -> Self {
         self.settings.fail_open = fail_open;
         self

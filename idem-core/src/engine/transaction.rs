@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::begin::{
@@ -25,7 +24,7 @@ use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
 use super::settlement::Settlement;
 use super::unsettled::after;
-use super::{Engine, Panic};
+use super::{Engine, Panic, runtime};
 use crate::attempt::Attempt;
 use crate::call::Call;
 use crate::current::{self, CURRENT};
@@ -176,7 +175,11 @@ impl<D: Transactional> KeyedIn<D> {
     /// # Errors
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Granted<ExecutionIn<D>>, Error> {
-        Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        runtime::current()?;
+        if self.keyed.is_lent() {
+            // What a layer has claimed commits by itself, apart from the rows.
+            return Err(Error::ClaimedByLayer);
+        }
         let (engine, mut call) = self.keyed.into_call(fingerprint);
         call.flight_key = call.id.within(&self.database.place());
         let leader = TransactionLeader {

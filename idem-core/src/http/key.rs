@@ -1,7 +1,8 @@
 //! The syntax of the key header.
 //!
 //! The draft asks for a structured-field string (RFC 9651): `"…"`, with `\"` and `\\`, and
-//! parameters, which are ignored. Most clients send the key bare; both name one record.
+//! parameters, which are ignored. Most clients send the key bare, without spaces and commas; both
+//! forms name one record.
 
 use http::HeaderValue;
 use sfv::{BareItem, Item, Parser};
@@ -14,8 +15,9 @@ const MAX_KEY_BYTES: usize = 255;
 
 /// Which forms of the key header are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeySyntax {
-    /// A structured-field string, or 1–255 visible ASCII characters as they are.
+    /// A structured-field string, or 1–255 visible ASCII characters other than a comma.
     #[default]
     Lenient,
     /// A structured-field string only, as the draft has it.
@@ -76,9 +78,12 @@ fn quoted(value: &[u8]) -> Result<String, KeyError> {
     }
 }
 
+/// A comma is no part of a bare key: an intermediary may have joined two lines by it (RFC 9110
+/// §5.3), and the client that sent them would not find its key again.
 fn bare(value: &[u8]) -> Result<String, KeyError> {
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && byte != b',';
     match std::str::from_utf8(value) {
-        Ok(key) if key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(key.to_owned()),
+        Ok(key) if key.bytes().all(is_allowed) => Ok(key.to_owned()),
         _ => Err(KeyError::Malformed),
     }
 }
@@ -221,6 +226,11 @@ mod tests {
             b"a b",
             b"a\tb",
             b"abc, def",
+            // A comma joins two lines (RFC 9110 §5.3).
+            b"abc,abc",
+            b"abc,def",
+            b"abc,",
+            b",",
             // Length.
             too_long.as_bytes(),
             quoted_too_long.as_bytes(),

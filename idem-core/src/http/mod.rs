@@ -6,6 +6,7 @@
 //!
 //! Adapters translate between these functions and their framework's types; they decide nothing.
 
+mod body;
 mod key;
 mod problem;
 mod request;
@@ -13,12 +14,11 @@ mod response;
 
 use std::borrow::Cow;
 
+pub use body::CapturedBody;
 pub use key::{KeySyntax, key_as_sent, parse_key};
 pub use problem::{Problem, ProblemKind};
 pub use request::{BodyError, RequestIdentity, collect_body};
-pub use response::{
-    CapturedBody, DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, outcome_of, replay,
-};
+pub use response::{DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, outcome_of, replay};
 
 /// Settings of the HTTP contract.
 #[derive(Clone, Debug)]

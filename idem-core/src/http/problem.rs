@@ -43,9 +43,9 @@ pub enum ProblemKind {
     Crashed,
     /// 500: the database refused to commit what the handler wrote; everything was rolled back.
     CommitRefused,
-    /// 500: the server's own mistake: no engine, a name used twice.
+    /// 500: the server's own mistake: no engine, a name used twice, a runtime without timers.
     Misconfigured,
-    /// 503 with `Retry-After`: the store cannot answer, nothing was executed.
+    /// 503 with `Retry-After`: the store cannot answer, so this request was not executed.
     StoreUnavailable,
     /// 503 with `Retry-After`: whether a transaction was committed is not known yet.
     Unsettled,
@@ -60,6 +60,12 @@ impl ProblemKind {
     /// The answer's status.
     pub const fn status(self) -> StatusCode {
         self.facts().1
+    }
+
+    /// Whether the request that is answered so may have had an effect. Of every other kind, this
+    /// request has had none.
+    pub const fn may_have_executed(self) -> bool {
+        matches!(self, Self::Crashed | Self::Unsettled)
     }
 
     const fn facts(self) -> (&'static str, StatusCode, &'static str) {
@@ -145,6 +151,7 @@ impl ProblemKind {
 
 /// A refusal, ready to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// What is wrong.
     pub kind: ProblemKind,
@@ -180,6 +187,18 @@ impl Problem {
         )
     }
 
+    /// The store, or the database that a transaction was in, failed before the commit, and what the
+    /// handler had written is rolled back.
+    pub fn not_committed(error: &Error) -> Self {
+        let mut problem = Self::from(error);
+        if problem.kind == ProblemKind::StoreUnavailable {
+            problem.detail =
+                "this request was executed, and everything it had written was rolled back; retry with the same key"
+                    .to_owned();
+        }
+        problem
+    }
+
     /// A transaction's commit was sent, and nobody waits for its answer any more.
     pub fn unsettled() -> Self {
         Self {
@@ -189,7 +208,8 @@ impl Problem {
         }
     }
 
-    /// The answer, complete.
+    /// The answer, complete. Its [`ProblemKind`] is among its extensions: by it a layer, or an
+    /// operation whose handler passes the answer on, knows that it is a refusal, and keeps none.
     pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {
         let (word, status, title) = self.kind.facts();
         let body = serde_json::json!({
@@ -200,6 +220,7 @@ impl Problem {
         });
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(self.kind);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -237,17 +258,19 @@ impl From<&Error> for Problem {
             | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
+            | Error::NoTimers
+            | Error::ClaimedByLayer
             | Error::NameTaken(_) => ProblemKind::Misconfigured,
         };
         let detail = match error {
             // How the server is built and run is not the client's to know.
-            Error::Store(_) => "nothing was executed; retry with the same key".to_owned(),
+            Error::Store(_) => "this request was not executed; whether an earlier one with this key was is not known; retry with the same key".to_owned(),
             Error::Unsettled(_) => UNSETTLED.to_owned(),
             Error::CommitRefused(_) => {
                 "the request was executed, and everything it had written was rolled back; the server's log says why".to_owned()
             }
             _ if kind == ProblemKind::Misconfigured => {
-                "nothing was executed; the server's log says why".to_owned()
+                "this request was not executed; the server's log says why".to_owned()
             }
             error => error.to_string(),
         };
@@ -326,5 +349,27 @@ mod tests {
                 Some("<https://api.example/docs>; rel=\"describedby\"")
             );
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_this_request_did() {
+        let away = Error::Store(StoreError::TimedOut {
+            store: "memory",
+            after: Duration::from_secs(5),
+        });
+        let detail = |problem: Problem| problem.detail;
+        for error in [&away, &Error::NoEngine] {
+            let detail = detail(Problem::from(error));
+            assert!(
+                detail.starts_with("this request was not executed"),
+                "{detail}"
+            );
+        }
+        assert!(away.to_string().starts_with("this call was not executed"));
+        let rolled_back = detail(Problem::not_committed(&away));
+        assert!(rolled_back.contains("rolled back"), "{rolled_back}");
+        // Any other refusal says the same before and after a body.
+        let mismatch = Problem::not_committed(&Error::Mismatch);
+        assert_eq!(mismatch, Problem::from(&Error::Mismatch));
     }
 }

@@ -1,23 +1,26 @@
 //! What of a request counts: its body up to a limit, and its fingerprint.
 
+use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, Method, Uri};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError};
 
 use super::{Problem, ProblemKind};
 use crate::fingerprint::{Fingerprint, Fingerprinter};
 
 /// What must be equal on a retry, unless the operation says otherwise: method, path, query,
-/// content type and the body's bytes.
+/// content type and the body's bytes; and without a scope, host and `Authorization`.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestIdentity<'a> {
     /// The request's method.
     pub method: &'a Method,
-    /// The whole path and query, before a router has taken a prefix away.
+    /// The request's target as the client sent it, before a router has taken a prefix away. Its
+    /// authority, which HTTP/2 has there, goes before the `Host` header.
     pub uri: &'a Uri,
     /// The request's headers.
     pub headers: &'a HeaderMap,
@@ -26,7 +29,7 @@ pub struct RequestIdentity<'a> {
 impl RequestIdentity<'_> {
     /// The fingerprint of the request with this body.
     ///
-    /// Without a scope, the `Authorization` header takes part, so that the answer to one caller
+    /// Without a scope, [who asks](Self::count_caller) takes part, so that the answer to one caller
     /// is never replayed to another.
     pub fn fingerprint(&self, has_scope: bool, body: &[u8]) -> Fingerprint {
         let mut fingerprinter = Fingerprinter::new();
@@ -36,7 +39,7 @@ impl RequestIdentity<'_> {
     }
 
     /// The fingerprint of the request with parts that the operation names itself, in place of
-    /// content type and body.
+    /// content type and body. [Who asks](Self::count_caller) is added unless there is a scope.
     pub fn fingerprint_of(&self, has_scope: bool, mut parts: Fingerprinter) -> Fingerprint {
         self.target(&mut parts);
         self.finish(parts, has_scope, None)
@@ -69,12 +72,32 @@ impl RequestIdentity<'_> {
         body: Option<&[u8]>,
     ) -> Fingerprint {
         if !has_scope {
-            self.lines(&mut fingerprinter, "authorization", &AUTHORIZATION);
+            self.count_caller(&mut fingerprinter);
         }
         if let Some(body) = body {
             fingerprinter.bytes("body", body);
         }
         fingerprinter.finish()
+    }
+
+    /// Adds who asks, as far as HTTP knows it: the host that the request was sent to, which is
+    /// where many APIs have their tenants, and the `Authorization` header.
+    ///
+    /// The host is the authority of the URI, else the `Host` header: in lower case, and without a
+    /// port 80 or 443.
+    pub fn count_caller(&self, fingerprinter: &mut Fingerprinter) {
+        fingerprinter.with_caller();
+        match self.uri.authority() {
+            Some(authority) => {
+                fingerprinter.bytes("host", &normal_host(authority.as_str().as_bytes()));
+            }
+            None => {
+                for line in self.headers.get_all(HOST) {
+                    fingerprinter.bytes("host", &normal_host(line.as_bytes()));
+                }
+            }
+        }
+        self.lines(fingerprinter, "authorization", &AUTHORIZATION);
     }
 
     fn lines(&self, fingerprinter: &mut Fingerprinter, name: &str, header: &http::HeaderName) {
@@ -84,13 +107,31 @@ impl RequestIdentity<'_> {
     }
 }
 
+/// An authority in its one spelling (RFC 9110 §4.2.3): without userinfo, in lower case, and without
+/// a port that a client may leave out. Which of the two it is is not known: HTTP/1.1 sends no scheme.
+fn normal_host(authority: &[u8]) -> Vec<u8> {
+    let host = match authority.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => &authority[at + 1..],
+        None => authority,
+    };
+    let host = match host.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if matches!(&host[colon..], b":" | b":80" | b":443") => &host[..colon],
+        _ => host,
+    };
+    host.to_ascii_lowercase()
+}
+
 /// Why a request's body was not taken. Nothing was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BodyError {
-    /// It is longer than the limit.
+    /// It is longer than a limit.
     TooLarge {
-        /// The limit, in bytes.
-        limit: usize,
+        /// The limit, in bytes. `None` is another one than that of [`HttpSettings`], such as a
+        /// layer's around the handler.
+        ///
+        /// [`HttpSettings`]: super::HttpSettings
+        limit: Option<usize>,
     },
     /// It could not be read to its end.
     Unreadable,
@@ -99,15 +140,18 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { limit } => {
+            Self::TooLarge { limit: Some(limit) } => {
                 write!(f, "the request's body is longer than {limit} bytes")
+            }
+            Self::TooLarge { limit: None } => {
+                f.write_str("the request's body is longer than the server allows")
             }
             Self::Unreadable => f.write_str("the request's body could not be read to its end"),
         }
     }
 }
 
-impl std::error::Error for BodyError {}
+impl Error for BodyError {}
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
@@ -122,27 +166,65 @@ impl From<BodyError> for Problem {
 /// Reads a request's body whole. One that announces more than `limit` bytes is not read at all.
 ///
 /// # Errors
-/// When the body is over the limit or breaks off.
+/// When the body is over the limit, or over that of a layer around it, or breaks off.
 pub async fn collect_body<B>(body: B, limit: usize) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let too_large = BodyError::TooLarge { limit: Some(limit) };
     if body.size_hint().lower() > limit as u64 {
-        return Err(BodyError::TooLarge { limit });
+        return Err(too_large);
     }
-    match Limited::new(body, limit).collect().await {
-        // A body of one frame, which is most, is not copied here.
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { limit }),
-        Err(_) => Err(BodyError::Unreadable),
+    let mut body = pin!(body);
+    // A body of one frame, which is most, is not copied.
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(&*error.into()))?;
+        // Trailers are no part of the body.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.len() + whole.len() + data.len() > limit {
+            return Err(too_large);
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+        }
     }
+    Ok(match whole.is_empty() {
+        true => first,
+        false => whole.freeze(),
+    })
+}
+
+/// What a body's own error says, or what is behind it.
+fn body_error(error: &(dyn Error + 'static)) -> BodyError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(known) = error.downcast_ref::<BodyError>() {
+            return *known;
+        }
+        if error.is::<LengthLimitError>() {
+            return BodyError::TooLarge { limit: None };
+        }
+        cause = match error.downcast_ref().and_then(std::io::Error::get_ref) {
+            // Its source is that of the error that it holds.
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    BodyError::Unreadable
 }
 
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::{Full, Limited, StreamBody};
 
     use super::*;
 
@@ -197,24 +279,135 @@ mod tests {
         assert_ne!(fingerprint(&first, false), fingerprint(&rotated, false));
     }
 
+    fn hex(fingerprint: Fingerprint) -> String {
+        let bytes = fingerprint.to_bytes();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_algorithm_of_requests_never_changes() {
+        // A change of a value makes every retry across a deploy a mismatch: it needs a version.
+        let request = base().header(HOST, "acme.example.com").body("{}").unwrap();
+        assert_eq!(
+            hex(fingerprint(&request, true)),
+            "01e13575a6c4d3865f2bc3527017a885e7f35fc12b1e366a8e0c305dd1b6e03f7b"
+        );
+        assert_eq!(
+            hex(fingerprint(&request, false)),
+            "025a4c48a66ee4e3284a7e1a345c8cd54f45d11711426827074824b8eb3deeaae1"
+        );
+    }
+
+    #[test]
+    fn without_a_scope_the_host_counts_in_one_spelling() {
+        let at = |uri: &str, host: &str| {
+            let request = Request::post(uri).header(HOST, host).body("{}").unwrap();
+            (fingerprint(&request, false), fingerprint(&request, true))
+        };
+        let (first, within_a_scope) = at("/charges", "acme.example.com");
+        for (uri, host) in [
+            ("/charges", "ACME.Example.com"),
+            ("/charges", "acme.example.com:80"),
+            ("/charges", "acme.example.com:443"),
+            ("/charges", "acme.example.com:"),
+            // As HTTP/2 has it, and HTTP/1.1 to a proxy: the header does not count.
+            ("https://acme.example.com/charges", "umbrella.example.com"),
+            (
+                "https://ACME.example.com:443/charges",
+                "acme.example.com:8443",
+            ),
+            ("http://user@acme.example.com/charges", ""),
+        ] {
+            assert_eq!(at(uri, host), (first, within_a_scope), "{uri} {host}");
+        }
+        for (uri, host) in [
+            ("/charges", "umbrella.example.com"),
+            ("/charges", "acme.example.com:8080"),
+            ("/charges", "acme.example.com:4430"),
+            ("/charges", "acme.example.com."),
+            ("/charges", ""),
+            ("https://umbrella.example.com/charges", "acme.example.com"),
+        ] {
+            let (other, scoped) = at(uri, host);
+            assert_ne!(other, first, "{uri} {host}");
+            assert_eq!(scoped, within_a_scope);
+        }
+        let ipv6 = at("/charges", "[::1]:80").0;
+        assert_eq!(ipv6, at("/charges", "[::1]").0);
+        assert_ne!(ipv6, at("/charges", "[::80]").0);
+        // None at all, and two lines, are others as well.
+        let none = Request::post("/charges").body("{}").unwrap();
+        assert_ne!(fingerprint(&none, false), at("/charges", "").0);
+        let two = Request::post("/charges").header(HOST, "acme.example.com");
+        let two = two.header(HOST, "umbrella.example.com").body("{}").unwrap();
+        assert_ne!(fingerprint(&two, false), first);
+    }
+
+    #[test]
+    fn a_record_without_the_host_in_it_is_of_another_version() {
+        let request = base().body("{}").unwrap();
+        assert_eq!(fingerprint(&request, true).to_bytes()[0], 1);
+        assert_eq!(fingerprint(&request, false).to_bytes()[0], 2);
+        // What version 1 made of it.
+        let mut before = Fingerprinter::new();
+        before.bytes("method", b"POST");
+        before.bytes("path", b"/charges");
+        before.bytes("query", b"dry=1");
+        before.bytes("content-type", b"application/json");
+        before.bytes("authorization", b"Bearer a");
+        before.bytes("body", b"{}");
+        assert_ne!(fingerprint(&request, false), before.finish());
+    }
+
     #[tokio::test]
     async fn bodies_over_the_limit_are_refused_announced_or_not() {
         let announced = Full::new(Bytes::from_static(b"12345"));
         assert_eq!(
             collect_body(announced.clone(), 4).await,
-            Err(BodyError::TooLarge { limit: 4 })
+            Err(BodyError::TooLarge { limit: Some(4) })
         );
         assert_eq!(collect_body(announced, 5).await.unwrap(), "12345");
         let frame = || Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"123")));
         let streamed = StreamBody::new(futures_util::stream::iter([frame(), frame()]));
         assert_eq!(
             collect_body(streamed, 5).await,
-            Err(BodyError::TooLarge { limit: 5 })
+            Err(BodyError::TooLarge { limit: Some(5) })
         );
         let broken = StreamBody::new(futures_util::stream::iter([
             frame(),
             Err(std::io::Error::other("gone")),
         ]));
         assert_eq!(collect_body(broken, 50).await, Err(BodyError::Unreadable));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_of_another_is_too_large_too() {
+        let frame = || Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"123")));
+        let over = || {
+            let frames = futures_util::stream::iter([frame(), frame(), frame()]);
+            Limited::new(StreamBody::new(frames), 8)
+        };
+        let too_large = Err(BodyError::TooLarge { limit: None });
+        assert_eq!(collect_body(over(), 50).await, too_large);
+        // As frameworks wrap what they read.
+        let wrapped = over().map_err(std::io::Error::other);
+        assert_eq!(collect_body(wrapped, 50).await, too_large);
+        // The one that comes first is told.
+        assert_eq!(
+            collect_body(over(), 5).await,
+            Err(BodyError::TooLarge { limit: Some(5) })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_is_whole_in_any_number_of_frames() {
+        for frames in [&[][..], &["one"], &["", "one", "", "two", "three"]] {
+            let body = frames.iter().map(|text| {
+                let frame = http_body::Frame::data(Bytes::from_static(text.as_bytes()));
+                Ok::<_, std::io::Error>(frame)
+            });
+            let body = StreamBody::new(futures_util::stream::iter(body.collect::<Vec<_>>()));
+            assert_eq!(collect_body(body, 50).await.unwrap(), frames.concat());
+        }
     }
 }

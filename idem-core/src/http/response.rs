@@ -1,16 +1,13 @@
 //! Which responses are stored, what of them, and how they are given back.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Collected, Full};
+use http_body::Body;
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::HttpSettings;
+use super::{CapturedBody, HttpSettings};
 use crate::outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 
 /// The header that marks a response as a replay: `Idempotent-Replayed: true`.
@@ -84,39 +81,36 @@ where
     };
     let status = head.status;
     let (verdict, body) = if release.contains(&status.as_u16()) {
-        (Verdict::Released, CapturedBody::Passed(body))
+        (Verdict::Released, CapturedBody::passed(body))
     } else if status.is_informational() {
         // A protocol switch: what follows is no response that could be given again.
-        passed(NotReplayable::Streamed, CapturedBody::Passed(body))
+        passed(NotReplayable::Streamed, CapturedBody::passed(body))
     } else {
         let length = match body.is_end_stream() {
             true => Some(0),
             false => body.size_hint().exact(),
         };
         match length {
-            None => passed(NotReplayable::Streamed, CapturedBody::Passed(body)),
+            None => passed(NotReplayable::Streamed, CapturedBody::passed(body)),
             Some(length) if length > max_bytes as u64 => {
-                passed(NotReplayable::TooLarge, CapturedBody::Passed(body))
+                passed(NotReplayable::TooLarge, CapturedBody::passed(body))
             }
             Some(length) => match body.collect().await {
-                Err(error) => passed(
-                    NotReplayable::NotCaptured,
-                    CapturedBody::Broken(Some(error)),
-                ),
+                Err(error) => passed(NotReplayable::NotCaptured, CapturedBody::broken(error)),
                 Ok(whole) if whole.trailers().is_some() => passed(
                     NotReplayable::NotCaptured,
-                    CapturedBody::WithTrailers(whole),
+                    CapturedBody::with_trailers(whole),
                 ),
                 Ok(whole) => {
                     let whole = whole.to_bytes();
                     if whole.len() as u64 != length {
                         // The server breaks off. A whole answer of that length would be another.
-                        let body = CapturedBody::Misannounced(whole.into(), length);
+                        let body = CapturedBody::misannounced(whole, length);
                         let (verdict, body) = passed(NotReplayable::NotCaptured, body);
                         return (verdict, Response::from_parts(head, body));
                     }
                     let outcome = store(status, &head.headers, &whole, settings);
-                    (Verdict::Final(outcome), CapturedBody::Whole(whole.into()))
+                    (Verdict::Final(outcome), CapturedBody::whole(whole))
                 }
             },
         }
@@ -180,88 +174,25 @@ pub fn replay(outcome: &Outcome) -> Result<Response<Bytes>, Undecodable> {
     let mut response = Response::new(encoded.slice_ref(stored.body.0));
     *response.status_mut() = StatusCode::from_u16(stored.status).map_err(|_| Undecodable)?;
     let headers = response.headers_mut();
-    headers.reserve(stored.headers.len() + 1);
-    for (name, value) in stored.headers {
-        headers.append(
-            HeaderName::try_from(name).map_err(|_| Undecodable)?,
-            HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?,
-        );
-    }
     headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    // Room is made for names, of which there may be fewer than lines: what cannot be had is not needed.
+    let _ = headers.try_reserve(stored.headers.len());
+    for (name, value) in stored.headers {
+        let name = HeaderName::try_from(name).map_err(|_| Undecodable)?;
+        let value = HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?;
+        headers.try_append(name, value).map_err(|_| Undecodable)?;
+    }
     Ok(response)
-}
-
-/// The body of a response after [`capture`]: what the first caller gets.
-#[derive(Debug)]
-pub enum CapturedBody<B: Body<Data = Bytes>> {
-    /// Read whole, and stored.
-    Whole(Full<Bytes>),
-    /// Read whole, with trailers, which are not stored.
-    WithTrailers(Collected<Bytes>),
-    /// Read whole, and of another length than it had announced, which it still announces: the
-    /// server breaks off as it would have done.
-    Misannounced(Full<Bytes>, u64),
-    /// Not read.
-    Passed(B),
-    /// It failed while it was read: the first caller sees that failure.
-    Broken(Option<B::Error>),
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for CapturedBody<B>
-where
-    B::Error: Unpin,
-{
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.get_mut() {
-            Self::Whole(body) | Self::Misannounced(body, _) => {
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Ready(frame) => {
-                        Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
-                    }
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-            Self::WithTrailers(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
-                }
-                Poll::Pending => Poll::Pending,
-            },
-            Self::Passed(body) => Pin::new(body).poll_frame(cx),
-            Self::Broken(error) => Poll::Ready(error.take().map(Err)),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Misannounced(..) => false,
-            Self::WithTrailers(body) => body.is_end_stream(),
-            Self::Passed(body) => body.is_end_stream(),
-            Self::Broken(error) => error.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Misannounced(_, announced) => SizeHint::with_exact(*announced),
-            Self::WithTrailers(body) => body.size_hint(),
-            Self::Passed(body) => body.size_hint(),
-            Self::Broken(_) => SizeHint::default(),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::{Frame, SizeHint};
+    use http_body_util::Full;
 
     use super::*;
 
@@ -300,5 +231,44 @@ mod tests {
             assert_eq!(body.size_hint().exact(), Some(10));
             assert_eq!(body.collect().await.unwrap().to_bytes(), content);
         }
+    }
+
+    /// More lines than a map of headers has room for names.
+    const MANY: usize = 25_000;
+
+    #[tokio::test]
+    async fn many_lines_of_one_header_are_given_back() {
+        let mut response = Response::new(Full::<Bytes>::from("body"));
+        for number in 0..MANY {
+            let value = HeaderValue::from(number);
+            response.headers_mut().append("x-line", value);
+        }
+        let settings = HttpSettings::new();
+        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Verdict::Final(outcome) = verdict else {
+            panic!("{verdict:?}");
+        };
+        let replay = replay(&outcome).unwrap();
+        let lines = replay.headers().get_all("x-line").iter();
+        assert!(lines.eq((0..MANY).map(HeaderValue::from).collect::<Vec<_>>().iter()));
+    }
+
+    #[tokio::test]
+    async fn a_response_with_all_the_headers_there_can_be_is_no_panic() {
+        let mut response = Response::new(Full::<Bytes>::from("body"));
+        for number in 0.. {
+            let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+            let value = HeaderValue::from_static("1");
+            if response.headers_mut().try_append(name, value).is_err() {
+                break;
+            }
+        }
+        let settings = HttpSettings::new();
+        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Verdict::Final(outcome) = verdict else {
+            panic!("{verdict:?}");
+        };
+        // There is no room for the mark of a replay.
+        assert_eq!(replay(&outcome).err(), Some(Undecodable));
     }
 }

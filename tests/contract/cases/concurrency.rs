@@ -10,8 +10,8 @@ use idem::{Operation, Verdict};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::{Server, Works, is_replay, post, problem};
-use crate::{Framework, Setup, serve};
+use crate::support::{HOST, Server, Works, is_replay, post, problem};
+use crate::{Framework, Running, Setup, serve};
 
 /// 64 equal requests, all sent before the one that runs is let go.
 async fn burst(server: Server, works: &Works, path: &str) -> Vec<Response<Bytes>> {
@@ -72,18 +72,24 @@ pub(crate) async fn different_keys_do_not_wait_for_each_other<F: Framework>() {
     assert_eq!(works.executed(), 16);
 }
 
-/// Sends a request, and hangs up as soon as its body runs and, where the framework drops
-/// requests, until it has dropped this one.
-async fn hang_up<F: Framework>(server: Server, works: &Works, path: &str, key: Option<&str>) {
+/// A client that sends a request and does not read its answer.
+async fn call(server: Server, path: &str, key: Option<&str>, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.0).await.unwrap();
     let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
+    let length = body.len();
     let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: a\r\n{key}content-type: application/json\r\n\
-         content-length: 2\r\n\r\n{{}}"
+        "POST {path} HTTP/1.1\r\nhost: {HOST}\r\n{key}content-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    works.started().await;
-    drop(stream);
+    stream
+}
+
+/// Resets a client's connection, and where the framework drops requests, waits until it has dropped
+/// this one.
+async fn hang_up<F: Framework>(client: TcpStream, works: &Works) {
+    client.set_zero_linger().unwrap();
+    drop(client);
     if F::DROPS_REQUESTS {
         works.left().await;
     }
@@ -91,7 +97,9 @@ async fn hang_up<F: Framework>(server: Server, works: &Works, path: &str, key: O
 
 pub(crate) async fn a_client_that_hangs_up_gets_its_answer_on_the_retry<F: Framework>() {
     let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
-    hang_up::<F>(server, &works, "/waiting", Some("a")).await;
+    let first = call(server, "/waiting", Some("a"), "{}").await;
+    works.started().await;
+    hang_up::<F>(first, &works).await;
     // The duplicate joins the attempt whose client is gone.
     let retry = tokio::spawn(server.send(post("/waiting", "a", "{}")));
     works.let_go();
@@ -109,10 +117,66 @@ pub(crate) async fn a_client_that_hangs_up_does_not_stop_an_unprotected_body_eit
     let setup = serve::<F>(|engine| engine.fail_open(true)).await;
     setup.store.fail_always(Method::Claim, Fault::Unavailable);
     for (number, key) in [(1, None), (2, Some("a"))] {
-        hang_up::<F>(setup.server, &setup.works, "/slow-optional", key).await;
+        let client = call(setup.server, "/slow-optional", key, "{}").await;
+        setup.works.started().await;
+        hang_up::<F>(client, &setup.works).await;
         setup.works.let_go();
         setup.works.reached(number).await;
     }
+}
+
+pub(crate) async fn who_hangs_up_while_waiting_never_runs<F: Framework>() {
+    const WAITERS: u32 = 20;
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    // A body that frees its key: whoever waits for it would run next.
+    let first = tokio::spawn(server.send(post("/waiting", "a", "release")));
+    works.started().await;
+    let waiters = (0..WAITERS).map(|_| call(server, "/waiting", Some("a"), "release"));
+    let waiters = join_all(waiters).await;
+    works.arrived(1 + WAITERS).await;
+    for waiter in waiters {
+        hang_up::<F>(waiter, &works).await;
+    }
+    for _ in 0..=WAITERS {
+        works.let_go();
+    }
+    assert_eq!(first.await.unwrap().body(), "1: release");
+    let next = server.send(post("/waiting", "a", "release")).await;
+    assert_eq!(next.body(), "2: release");
+    assert_eq!(works.executed(), 2);
+}
+
+pub(crate) async fn a_shutdown_waits_for_bodies_whose_clients_have_gone<F: Framework>() {
+    shutdown_waits::<F>("/slow", Some("a")).await;
+}
+
+pub(crate) async fn a_shutdown_waits_for_unprotected_bodies_too<F: Framework>() {
+    shutdown_waits::<F>("/slow-optional", None).await;
+}
+
+async fn shutdown_waits<F: Framework>(path: &str, key: Option<&str>) {
+    let Setup {
+        server,
+        works,
+        stop,
+        app,
+        ..
+    } = serve::<F>(|engine| engine).await;
+    let client = call(server, path, key, "{}").await;
+    works.started().await;
+    hang_up::<F>(client, &works).await;
+    let mut stopping = tokio::spawn(stop);
+    // The body stands still, so that nothing but a shutdown that cuts it off ends in this time.
+    let cut_off = tokio::time::timeout(Duration::from_millis(200), &mut stopping);
+    assert!(cut_off.await.is_err(), "the shutdown waits for nothing");
+    works.let_go();
+    stopping.await.unwrap();
+    assert_eq!(works.executed(), 1);
+
+    let Running { address, .. } = F::start(app).await;
+    let next = tokio::spawn(Server(address).send(post(path, "a", "{}")));
+    works.let_go();
+    assert_eq!(is_replay(&next.await.unwrap()), key.is_some());
 }
 
 pub(crate) async fn a_panic_is_500_and_the_next_attempt_follows_the_crash_rule<F: Framework>() {

@@ -121,6 +121,48 @@ pub(crate) async fn without_a_scope_a_caller_never_gets_anothers_answer<F: Frame
     assert_eq!(works.executed(), 1);
 }
 
+fn to_host(mut request: Request<Bytes>, host: &str) -> Request<Bytes> {
+    request.headers_mut().insert("host", host.parse().unwrap());
+    request
+}
+
+pub(crate) async fn without_a_scope_another_host_never_gets_the_answer<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let to = |host: &str| server.send(to_host(post("/echo", "a", "{}"), host));
+    let first = to("acme.example.com").await;
+    assert_eq!(first.status(), 200);
+    for other in [
+        "umbrella.example.com",
+        "acme.example.com:8080",
+        "acme.example.com.umbrella.example.com",
+        "example.com",
+    ] {
+        let refused = to(other).await;
+        assert_eq!(refused.status(), 422, "{other}");
+        assert_eq!(problem(&refused), "mismatch");
+    }
+    // One host, however a client writes it.
+    for same in [
+        "acme.example.com",
+        "ACME.example.com",
+        "acme.example.com:80",
+        "acme.example.com:443",
+    ] {
+        let replay = to(same).await;
+        assert!(is_replay(&replay), "{same}");
+        assert_eq!(replay.body(), first.body());
+    }
+    assert_eq!(works.executed(), 1);
+
+    // A scope says who asks, at whichever host.
+    for (host, again) in [("acme.example.com", false), ("umbrella.example.com", true)] {
+        let mut request = to_host(post("/scoped", "b", "{}"), host);
+        let tenant = "acme".parse().unwrap();
+        request.headers_mut().insert("x-tenant", tenant);
+        assert_eq!(is_replay(&server.send(request).await), again);
+    }
+}
+
 pub(crate) async fn within_a_scope_each_tenant_has_its_own_keys_and_may_rotate_its_token<
     F: Framework,
 >() {

@@ -26,7 +26,7 @@ pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_n
 >() {
     let setup = serve::<F>(|engine| engine).await;
     let long = "k".repeat(256);
-    let cases: [(&[&[u8]], &str); 9] = [
+    let cases: [(&[&[u8]], &str); 13] = [
         (&[], "key-missing"),
         (&[b""], "key-invalid"),
         (&[b"\"\""], "key-invalid"),
@@ -36,6 +36,11 @@ pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_n
         (&[b"caf\xe9"], "key-invalid"),
         (&[long.as_bytes()], "key-invalid"),
         (&[b"a", b"a"], "key-invalid"),
+        // The same lines as an intermediary may join them.
+        (&[b"a,a"], "key-invalid"),
+        (&[b"a, a"], "key-invalid"),
+        (&[b"\"a\", \"a\""], "key-invalid"),
+        (&[b"a,"], "key-invalid"),
     ];
     for (keys, kind) in cases {
         let refused = setup.server.send(with_keys(keys)).await;
@@ -112,9 +117,21 @@ pub(crate) async fn a_body_over_the_limit_is_413_and_claims_nothing<F: Framework
     assert_eq!(accepted.status(), 200);
     // The default limit, by ten megabytes that nobody needs to send.
     let other = serve::<F>(|engine| engine).await;
-    assert_eq!(other.server.announce("/echo", "a", 10_000_000).await, 413);
+    assert_eq!(other.server.announce("/echo", "a", "10000000").await, 413);
     assert_eq!(other.store.calls(Method::Claim), 0);
     assert_eq!(setup.works.executed() + other.works.executed(), 1);
+}
+
+pub(crate) async fn an_empty_body_is_empty_however_its_length_is_written<F: Framework>() {
+    let setup = serve::<F>(|engine| engine).await;
+    for length in ["0", "00", "000000"] {
+        let status = setup
+            .server
+            .announce("/nothing-happened", "a", length)
+            .await;
+        assert_eq!(status, 200, "{length}");
+    }
+    assert_eq!(setup.works.executed(), 3);
 }
 
 pub(crate) async fn an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed<
@@ -203,10 +220,24 @@ pub(crate) async fn a_body_can_say_that_nothing_happened<F: Framework>() {
 
 pub(crate) async fn a_store_that_is_away_runs_nothing<F: Framework>() {
     let setup = serve::<F>(|engine| engine).await;
+    let first = setup.server.send(post("/echo", "finished", "x")).await;
+    assert_eq!(first.status(), 200);
     setup.store.fail_always(Method::Claim, Fault::Unavailable);
-    let refused = setup.server.send(post("/echo", "a", "x")).await;
-    assert_eq!(refused.status(), 503);
-    assert_eq!(problem(&refused), "store-unavailable");
-    assert_eq!(refused.headers()["retry-after"], "1");
-    assert_eq!(setup.works.executed(), 0);
+    for key in ["new", "finished"] {
+        let refused = setup.server.send(post("/echo", key, "x")).await;
+        assert_eq!(refused.status(), 503);
+        assert_eq!(problem(&refused), "store-unavailable");
+        assert_eq!(refused.headers()["retry-after"], "1");
+        // Of what was executed before, the answer claims nothing.
+        let body: serde_json::Value = serde_json::from_slice(refused.body()).unwrap();
+        assert_eq!(
+            body["detail"],
+            "this request was not executed; whether an earlier one with this key was is not known; \
+             retry with the same key"
+        );
+    }
+    assert_eq!(setup.works.executed(), 1);
+    setup.store.heal(Method::Claim);
+    let replay = setup.server.send(post("/echo", "finished", "x")).await;
+    assert_eq!(replay.body(), first.body());
 }

@@ -1,7 +1,6 @@
 //! actix-web 4.
 
 use std::future::{Ready, ready};
-use std::net::SocketAddr;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{Payload, Service};
@@ -11,9 +10,9 @@ use actix_web::{
 };
 use idem::actix::idempotent;
 
-use crate::Framework;
 use crate::app::{App, Content, Order, Reply, chunks};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Actix;
 
@@ -21,10 +20,8 @@ impl Framework for Actix {
     const NAME: &'static str = "actix-web 4";
     const REFUSING: &'static str = "actix.refusing";
 
-    /// actix-web goes on with a request whose client has closed its end.
-    const DROPS_REQUESTS: bool = false;
-
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let server = HttpServer::new(move || {
             let App { engine, works } = app.clone();
             let leaves = works.clone();
@@ -65,8 +62,16 @@ impl Framework for Actix {
         let server = server.workers(2).disable_signals();
         let server = server.bind("127.0.0.1:0").unwrap();
         let address = server.addrs()[0];
-        tokio::spawn(server.run());
-        address
+        let server = server.run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        let stop = async move {
+            idem::actix::stop(&handle, &engine).await;
+        };
+        Running {
+            address,
+            stop: Box::pin(stop),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! axum 0.8.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
@@ -12,10 +12,11 @@ use http::StatusCode;
 use http::request::Parts;
 use idem::axum::idempotent;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
-use crate::Framework;
 use crate::app::{App, Content, Order, Reply, chunks};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Axum;
 
@@ -23,7 +24,8 @@ impl Framework for Axum {
     const NAME: &'static str = "axum 0.8";
     const REFUSING: &'static str = "axum.refusing";
 
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let versions = Router::new().route("/echo", post(echo));
         let router = Router::new()
             .route("/charges", post(charge))
@@ -55,8 +57,12 @@ impl Framework for Axum {
             .with_state(app.works);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        address
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        let server = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { signal.notified().await });
+        let ended = tokio::spawn(async move { server.await.unwrap() });
+        Running::until(told, address, ended, engine)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The crate `http` alone, served by hyper 1.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -14,10 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use idem::http::{CapturedBody, idempotent};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
-use crate::Framework;
 use crate::app::{App, Content, Order, Reply, chunks};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Hyper;
 
@@ -25,12 +26,18 @@ impl Framework for Hyper {
     const NAME: &'static str = "hyper 1";
     const REFUSING: &'static str = "hyper.refusing";
 
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        let ended = tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = tokio::select! {
+                    () = signal.notified() => return,
+                    accepted = listener.accept() => accepted.unwrap(),
+                };
                 let app = app.clone();
                 let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
                     let App { engine, works } = app.clone();
@@ -46,7 +53,7 @@ impl Framework for Hyper {
                 tokio::spawn(connection);
             }
         });
-        address
+        Running::until(told, address, ended, engine)
     }
 }
 
@@ -90,7 +97,7 @@ async fn route(
 }
 
 fn plain(status: StatusCode) -> Response<CapturedBody<BoxBody<Bytes, std::io::Error>>> {
-    let mut response = Response::new(CapturedBody::Whole(Full::default()));
+    let mut response = Response::new(CapturedBody::whole(Bytes::new()));
     *response.status_mut() = status;
     response
 }

@@ -1,6 +1,6 @@
 //! poem 3.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use idem::poem::idempotent;
 use poem::http::StatusCode;
@@ -11,10 +11,11 @@ use poem::{
     Route, Server, handler, post,
 };
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
-use crate::Framework;
 use crate::app::{App, Content, Order, Reply, chunks};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Poem;
 
@@ -22,10 +23,8 @@ impl Framework for Poem {
     const NAME: &'static str = "poem 3";
     const REFUSING: &'static str = "poem.refusing";
 
-    /// poem sees a request through, even when its client has gone away.
-    const DROPS_REQUESTS: bool = false;
-
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let leaves = app.works.clone();
         let versions = || Route::new().at("/echo", post(echo));
         let routes = Route::new()
@@ -62,8 +61,15 @@ impl Framework for Poem {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TcpAcceptor::from_tokio(listener).unwrap();
-        tokio::spawn(Server::new_with_acceptor(acceptor).run(routes));
-        address
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        let server = Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(
+            routes,
+            async move { signal.notified().await },
+            None,
+        );
+        let ended = tokio::spawn(async move { server.await.unwrap() });
+        Running::until(told, address, ended, engine)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use idem::idempotent;
@@ -13,10 +14,10 @@ use rocket::response::stream::ByteStream;
 use rocket::response::{self, Responder, Response};
 use rocket::serde::json::Json;
 use rocket::{State, post, put, routes};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use crate::Framework;
 use crate::app::{self, App, Content, Order, chunks};
+use crate::{Framework, Running};
 
 pub(crate) struct Rocket;
 
@@ -35,7 +36,12 @@ impl Framework for Rocket {
             "a_client_that_hangs_up_does_not_stop_an_unprotected_body_either",
             HANDLER_FORM,
         ),
+        ("a_shutdown_waits_for_unprotected_bodies_too", HANDLER_FORM),
         ("an_operation_lists_its_own_released_statuses", HANDLER_FORM),
+        (
+            "who_hangs_up_while_waiting_never_runs",
+            "Rocket tells nobody that a client has gone: its request waits for as long as `in_flight` says, and may run.",
+        ),
         (
             "a_missing_malformed_or_doubled_key_runs_nothing_and_claims_nothing",
             "Rocket drops header lines that are not UTF-8: such a key is missing, not malformed. All else of this holds.",
@@ -50,10 +56,11 @@ impl Framework for Rocket {
         ),
     ];
 
-    /// Rocket goes on with a request whose client has gone.
+    /// Rocket goes on with a request whose client has gone, and tells nobody.
     const DROPS_REQUESTS: bool = false;
 
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let figment = rocket::Config::figment()
             .merge(("port", 0))
             .merge(("log_level", "off"))
@@ -89,8 +96,19 @@ impl Framework for Rocket {
             .attach(AdHoc::on_liftoff("port", |rocket| {
                 Box::pin(async move { send.send(rocket.config().port).unwrap() })
             }));
-        tokio::spawn(rocket.launch());
-        SocketAddr::from(([127, 0, 0, 1], port.await.unwrap()))
+        let rocket = rocket.ignite().await.unwrap();
+        let shutdown = rocket.shutdown();
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        tokio::spawn(async move {
+            signal.notified().await;
+            shutdown.notify();
+        });
+        let ended = tokio::spawn(async move {
+            rocket.launch().await.unwrap();
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], port.await.unwrap()));
+        Running::until(told, address, ended, engine)
     }
 }
 

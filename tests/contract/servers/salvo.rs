@@ -1,6 +1,6 @@
 //! salvo 1.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use idem::salvo::idempotent;
 use salvo::conn::Acceptor;
@@ -8,10 +8,11 @@ use salvo::extract::{JsonBody, Metadata};
 use salvo::http::header::{HeaderName, HeaderValue};
 use salvo::http::{ResBody, StatusError};
 use salvo::prelude::*;
+use tokio::sync::Notify;
 
-use crate::Framework;
 use crate::app::{App, Content, Order, Reply, chunks};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Salvo;
 
@@ -19,7 +20,8 @@ impl Framework for Salvo {
     const NAME: &'static str = "salvo 1";
     const REFUSING: &'static str = "salvo.refusing";
 
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let at = Router::with_path;
         let router = Router::new()
             .hoop(Around(app))
@@ -50,8 +52,16 @@ impl Framework for Salvo {
             .clone()
             .into_std()
             .unwrap();
-        tokio::spawn(Server::new(acceptor).serve(router));
-        address
+        let server = Server::new(acceptor);
+        let handle = server.handle();
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        tokio::spawn(async move {
+            signal.notified().await;
+            handle.stop_graceful(None);
+        });
+        let ended = tokio::spawn(server.serve(router));
+        Running::until(told, address, ended, engine)
     }
 }
 

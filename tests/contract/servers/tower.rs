@@ -1,6 +1,6 @@
 //! The tower layer, over axum's router with plain handlers.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,13 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use axum::{Extension, Json, Router};
 use http::StatusCode;
-use idem::tower::IdempotencyLayer;
 use idem::{InFlight, OnCrash};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
-use crate::Framework;
 use crate::app::{App, Order, Reply};
 use crate::support::Works;
+use crate::{Framework, Running};
 
 pub(crate) struct Tower;
 
@@ -33,14 +33,12 @@ impl Framework for Tower {
         ),
     ];
 
-    async fn start(app: App) -> SocketAddr {
-        let layer = || {
-            IdempotencyLayer::new(Duration::from_secs(24 * 60 * 60))
-                .operation(idem::axum::matched_route)
-        };
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
+        let layer = || idem::axum::layer(Duration::from_secs(24 * 60 * 60));
         let wait = InFlight::Wait(Duration::from_secs(5));
         let versions = Router::new().route("/echo", post(echo));
-        let named = |name: &'static str| layer().operation(move |_| name);
+        let named = |name: &'static str| layer().name(name);
         let router = Router::new()
             .route("/charges", post(charge))
             .route("/refunds", post(echo))
@@ -107,8 +105,12 @@ impl Framework for Tower {
             .with_state(app.works);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        address
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        let server = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { signal.notified().await });
+        let ended = tokio::spawn(async move { server.await.unwrap() });
+        Running::until(told, address, ended, engine)
     }
 }
 

@@ -1,6 +1,6 @@
 //! warp 0.4.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use hyper::server::conn::http1;
@@ -9,12 +9,13 @@ use hyper_util::rt::TokioIo;
 use idem::idempotent;
 use idem::warp::{IdempotencyKey, Reply, detached, key};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tower::ServiceExt;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection, post};
 
-use crate::Framework;
 use crate::app::{self, App, Content, Order, chunks};
+use crate::{Framework, Running};
 
 pub(crate) struct Warp;
 
@@ -33,6 +34,7 @@ impl Framework for Warp {
             "a_client_that_hangs_up_does_not_stop_an_unprotected_body_either",
             HANDLER_FORM,
         ),
+        ("a_shutdown_waits_for_unprotected_bodies_too", HANDLER_FORM),
         ("an_operation_lists_its_own_released_statuses", HANDLER_FORM),
         (
             "a_body_over_the_limit_is_413_and_claims_nothing",
@@ -40,14 +42,20 @@ impl Framework for Warp {
         ),
     ];
 
-    async fn start(app: App) -> SocketAddr {
+    async fn start(app: App) -> Running {
+        let engine = app.engine.clone();
         let routes = warp::service(routes(app.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         // By hyper, and not by warp's own server, for the engine among the extensions.
-        tokio::spawn(async move {
+        let told = Arc::<Notify>::default();
+        let signal = Arc::clone(&told);
+        let ended = tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = tokio::select! {
+                    () = signal.notified() => return,
+                    accepted = listener.accept() => accepted.unwrap(),
+                };
                 let (app, routes) = (app.clone(), routes.clone());
                 let service =
                     service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
@@ -64,7 +72,7 @@ impl Framework for Warp {
                 tokio::spawn(connection);
             }
         });
-        address
+        Running::until(told, address, ended, engine)
     }
 }
 

@@ -152,7 +152,7 @@ where
         fault,
         commits: Arc::default(),
     };
-    // It did not happen, and the caller is told: nothing was executed.
+    // It did not happen, and the caller is told.
     let refused = book(&operation(), &faulty(Fault::BeforeEffect), 1).await;
     assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
     // Nobody can say.

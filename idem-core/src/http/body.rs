@@ -1,0 +1,127 @@
+//! The body of a response on its way to the client that was executed for.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{Collected, Full};
+
+/// The body of a response after [`capture`](super::capture): what the first caller gets.
+pub struct CapturedBody<B: Body<Data = Bytes>>(Captured<B>);
+
+enum Captured<B: Body<Data = Bytes>> {
+    /// Read whole.
+    Whole(Full<Bytes>),
+    /// Read whole, with trailers, which are not stored.
+    WithTrailers(Collected<Bytes>),
+    /// Read whole, and of another length than it had announced, which it still announces: the
+    /// server breaks off as it would have done.
+    Misannounced(Full<Bytes>, u64),
+    /// Not read.
+    Passed(B),
+    /// It failed while it was read: the first caller sees that failure.
+    Broken(Option<B::Error>),
+}
+
+impl<B: Body<Data = Bytes>> CapturedBody<B> {
+    /// A body that is known whole.
+    pub fn whole(body: impl Into<Bytes>) -> Self {
+        Self(Captured::Whole(Full::new(body.into())))
+    }
+
+    /// A body that is passed on as it comes, unread.
+    pub const fn passed(body: B) -> Self {
+        Self(Captured::Passed(body))
+    }
+
+    pub(super) const fn with_trailers(body: Collected<Bytes>) -> Self {
+        Self(Captured::WithTrailers(body))
+    }
+
+    pub(super) fn misannounced(body: Bytes, announced: u64) -> Self {
+        Self(Captured::Misannounced(Full::new(body), announced))
+    }
+
+    pub(super) const fn broken(error: B::Error) -> Self {
+        Self(Captured::Broken(Some(error)))
+    }
+
+    /// The handler's own body, where it was not read.
+    ///
+    /// # Errors
+    /// The body, where it was read.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the error is the other body, and is moved once"
+    )]
+    pub fn into_passed(self) -> Result<B, Self> {
+        match self.0 {
+            Captured::Passed(body) => Ok(body),
+            read => Err(Self(read)),
+        }
+    }
+
+    /// Whether it is known whole, and is what it says that it is.
+    pub const fn is_whole(&self) -> bool {
+        matches!(self.0, Captured::Whole(_))
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for CapturedBody<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = match &mut self.get_mut().0 {
+            Captured::Whole(body) | Captured::Misannounced(body, _) => {
+                Pin::new(body).poll_frame(cx)
+            }
+            Captured::WithTrailers(body) => Pin::new(body).poll_frame(cx),
+            Captured::Passed(body) => return Pin::new(body).poll_frame(cx),
+            Captured::Broken(error) => return Poll::Ready(error.take().map(Err)),
+        };
+        frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Captured::Whole(body) => body.is_end_stream(),
+            Captured::Misannounced(..) => false,
+            Captured::WithTrailers(body) => body.is_end_stream(),
+            Captured::Passed(body) => body.is_end_stream(),
+            Captured::Broken(error) => error.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Captured::Whole(body) => body.size_hint(),
+            Captured::Misannounced(_, announced) => SizeHint::with_exact(*announced),
+            Captured::WithTrailers(body) => body.size_hint(),
+            Captured::Passed(body) => body.size_hint(),
+            Captured::Broken(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Shows no content.
+impl<B: Body<Data = Bytes>> fmt::Debug for CapturedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0 {
+            Captured::Whole(_) => "whole",
+            Captured::WithTrailers(_) => "with trailers",
+            Captured::Misannounced(..) => "misannounced",
+            Captured::Passed(_) => "passed",
+            Captured::Broken(_) => "broken",
+        };
+        write!(f, "CapturedBody({kind})")
+    }
+}
