@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use idem_core::http::{
-    DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+    Captured, DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
 };
 use idem_core::{
     Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome, Verdict,
@@ -154,12 +154,14 @@ pub(crate) fn verdict(response: Response<Content>, engine: &Engine) -> Verdict {
         return Verdict::Crashed;
     }
     let limit = engine.max_outcome_bytes();
-    capture(response, DEFAULT_RELEASE, limit, engine.http())
-        .now_or_never()
-        .map_or(
-            Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured)),
-            |(verdict, _)| verdict,
-        )
+    let captured = capture(response, DEFAULT_RELEASE, limit, engine.http());
+    let tombstone = |reason| Verdict::Final(Outcome::NotReplayable(reason));
+    match captured.now_or_never() {
+        Some(Captured::Ended(verdict, _)) => verdict,
+        // A function's value is there when it returns: what flows after that is not the attempt's.
+        Some(Captured::Flows(_)) => tombstone(NotReplayable::Streamed),
+        None => tombstone(NotReplayable::NotCaptured),
+    }
 }
 
 /// The same where no engine is known.

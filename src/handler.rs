@@ -17,15 +17,15 @@ use bytes::Bytes;
 use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
-    BodyError, CapturedBody, HttpSettings, Problem, ProblemKind, RequestIdentity, capture,
-    parse_key, replay,
+    BodyError, Captured, CapturedBody, FlowingResponse, HttpSettings, Problem, ProblemKind,
+    Recording, RequestIdentity, capture, parse_key, replay,
 };
 use tracing::Instrument;
 
 use idem_core::{
-    Begun, Caller, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn, Fingerprint,
-    FingerprintError, Fingerprinter, Granted, Key, KeyError, Lent, Operation, Outcome,
-    Transactional, Unprotected, Verdict, Writes,
+    Begun, Caller, Driven, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn,
+    Fingerprint, FingerprintError, Fingerprinter, Flow, Granted, Key, KeyError, Lent, Operation,
+    Outcome, Running, Transactional, Unprotected, Verdict, Writes,
 };
 
 use crate::__private::{KeySource, Plan, operation};
@@ -264,8 +264,9 @@ impl Admitted {
     }
 
     /// Runs the handler on the caller's task, which must not end with the client's connection.
+    /// `read_on` reads what is left of a response that flows when the client has gone.
     #[cfg(any(feature = "actix", feature = "poem", feature = "salvo"))]
-    pub(crate) async fn run<B, E, F>(self, respond: F) -> Answer<B, E>
+    pub(crate) async fn run<B, E, F>(self, respond: F, read_on: fn(Recording<B>)) -> Answer<B, E>
     where
         B: Body<Data = Bytes>,
         F: Future<Output = Responded<B, E>>,
@@ -281,7 +282,9 @@ impl Admitted {
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                execution.drive(judged(respond, release, engine)).await
+                let judged = judged(respond, release, engine);
+                let body = async move { judged.await.driven(read_on) };
+                execution.drive_flowing(body).await
             }
         };
         ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
@@ -303,8 +306,9 @@ impl Admitted {
                 ended.await.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let body = judged(respond, release, engine);
-                execution.drive_detached(Box::pin(body)).await
+                let judged = judged(respond, release, engine);
+                let body = async move { judged.await.driven(Recording::spawn) };
+                execution.drive_flowing_detached(Box::pin(body)).await
             }
         };
         ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
@@ -330,19 +334,21 @@ async fn judged<B, E>(
     respond: impl Future<Output = Responded<B, E>>,
     release: Cow<'static, [u16]>,
     engine: Engine,
-) -> (Verdict, Answer<B, E>)
+) -> Judged<B, E>
 where
     B: Body<Data = Bytes>,
 {
-    match respond.await {
+    let (verdict, answer) = match respond.await {
         Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
             // An operation within has refused, after whatever this one had done before.
             (Verdict::Crashed, Ok(response.map(CapturedBody::passed)))
         }
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
-            let (verdict, response) = capture(response, &release, limit, engine.http()).await;
-            (verdict, Ok(response))
+            match capture(response, &release, limit, engine.http()).await {
+                Captured::Ended(verdict, response) => (verdict, Ok(response)),
+                Captured::Flows(response) => return Judged::Flows(response),
+            }
         }
         Responded::Rejected(response) => (Verdict::Released, Ok(rejected(response))),
         #[cfg(feature = "tower")]
@@ -356,6 +362,46 @@ where
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
         #[cfg(feature = "tower")]
         Responded::NotCalled(error) => (Verdict::Released, Err(error)),
+    };
+    Judged::Ended(verdict, answer)
+}
+
+/// What a handler has come to.
+enum Judged<B: Body<Data = Bytes>, E> {
+    Ended(Verdict, Answer<B, E>),
+    Flows(FlowingResponse<B>),
+}
+
+impl<B: Body<Data = Bytes>, E> Judged<B, E> {
+    /// A response that flows goes to the client, and ends the attempt.
+    fn driven(self, read_on: fn(Recording<B>)) -> Driven<Answer<B, E>, Flowing<B>> {
+        match self {
+            Self::Ended(verdict, answer) => Driven::Ended(verdict, answer),
+            Self::Flows(response) => Driven::Flows(Flowing { response, read_on }),
+        }
+    }
+
+    /// Reads a response that flows before the attempt ends.
+    async fn collected(self) -> (Verdict, Answer<B, E>) {
+        match self {
+            Self::Ended(verdict, answer) => (verdict, answer),
+            Self::Flows(response) => {
+                let (verdict, response) = response.collected().await;
+                (verdict, Ok(response))
+            }
+        }
+    }
+}
+
+/// A response that is recorded while it flows.
+struct Flowing<B: Body<Data = Bytes>> {
+    response: FlowingResponse<B>,
+    read_on: fn(Recording<B>),
+}
+
+impl<B: Body<Data = Bytes>, E> Flow<Answer<B, E>> for Flowing<B> {
+    fn begin(self, running: Running) -> Answer<B, E> {
+        Ok(self.response.recorded(running, self.read_on))
     }
 }
 
@@ -396,7 +442,9 @@ impl<D: Transactional> AdmittedIn<D> {
                 }
                 _ => Writes::Discard,
             };
-            let (verdict, answer) = judged(std::future::ready(responded), release, engine).await;
+            let judged = judged(std::future::ready(responded), release, engine).await;
+            // What flows is read before the commit, of which it is a part.
+            let (verdict, answer) = judged.collected().await;
             (transaction, verdict, writes, answer)
         };
         match Box::pin(execution.drive(body)).await {

@@ -36,11 +36,11 @@ pub use current::Lent;
 pub use current::attempt;
 pub use detached::detached;
 pub use engine::{
-    Begun, Driven, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError,
-    Keyed, Operation, Panic, Resolution, Running, Unprotected,
+    Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError, Keyed,
+    Operation, Panic, Resolution, Running, Unprotected,
 };
 #[doc(hidden)]
-pub use engine::{CommitSent, EndedIn, ExecutionIn, Granted, KeyedIn};
+pub use engine::{CommitSent, Driven, EndedIn, ExecutionIn, Flow, Granted, KeyedIn};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
 #[doc(hidden)]

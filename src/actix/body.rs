@@ -36,16 +36,11 @@ impl Body for Incoming {
 /// The body of a response.
 pub(super) struct Outgoing {
     body: BoxBody,
-    /// Whether it may say how long it is, and so be stored.
-    pub(super) is_kept: bool,
 }
 
 impl Outgoing {
     pub(super) const fn of(body: BoxBody) -> Self {
-        Self {
-            body,
-            is_kept: true,
-        }
+        Self { body }
     }
 }
 
@@ -63,7 +58,6 @@ impl Body for Outgoing {
 
     fn size_hint(&self) -> SizeHint {
         match self.body.size() {
-            _ if !self.is_kept => SizeHint::default(),
             BodySize::None => SizeHint::with_exact(0),
             BodySize::Sized(length) => SizeHint::with_exact(length),
             BodySize::Stream => SizeHint::default(),

@@ -15,7 +15,8 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, Responder};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use idem_core::http::{
-    BodyError, CapturedBody, Problem, ProblemKind, RequestIdentity, collect_body,
+    BodyError, CapturedBody, Incomplete, Problem, ProblemKind, Recording, RequestIdentity,
+    collect_body,
 };
 use idem_core::{Engine, Transactional};
 use tracing::Instrument;
@@ -240,7 +241,7 @@ impl<B: FromRequest + 'static> Admitted<B> {
                     Err(rejection) => rejected(&kept, rejection),
                 }
             };
-            heads.join(admitted.run(respond).await)
+            heads.join(admitted.run(respond, Recording::spawn_local).await)
         };
         let ended = actix_web::rt::spawn(running.in_current_span()).await;
         ended.unwrap_or_else(|_| from_bytes(Problem::crashed().into_response(engine.http())))
@@ -309,7 +310,7 @@ impl Heads {
                 && response.headers_mut().try_append(name, value).is_err()
             {
                 // What would be stored is not the whole response.
-                response.body_mut().is_kept = false;
+                response.extensions_mut().insert(Incomplete);
                 break;
             }
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Response, Uri};
 use http_body_util::combinators::BoxBody;
-use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use poem::error::IntoResult;
 use poem::{IntoResponse, Request, RequestBody};
@@ -196,7 +196,7 @@ impl Admitted {
         F: Future<Output = Reply>,
     {
         let respond = async move { Box::pin(respond).await.0 };
-        answer(self.0.run(respond).await)
+        answer(self.0.run(respond, Recording::spawn).await)
     }
 }
 

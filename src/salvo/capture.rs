@@ -6,7 +6,7 @@ use std::future::Future;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
-use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 use salvo_core::http::{ReqBody, ResBody};
 use salvo_core::{Depot, Request};
@@ -187,7 +187,7 @@ impl Admitted {
         F: Future<Output = Reply>,
     {
         let respond = async move { Box::pin(respond).await.0 };
-        Answer(self.0.run(respond).await)
+        Answer(self.0.run(respond, Recording::spawn).await)
     }
 }
 

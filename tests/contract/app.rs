@@ -1,9 +1,12 @@
 //! What every server of the suite does, whatever its framework: the engine, what bodies do, and
 //! what they answer.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::{io, iter};
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use idem::conformance::faults::FaultyStore;
 use idem::stores::memory::MemoryStore;
 use idem::{Engine, EngineBuilder};
@@ -43,12 +46,12 @@ pub(crate) struct Reply {
 
 pub(crate) enum Content {
     Whole(Bytes),
-    /// Of unknown length: chunks, over and over if so.
-    Streamed {
-        chunks: Vec<Bytes>,
-        endless: bool,
-    },
+    /// Of unknown length.
+    Streamed(Chunks),
 }
+
+/// The chunks of a streamed response.
+pub(crate) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, io::Error>> + Send + Sync>>;
 
 impl Reply {
     pub(crate) fn text(status: u16, body: impl Into<Bytes>) -> Self {
@@ -56,6 +59,15 @@ impl Reply {
             status,
             headers: Vec::new(),
             body: Content::Whole(body.into()),
+        }
+    }
+
+    fn streamed(
+        chunks: impl Stream<Item = Result<Bytes, io::Error>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            body: Content::Streamed(Box::pin(chunks)),
+            ..Self::text(200, Bytes::new())
         }
     }
 
@@ -160,31 +172,40 @@ impl Works {
                 ("x-kept", b"1"),
             ]),
             "large" => Reply::text(200, binary(3 * MIB)),
-            "streamed" => Reply {
-                body: Content::Streamed {
-                    chunks: vec!["one ".into(), "two ".into(), "three".into()],
-                    endless: false,
-                },
-                ..Reply::text(200, Bytes::new())
-            },
-            "endless" => Reply {
-                body: Content::Streamed {
-                    chunks: vec!["tick\n".repeat(100).into()],
-                    endless: true,
-                },
-                ..Reply::text(200, Bytes::new())
-            },
+            "streamed" => Reply::streamed(chunks(["one ", "two ", "three"])),
+            "endless" => {
+                let tick = Bytes::from("tick\n".repeat(100));
+                Reply::streamed(stream::iter(iter::repeat(tick).map(Ok)))
+            }
+            "long stream" => {
+                let parts = (0..48).map(|_| Ok(binary(MIB / 16)));
+                Reply::streamed(stream::iter(parts))
+            }
+            // The second half of these waits to be let go.
+            "slow stream" => {
+                let works = self.clone();
+                let second = async move {
+                    works.stop_here().await;
+                    let number = idem::attempt().number();
+                    Ok(Bytes::from(format!("second of attempt {number}")))
+                };
+                Reply::streamed(chunks(["first "]).chain(stream::once(second)))
+            }
+            "broken stream" => {
+                let works = self.clone();
+                let second = async move {
+                    works.stop_here().await;
+                    Err(io::Error::other("the upstream has gone"))
+                };
+                Reply::streamed(chunks(["first "]).chain(stream::once(second)))
+            }
             _ => Reply::text(404, Bytes::new()),
         }
     }
 }
 
-/// The chunks of a streamed response.
-pub(crate) fn chunks(
-    chunks: Vec<Bytes>,
-    endless: bool,
-) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static {
-    let rounds = if endless { usize::MAX } else { 1 };
-    let all = (0..rounds).flat_map(move |_| chunks.clone());
-    futures_util::stream::iter(all.map(Ok))
+fn chunks<const N: usize>(
+    chunks: [&'static str; N],
+) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + Sync {
+    stream::iter(chunks.map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))))
 }

@@ -24,7 +24,7 @@ macro_rules! all_cases {
                 authentication_comes_before_the_key_and_the_claim:
                     "authentication comes first, and claims nothing",
                 statuses_that_say_not_processed_free_the_key_and_all_others_are_final:
-                    "401, 408, 425, 429, 503 free the key; every other status is final",
+                    "307, 308, 401, 408, 425, 429, 503 free the key; every other status is final",
                 an_operation_lists_its_own_released_statuses: "`release(…)`",
                 a_body_can_say_that_nothing_happened: "`idem::attempt().release()`",
                 a_store_that_is_away_runs_nothing: "store away: 503 with `Retry-After`, nothing run",
@@ -55,8 +55,13 @@ macro_rules! all_cases {
                     "no `Set-Cookie`, `Date`, hop-by-hop headers",
                 what_is_too_large_reaches_the_first_caller_whole_and_never_runs_again:
                     "too large to be kept: whole for the first caller, then 409",
-                what_is_streamed_reaches_the_first_caller_whole_and_never_runs_again:
-                    "streamed: whole for the first caller, then 409",
+                what_is_streamed_is_given_back_whole: "streamed: flows to the first caller, and is replayed whole",
+                a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended:
+                    "a stream waits for nothing; until it has ended, it is in flight",
+                a_stream_whose_client_has_gone_is_recorded_to_its_end:
+                    "a stream whose client has gone is recorded to its end",
+                a_stream_that_breaks_off_is_never_run_again: "a stream that breaks off: as it came, then 409",
+                a_stream_that_is_too_long_is_never_run_again: "a stream that is too long to be kept: as it came, then 409",
                 an_endless_response_flows_and_is_never_run_again: "endless: flows, then 409",
             }
             identity {

@@ -225,7 +225,21 @@ impl Execution {
     /// [`ExecutionError::Panicked`] when the body panicked; the attempt has been abandoned.
     pub async fn drive<F, T>(self, body: F) -> Result<T, ExecutionError>
     where
-        F: Future<Output: Into<Driven<T>>>,
+        F: Future<Output = (Verdict, T)>,
+    {
+        self.drive_flowing(body.map(Driven::<T, NeverFlows>::from))
+            .await
+    }
+
+    /// [`drive`](Self::drive) for a body whose value may flow.
+    ///
+    /// # Errors
+    /// As [`drive`](Self::drive).
+    #[doc(hidden)]
+    pub async fn drive_flowing<F, T, R>(self, body: F) -> Result<T, ExecutionError>
+    where
+        F: Future<Output = Driven<T, R>>,
+        R: Flow<T>,
     {
         if self.keep_lease() {
             // See `keep`.
@@ -239,9 +253,10 @@ impl Execution {
         claimed.is_some_and(|claimed| keep(&claimed.engine, &self.runtime, &claimed.lease))
     }
 
-    async fn run<F, T>(mut self, body: F) -> Result<T, ExecutionError>
+    async fn run<F, T, R>(mut self, body: F) -> Result<T, ExecutionError>
     where
-        F: Future<Output: Into<Driven<T>>>,
+        F: Future<Output = Driven<T, R>>,
+        R: Flow<T>,
     {
         let Some(claimed) = &self.claimed else {
             return Err(ExecutionError::Panicked(Box::new("it was driven before")));
@@ -260,12 +275,12 @@ impl Execution {
             execution: self,
             clock,
         };
-        match ended.map(Into::into) {
+        match ended {
             Ok(Driven::Ended(verdict, value)) => {
                 running.end(verdict).await;
                 Ok(value)
             }
-            Ok(Driven::Flows(value)) => Ok(value(running)),
+            Ok(Driven::Flows(value)) => Ok(value.begin(running)),
             Err(panic) => {
                 running.crash().await;
                 Err(ExecutionError::Panicked(panic))
@@ -285,8 +300,25 @@ impl Execution {
         body: F,
     ) -> impl Future<Output = Result<T, ExecutionError>> + Send
     where
-        F: Future<Output: Into<Driven<T>>> + Send + 'static,
+        F: Future<Output = (Verdict, T)> + Send + 'static,
         T: Send + 'static,
+    {
+        self.drive_flowing_detached(body.map(Driven::<T, NeverFlows>::from))
+    }
+
+    /// [`drive_detached`](Self::drive_detached) for a body whose value may flow.
+    ///
+    /// # Errors
+    /// As [`drive`](Self::drive).
+    #[doc(hidden)]
+    pub fn drive_flowing_detached<F, T, R>(
+        self,
+        body: F,
+    ) -> impl Future<Output = Result<T, ExecutionError>> + Send
+    where
+        F: Future<Output = Driven<T, R>> + Send + 'static,
+        T: Send + 'static,
+        R: Flow<T> + Send + 'static,
     {
         let runtime = self.runtime.clone();
         // Its keeper is spawned before the body, which takes its place as the worker's next task, so
@@ -329,26 +361,34 @@ impl Execution {
 }
 
 /// What a body has come to when its value is there.
-pub enum Driven<T> {
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Driven<T, R> {
     /// It has ended with this verdict.
     Ended(Verdict, T),
-    /// Its value goes to the caller, and the attempt runs on until the value has been consumed: a
-    /// response whose body flows, for example. Whoever makes the value ends the attempt.
-    Flows(Box<dyn FnOnce(Running) -> T + Send>),
+    /// The attempt runs on until its value has been consumed.
+    Flows(R),
 }
 
-impl<T> From<(Verdict, T)> for Driven<T> {
-    fn from((verdict, value): (Verdict, T)) -> Self {
-        Self::Ended(verdict, value)
+/// A value that is consumed while its attempt runs on: a response whose body flows, for example.
+#[doc(hidden)]
+pub trait Flow<T> {
+    /// The value for the caller. It ends the attempt.
+    fn begin(self, running: Running) -> T;
+}
+
+/// A value that is there at once.
+enum NeverFlows {}
+
+impl<T> Flow<T> for NeverFlows {
+    fn begin(self, _: Running) -> T {
+        match self {}
     }
 }
 
-impl<T> fmt::Debug for Driven<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ended(verdict, _) => f.debug_tuple("Ended").field(verdict).finish(),
-            Self::Flows(_) => f.write_str("Flows(…)"),
-        }
+impl<T, R> From<(Verdict, T)> for Driven<T, R> {
+    fn from((verdict, value): (Verdict, T)) -> Self {
+        Self::Ended(verdict, value)
     }
 }
 

@@ -44,7 +44,7 @@ use tracing::Instrument;
 
 pub use begin::{Begun, Granted, Unprotected};
 pub(crate) use execution::panic_of;
-pub use execution::{Driven, Execution, ExecutionError, Panic, Running};
+pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
 pub use operation::{Keyed, Operation};
 pub use resolve::Resolution;
 pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};

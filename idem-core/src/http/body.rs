@@ -3,10 +3,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::vec;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Collected, Full};
+
+use super::flowing::FlowingBody;
 
 /// The body of a response after [`capture`](super::capture): what the first caller gets.
 pub struct CapturedBody<B: Body<Data = Bytes>>(Captured<B>);
@@ -23,6 +26,17 @@ enum Captured<B: Body<Data = Bytes>> {
     Passed(B),
     /// It failed while it was read: the first caller sees that failure.
     Broken(Option<B::Error>),
+    /// Recorded while it flows.
+    Flowing(FlowingBody<B>),
+    /// Read in part.
+    Begun(vec::IntoIter<Frame<Bytes>>, Rest<B>),
+}
+
+/// What is left of a body that was read in part.
+pub(super) enum Rest<B: Body<Data = Bytes>> {
+    Body(Pin<Box<B>>),
+    Failed(B::Error),
+    None,
 }
 
 impl<B: Body<Data = Bytes>> CapturedBody<B> {
@@ -46,6 +60,14 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
 
     pub(super) const fn broken(error: B::Error) -> Self {
         Self(Captured::Broken(Some(error)))
+    }
+
+    pub(super) const fn flowing(body: FlowingBody<B>) -> Self {
+        Self(Captured::Flowing(body))
+    }
+
+    pub(super) fn begun(frames: Vec<Frame<Bytes>>, rest: Rest<B>) -> Self {
+        Self(Captured::Begun(frames.into_iter(), rest))
     }
 
     /// The handler's own body, where it was not read.
@@ -87,6 +109,19 @@ where
             Captured::WithTrailers(body) => Pin::new(body).poll_frame(cx),
             Captured::Passed(body) => return Pin::new(body).poll_frame(cx),
             Captured::Broken(error) => return Poll::Ready(error.take().map(Err)),
+            Captured::Flowing(body) => return Pin::new(body).poll_frame(cx),
+            Captured::Begun(frames, rest) => {
+                if let Some(frame) = frames.next() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                if let Rest::Body(body) = rest {
+                    return body.as_mut().poll_frame(cx);
+                }
+                return Poll::Ready(match std::mem::replace(rest, Rest::None) {
+                    Rest::Failed(error) => Some(Err(error)),
+                    Rest::Body(_) | Rest::None => None,
+                });
+            }
         };
         frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
     }
@@ -98,6 +133,15 @@ where
             Captured::WithTrailers(body) => body.is_end_stream(),
             Captured::Passed(body) => body.is_end_stream(),
             Captured::Broken(error) => error.is_none(),
+            Captured::Flowing(body) => body.is_end_stream(),
+            Captured::Begun(frames, rest) => {
+                frames.as_slice().is_empty()
+                    && match rest {
+                        Rest::Body(body) => body.is_end_stream(),
+                        Rest::Failed(_) => false,
+                        Rest::None => true,
+                    }
+            }
         }
     }
 
@@ -107,7 +151,8 @@ where
             Captured::Misannounced(_, announced) => SizeHint::with_exact(*announced),
             Captured::WithTrailers(body) => body.size_hint(),
             Captured::Passed(body) => body.size_hint(),
-            Captured::Broken(_) => SizeHint::default(),
+            Captured::Flowing(body) => body.size_hint(),
+            Captured::Broken(_) | Captured::Begun(..) => SizeHint::default(),
         }
     }
 }
@@ -121,6 +166,8 @@ impl<B: Body<Data = Bytes>> fmt::Debug for CapturedBody<B> {
             Captured::Misannounced(..) => "misannounced",
             Captured::Passed(_) => "passed",
             Captured::Broken(_) => "broken",
+            Captured::Flowing(_) => "flowing",
+            Captured::Begun(..) => "begun",
         };
         write!(f, "CapturedBody({kind})")
     }

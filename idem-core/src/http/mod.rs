@@ -7,6 +7,7 @@
 //! Adapters translate between these functions and their framework's types; they decide nothing.
 
 mod body;
+mod flowing;
 mod key;
 mod problem;
 mod request;
@@ -15,10 +16,13 @@ mod response;
 use std::borrow::Cow;
 
 pub use body::CapturedBody;
+pub use flowing::{FlowingResponse, Recording};
 pub use key::{KeySyntax, key_as_sent, parse_key};
 pub use problem::{Problem, ProblemKind};
 pub use request::{BodyError, RequestIdentity, collect_body};
-pub use response::{DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, outcome_of, replay};
+#[doc(hidden)]
+pub use response::Incomplete;
+pub use response::{Captured, DEFAULT_RELEASE, IDEMPOTENT_REPLAYED, capture, outcome_of, replay};
 
 /// Settings of the HTTP contract.
 #[derive(Clone, Debug)]

@@ -7,14 +7,14 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
-use super::{CapturedBody, HttpSettings};
+use super::{CapturedBody, FlowingResponse, HttpSettings};
 use crate::outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 
 /// The header that marks a response as a replay: `Idempotent-Replayed: true`.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The statuses that say "not processed" unless the operation lists others: the key is freed.
-pub const DEFAULT_RELEASE: &[u16] = &[401, 408, 425, 429, 503];
+pub const DEFAULT_RELEASE: &[u16] = &[307, 308, 401, 408, 425, 429, 503];
 
 /// RFC 9110 §7.6.1, with the two that proxies invented.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -58,67 +58,93 @@ pub fn outcome_of(response: &Response<Bytes>, settings: &HttpSettings) -> Outcom
     )
 }
 
-/// Judges a handler's response, and reads its body if it can be stored.
+/// Marks a response that is not whole as it stands here, because an adapter had no room for all of its
+/// headers: it is passed on, and not stored.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Incomplete;
+
+/// A handler's response, judged.
+#[derive(Debug)]
+pub enum Captured<B: Body<Data = Bytes>> {
+    /// The attempt has ended. The response is the handler's, whole, for the first caller.
+    Ended(Verdict, Response<CapturedBody<B>>),
+    /// The attempt ends with the response's body.
+    Flows(FlowingResponse<B>),
+}
+
+/// Judges a handler's response, and reads its body if its length is known.
 ///
-/// A status in `release` frees the key. Every other response is final, 5xx too. One whose
-/// length is not known when it begins is a stream and is passed on unread, as is one longer
-/// than `max_bytes`: both leave a tombstone.
-///
-/// The returned response is the handler's, whole, for the first caller.
+/// A status in `release` frees the key. Every other response is final, 5xx too. One that is longer
+/// than `max_bytes`, or breaks off, leaves a tombstone.
 pub async fn capture<B>(
     response: Response<B>,
     release: &[u16],
     max_bytes: usize,
     settings: &HttpSettings,
-) -> (Verdict, Response<CapturedBody<B>>)
+) -> Captured<B>
 where
     B: Body<Data = Bytes>,
 {
-    let (head, body) = response.into_parts();
-    let passed = |reason, body| {
-        let verdict = Verdict::Final(Outcome::NotReplayable(reason));
-        (verdict, body)
+    let (mut head, body) = response.into_parts();
+    // Of an operation elsewhere, whose answer this one passes on.
+    head.headers.remove(IDEMPOTENT_REPLAYED);
+    let tombstone = |reason| Verdict::Final(Outcome::NotReplayable(reason));
+    let length = match body.is_end_stream() {
+        true => Some(0),
+        false => body.size_hint().exact(),
     };
-    let status = head.status;
-    let (verdict, body) = if release.contains(&status.as_u16()) {
-        (Verdict::Released, CapturedBody::passed(body))
-    } else if status.is_informational() {
-        // A protocol switch: what follows is no response that could be given again.
-        passed(NotReplayable::Streamed, CapturedBody::passed(body))
-    } else {
-        let length = match body.is_end_stream() {
-            true => Some(0),
-            false => body.size_hint().exact(),
-        };
-        match length {
-            None => passed(NotReplayable::Streamed, CapturedBody::passed(body)),
-            Some(length) if length > max_bytes as u64 => {
-                passed(NotReplayable::TooLarge, CapturedBody::passed(body))
-            }
-            Some(length) => match body.collect().await {
-                Err(error) => passed(NotReplayable::NotCaptured, CapturedBody::broken(error)),
-                Ok(whole) if whole.trailers().is_some() => passed(
-                    NotReplayable::NotCaptured,
-                    CapturedBody::with_trailers(whole),
-                ),
-                Ok(whole) => {
-                    let whole = whole.to_bytes();
-                    if whole.len() as u64 != length {
-                        // The server breaks off. A whole answer of that length would be another.
-                        let body = CapturedBody::misannounced(whole, length);
-                        let (verdict, body) = passed(NotReplayable::NotCaptured, body);
-                        return (verdict, Response::from_parts(head, body));
-                    }
-                    let outcome = store(status, &head.headers, &whole, settings);
-                    (Verdict::Final(outcome), CapturedBody::whole(whole))
-                }
-            },
+    let (verdict, body) = match length {
+        _ if release.contains(&head.status.as_u16()) => {
+            (Verdict::Released, CapturedBody::passed(body))
         }
+        // A protocol switch: what follows is no response that could be given again.
+        _ if head.status.is_informational() => (
+            tombstone(NotReplayable::Streamed),
+            CapturedBody::passed(body),
+        ),
+        _ if head.extensions.get::<Incomplete>().is_some() => (
+            tombstone(NotReplayable::NotCaptured),
+            CapturedBody::passed(body),
+        ),
+        None => {
+            return Captured::Flows(FlowingResponse {
+                head,
+                body,
+                max_bytes,
+                settings: settings.clone(),
+            });
+        }
+        Some(length) if length > max_bytes as u64 => (
+            tombstone(NotReplayable::TooLarge),
+            CapturedBody::passed(body),
+        ),
+        Some(length) => match body.collect().await {
+            Err(error) => (
+                tombstone(NotReplayable::NotCaptured),
+                CapturedBody::broken(error),
+            ),
+            Ok(whole) if whole.trailers().is_some() => (
+                tombstone(NotReplayable::NotCaptured),
+                CapturedBody::with_trailers(whole),
+            ),
+            Ok(whole) => {
+                let whole = whole.to_bytes();
+                if whole.len() as u64 == length {
+                    let outcome = store(head.status, &head.headers, &whole, settings);
+                    (Verdict::Final(outcome), CapturedBody::whole(whole))
+                } else {
+                    // The server breaks off. A whole answer of that length would be another.
+                    let body = CapturedBody::misannounced(whole, length);
+                    (tombstone(NotReplayable::NotCaptured), body)
+                }
+            }
+        },
     };
-    (verdict, Response::from_parts(head, body))
+    Captured::Ended(verdict, Response::from_parts(head, body))
 }
 
-fn store(
+pub(super) fn store(
     status: StatusCode,
     headers: &HeaderMap,
     body: &Bytes,
@@ -224,7 +250,10 @@ mod tests {
         ] {
             let response = Response::new(Ten(content.into()));
             let settings = HttpSettings::new();
-            let (verdict, response) = capture(response, DEFAULT_RELEASE, 1000, &settings).await;
+            let captured = capture(response, DEFAULT_RELEASE, 1000, &settings).await;
+            let Captured::Ended(verdict, response) = captured else {
+                panic!("its length is known");
+            };
             let kept = matches!(verdict, Verdict::Final(Outcome::Response(_)));
             assert_eq!(kept, is_kept, "{content}");
             let body = response.into_body();
@@ -244,9 +273,9 @@ mod tests {
             response.headers_mut().append("x-line", value);
         }
         let settings = HttpSettings::new();
-        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
-        let Verdict::Final(outcome) = verdict else {
-            panic!("{verdict:?}");
+        let captured = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Captured::Ended(Verdict::Final(outcome), _) = captured else {
+            panic!("{captured:?}");
         };
         let replay = replay(&outcome).unwrap();
         let lines = replay.headers().get_all("x-line").iter();
@@ -264,9 +293,9 @@ mod tests {
             }
         }
         let settings = HttpSettings::new();
-        let (verdict, _) = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
-        let Verdict::Final(outcome) = verdict else {
-            panic!("{verdict:?}");
+        let captured = capture(response, DEFAULT_RELEASE, 1 << 20, &settings).await;
+        let Captured::Ended(Verdict::Final(outcome), _) = captured else {
+            panic!("{captured:?}");
         };
         // There is no room for the mark of a replay.
         assert_eq!(replay(&outcome).err(), Some(Undecodable));

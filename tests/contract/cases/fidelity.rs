@@ -114,11 +114,83 @@ pub(crate) async fn what_is_too_large_reaches_the_first_caller_whole_and_never_r
     is_kept_for_the_first_caller_only::<F>("large", binary(3 * MIB)).await;
 }
 
-pub(crate) async fn what_is_streamed_reaches_the_first_caller_whole_and_never_runs_again<
+pub(crate) async fn what_is_streamed_is_given_back_whole<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    for retry in [false, true] {
+        let response = server.send(post("/respond", "a", "streamed")).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(is_replay(&response), retry);
+        assert_eq!(response.body(), "one two three");
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended<
     F: Framework,
 >() {
-    let body = Bytes::from_static(b"one two three");
-    is_kept_for_the_first_caller_only::<F>("streamed", body).await;
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let mut first = server.exchange(post("/respond", "a", "slow stream")).await;
+    let frame = first.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "first ");
+    works.started().await;
+    let retry = server.send(post("/respond", "a", "slow stream")).await;
+    assert_eq!(
+        (retry.status(), problem(&retry).as_str()),
+        (StatusCode::CONFLICT, "in-flight")
+    );
+    works.let_go();
+    let rest = first.collect().await.unwrap().to_bytes();
+    assert_eq!(rest, "second of attempt 1");
+    // Who has seen the end finds a replay.
+    let retry = server.send(post("/respond", "a", "slow stream")).await;
+    assert!(is_replay(&retry));
+    assert_eq!(retry.body(), "first second of attempt 1");
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn a_stream_whose_client_has_gone_is_recorded_to_its_end<F: Framework>() {
+    let Setup {
+        server,
+        works,
+        engine,
+        ..
+    } = serve::<F>(|engine| engine).await;
+    let mut first = server.exchange(post("/respond", "a", "slow stream")).await;
+    first.frame().await.unwrap().unwrap();
+    works.started().await;
+    drop(first);
+    works.let_go();
+    engine.idle().await;
+    let retry = server.send(post("/respond", "a", "slow stream")).await;
+    assert!(is_replay(&retry));
+    assert_eq!(retry.body(), "first second of attempt 1");
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn a_stream_that_breaks_off_is_never_run_again<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let mut first = server
+        .exchange(post("/respond", "a", "broken stream"))
+        .await;
+    let frame = first.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "first ");
+    works.started().await;
+    works.let_go();
+    // How it ends is the framework's to say.
+    let _ = first.collect().await;
+    for _ in 0..2 {
+        let retry = server.send(post("/respond", "a", "broken stream")).await;
+        assert_eq!(
+            (retry.status(), problem(&retry).as_str()),
+            (StatusCode::CONFLICT, "not-replayable")
+        );
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+pub(crate) async fn a_stream_that_is_too_long_is_never_run_again<F: Framework>() {
+    let body: Vec<u8> = binary(MIB / 16).repeat(48);
+    is_kept_for_the_first_caller_only::<F>("long stream", body.into()).await;
 }
 
 pub(crate) async fn an_endless_response_flows_and_is_never_run_again<F: Framework>() {

@@ -10,7 +10,7 @@ use actix_web::{
 };
 use idem::actix::idempotent;
 
-use crate::app::{App, Content, Order, Reply, chunks};
+use crate::app::{App, Content, Order, Reply};
 use crate::support::Works;
 use crate::{Framework, Running};
 
@@ -86,10 +86,7 @@ impl Responder for Reply {
         match self.body {
             Content::Whole(bytes) if bytes.is_empty() => response.finish(),
             Content::Whole(bytes) => response.body(bytes),
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => response.streaming(chunks(of, endless)),
+            Content::Streamed(chunks) => response.streaming(chunks),
         }
     }
 }

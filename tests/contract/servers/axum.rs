@@ -14,7 +14,7 @@ use idem::axum::idempotent;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::app::{App, Content, Order, Reply, chunks};
+use crate::app::{App, Content, Order, Reply};
 use crate::support::Works;
 use crate::{Framework, Running};
 
@@ -70,10 +70,7 @@ impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let body = match self.body {
             Content::Whole(bytes) => Body::from(bytes),
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => Body::from_stream(chunks(of, endless)),
+            Content::Streamed(chunks) => Body::from_stream(chunks),
         };
         let mut response = Response::builder().status(self.status);
         for (name, value) in self.headers {

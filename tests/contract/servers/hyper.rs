@@ -16,7 +16,7 @@ use idem::http::{CapturedBody, idempotent};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::app::{App, Content, Order, Reply, chunks};
+use crate::app::{App, Content, Order, Reply};
 use crate::support::Works;
 use crate::{Framework, Running};
 
@@ -105,12 +105,9 @@ fn plain(status: StatusCode) -> Response<CapturedBody<BoxBody<Bytes, std::io::Er
 fn answer(reply: Reply) -> Answer {
     let body = match reply.body {
         Content::Whole(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed(),
-        Content::Streamed {
-            chunks: of,
-            endless,
-        } => BodyExt::boxed(StreamBody::new(Box::pin(
-            chunks(of, endless).map_ok(Frame::data),
-        ))),
+        Content::Streamed(chunks) => {
+            BodyExt::boxed(StreamBody::new(Box::pin(chunks.map_ok(Frame::data))))
+        }
     };
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {

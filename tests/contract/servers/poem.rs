@@ -13,7 +13,7 @@ use poem::{
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::app::{App, Content, Order, Reply, chunks};
+use crate::app::{App, Content, Order, Reply};
 use crate::support::Works;
 use crate::{Framework, Running};
 
@@ -81,10 +81,7 @@ impl IntoResponse for Reply {
         }
         response.body(match self.body {
             Content::Whole(bytes) => Body::from(bytes),
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => Body::from_bytes_stream(chunks(of, endless)),
+            Content::Streamed(chunks) => Body::from_bytes_stream(chunks),
         })
     }
 }

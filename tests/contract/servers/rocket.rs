@@ -16,18 +16,30 @@ use rocket::serde::json::Json;
 use rocket::{State, post, put, routes};
 use tokio::sync::{Notify, oneshot};
 
-use crate::app::{self, App, Content, Order, chunks};
+use crate::app::{self, App, Content, Order};
 use crate::{Framework, Running};
 
 pub(crate) struct Rocket;
 
 const HANDLER_FORM: &str = "An argument of the handler form; this is the function form.";
 
+const STREAMS: &str =
+    "A function's value is there when it returns: what flows after that leaves a tombstone.";
+
 impl Framework for Rocket {
     const NAME: &'static str = "Rocket 0.5";
     const REFUSING: &'static str = "rocket.refusing";
 
     const LACKS: &'static [(&'static str, &'static str)] = &[
+        ("what_is_streamed_is_given_back_whole", STREAMS),
+        (
+            "a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended",
+            STREAMS,
+        ),
+        (
+            "a_stream_whose_client_has_gone_is_recorded_to_its_end",
+            STREAMS,
+        ),
         (
             "without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused",
             HANDLER_FORM,
@@ -118,11 +130,8 @@ impl<'r> Responder<'r, 'r> for app::Reply {
             Content::Whole(bytes) => Response::build()
                 .sized_body(bytes.len(), Cursor::new(bytes))
                 .finalize(),
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => {
-                let chunks = chunks(of, endless).map(|chunk| chunk.unwrap());
+            Content::Streamed(chunks) => {
+                let chunks = chunks.map(|chunk| chunk.unwrap());
                 ByteStream(chunks).respond_to(request)?
             }
         };

@@ -10,7 +10,7 @@ use salvo::http::{ResBody, StatusError};
 use salvo::prelude::*;
 use tokio::sync::Notify;
 
-use crate::app::{App, Content, Order, Reply, chunks};
+use crate::app::{App, Content, Order, Reply};
 use crate::support::Works;
 use crate::{Framework, Running};
 
@@ -105,10 +105,7 @@ impl Scribe for Reply {
             Content::Whole(bytes) => {
                 res.body(ResBody::Once(bytes));
             }
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => res.stream(chunks(of, endless)),
+            Content::Streamed(chunks) => res.stream(chunks),
         }
     }
 }

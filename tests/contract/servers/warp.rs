@@ -14,18 +14,30 @@ use tower::ServiceExt;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection, post};
 
-use crate::app::{self, App, Content, Order, chunks};
+use crate::app::{self, App, Content, Order};
 use crate::{Framework, Running};
 
 pub(crate) struct Warp;
 
 const HANDLER_FORM: &str = "An argument of the handler form; this is the function form.";
 
+const STREAMS: &str =
+    "A function's value is there when it returns: what flows after that leaves a tombstone.";
+
 impl Framework for Warp {
     const NAME: &'static str = "warp 0.4";
     const REFUSING: &'static str = "warp.refusing";
 
     const LACKS: &'static [(&'static str, &'static str)] = &[
+        ("what_is_streamed_is_given_back_whole", STREAMS),
+        (
+            "a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended",
+            STREAMS,
+        ),
+        (
+            "a_stream_whose_client_has_gone_is_recorded_to_its_end",
+            STREAMS,
+        ),
         (
             "without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused",
             HANDLER_FORM,
@@ -170,10 +182,7 @@ impl warp::Reply for app::Reply {
     fn into_response(self) -> warp::reply::Response {
         let mut response = match self.body {
             Content::Whole(bytes) => Response::new(bytes.into()),
-            Content::Streamed {
-                chunks: of,
-                endless,
-            } => warp::reply::stream(chunks(of, endless)).into_response(),
+            Content::Streamed(chunks) => warp::reply::stream(chunks).into_response(),
         };
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap();
         for (name, value) in self.headers {

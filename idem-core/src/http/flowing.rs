@@ -1,0 +1,365 @@
+//! Response bodies whose length is not known when they begin: they flow to the first caller as they
+//! come, and are kept beside it until they have ended whole. Until then the attempt runs.
+//!
+//! Nobody reads ahead of the caller. When the caller goes away, the rest is read on a task of the
+//! attempt's own. The end of the body is passed on when the outcome is stored, so that who has seen
+//! it finds a replay.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::Response;
+use http::response::Parts;
+use http_body::{Body, Frame, SizeHint};
+use tokio::runtime::Handle;
+
+use super::HttpSettings;
+use super::body::{CapturedBody, Rest};
+use super::response::store;
+use crate::engine::Running;
+use crate::outcome::{NotReplayable, Outcome, Verdict};
+
+/// A response whose body's length is not known.
+pub struct FlowingResponse<B> {
+    pub(super) head: Parts,
+    pub(super) body: B,
+    pub(super) max_bytes: usize,
+    pub(super) settings: HttpSettings,
+}
+
+impl<B: Body<Data = Bytes>> FlowingResponse<B> {
+    /// Records the body while it flows. The attempt ends with it. `read_on` reads what is left when the
+    /// caller goes away: [`Recording::spawn`], or [`Recording::spawn_local`].
+    pub fn recorded(
+        self,
+        running: Running,
+        read_on: fn(Recording<B>),
+    ) -> Response<CapturedBody<B>> {
+        let mut head = self.head.clone();
+        let extensions = std::mem::take(&mut head.extensions);
+        let recording = Recording {
+            body: Box::pin(self.body),
+            kept: Kept::up_to(self.max_bytes),
+            head: self.head,
+            settings: self.settings,
+            running,
+            is_polled: false,
+        };
+        head.extensions = extensions;
+        let body = FlowingBody {
+            state: State::Recorded(recording),
+            read_on,
+        };
+        Response::from_parts(head, CapturedBody::flowing(body))
+    }
+
+    /// Reads the body before it is passed on, for an attempt that must have ended before.
+    pub async fn collected(self) -> (Verdict, Response<CapturedBody<B>>) {
+        let mut body = Box::pin(self.body);
+        let mut kept = Kept::up_to(self.max_bytes);
+        let mut frames = Vec::new();
+        let (reason, rest) = loop {
+            match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                None if !kept.has_trailers => {
+                    let whole = kept.whole();
+                    let outcome =
+                        store(self.head.status, &self.head.headers, &whole, &self.settings);
+                    let response = Response::from_parts(self.head, CapturedBody::whole(whole));
+                    return (Verdict::Final(outcome), response);
+                }
+                None => break (NotReplayable::NotCaptured, Rest::None),
+                Some(Err(error)) => break (NotReplayable::NotCaptured, Rest::Failed(error)),
+                Some(Ok(frame)) => {
+                    let fits = kept.keep(&frame);
+                    frames.push(frame);
+                    if !fits {
+                        break (NotReplayable::TooLarge, Rest::Body(body));
+                    }
+                }
+            }
+        };
+        let verdict = Verdict::Final(Outcome::NotReplayable(reason));
+        let body = CapturedBody::begun(frames, rest);
+        (verdict, Response::from_parts(self.head, body))
+    }
+}
+
+impl<B> fmt::Debug for FlowingResponse<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowingResponse")
+            .field("status", &self.head.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of a response that flows to its first caller. Dropped before its end, it is read on in
+/// the background, up to the engine's limit of outcomes.
+pub(super) struct FlowingBody<B: Body<Data = Bytes>> {
+    state: State<B>,
+    /// Reads what is left when the caller is gone.
+    read_on: fn(Recording<B>),
+}
+
+enum State<B: Body<Data = Bytes>> {
+    Recorded(Recording<B>),
+    /// Longer than what is kept: it is passed on, and nothing of it is recorded any more.
+    Passed(Pin<Box<B>>),
+    /// The attempt's end is being stored. (Never locked: bodies are shared between threads by their
+    /// type alone.)
+    Ending {
+        stored: Mutex<BoxFuture<'static, ()>>,
+        runtime: Handle,
+        next: Next<B>,
+    },
+    Ended,
+}
+
+/// What is passed on when the attempt's end is stored.
+enum Next<B: Body<Data = Bytes>> {
+    /// The frame with which the body became too long, and the rest.
+    Rest(Frame<Bytes>, Pin<Box<B>>),
+    Failure(B::Error),
+    End,
+}
+
+/// A body, what was kept of it, and the attempt that it belongs to.
+pub struct Recording<B> {
+    body: Pin<Box<B>>,
+    kept: Kept,
+    head: Parts,
+    settings: HttpSettings,
+    running: Running,
+    /// The body is being polled: if it panics there, it is not polled again.
+    is_polled: bool,
+}
+
+struct Kept {
+    frames: Vec<Bytes>,
+    bytes: usize,
+    max_bytes: usize,
+    /// There were trailers, which are not kept.
+    has_trailers: bool,
+}
+
+impl Kept {
+    const fn up_to(max_bytes: usize) -> Self {
+        Self {
+            frames: Vec::new(),
+            bytes: 0,
+            max_bytes,
+            has_trailers: false,
+        }
+    }
+
+    /// `false` when it has become too large.
+    fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
+        self.has_trailers |= frame.is_trailers();
+        if let Some(data) = frame.data_ref() {
+            self.bytes = self.bytes.saturating_add(data.len());
+            if self.bytes > self.max_bytes {
+                return false;
+            }
+            self.frames.push(data.clone());
+        }
+        true
+    }
+
+    fn whole(&mut self) -> Bytes {
+        match self.frames.len() {
+            0 | 1 => self.frames.pop().unwrap_or_default(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(self.bytes);
+                self.frames.drain(..).for_each(|frame| whole.extend(frame));
+                whole.freeze()
+            }
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Recording<B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.is_polled = true;
+        let body = self.body.as_mut();
+        let polled = self.running.within(|| body.poll_frame(cx));
+        self.is_polled = false;
+        polled
+    }
+
+    /// What the body has come to, at its end.
+    fn verdict(&mut self, failed: bool) -> Verdict {
+        Verdict::Final(if failed || self.kept.has_trailers {
+            Outcome::NotReplayable(NotReplayable::NotCaptured)
+        } else {
+            let whole = self.kept.whole();
+            store(self.head.status, &self.head.headers, &whole, &self.settings)
+        })
+    }
+
+    /// Reads to the end, or until it is too large to be kept.
+    async fn read_on(mut self) {
+        let verdict = loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                None => break self.verdict(false),
+                Some(Err(_)) => break self.verdict(true),
+                Some(Ok(frame)) if !self.kept.keep(&frame) => break TOO_LARGE,
+                Some(Ok(_)) => {}
+            }
+        };
+        self.running.end(verdict).await;
+    }
+}
+
+const TOO_LARGE: Verdict = Verdict::Final(Outcome::NotReplayable(NotReplayable::TooLarge));
+
+impl<B: Body<Data = Bytes> + Send + 'static> Recording<B> {
+    /// Reads what is left on a task of the runtime.
+    pub fn spawn(self) {
+        let runtime = self.running.runtime().clone();
+        runtime.spawn(self.read_on());
+    }
+}
+
+impl<B: Body<Data = Bytes> + 'static> Recording<B> {
+    /// Reads what is left on a task of this thread.
+    pub fn spawn_local(self) {
+        tokio::task::spawn_local(self.read_on());
+    }
+}
+
+impl<B: Body<Data = Bytes>> FlowingBody<B> {
+    /// Ends the attempt with what the body has come to.
+    fn end(&mut self, came_to: CameTo<B::Error>) {
+        let State::Recorded(mut recording) = std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return;
+        };
+        let (verdict, next) = match came_to {
+            CameTo::TooLong(frame) => (TOO_LARGE, Next::Rest(frame, recording.body)),
+            CameTo::Failure(error) => (recording.verdict(true), Next::Failure(error)),
+            CameTo::End => (recording.verdict(false), Next::End),
+        };
+        let runtime = recording.running.runtime().clone();
+        self.state = State::Ending {
+            stored: Mutex::new(Box::pin(recording.running.end(verdict))),
+            runtime,
+            next,
+        };
+    }
+}
+
+enum CameTo<E> {
+    TooLong(Frame<Bytes>),
+    Failure(E),
+    End,
+}
+
+impl<B: Body<Data = Bytes>> Body for FlowingBody<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                State::Recorded(recording) => {
+                    let Poll::Ready(frame) = recording.poll(cx) else {
+                        return Poll::Pending;
+                    };
+                    match frame {
+                        Some(Ok(frame)) if recording.kept.keep(&frame) => {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
+                        Some(Ok(frame)) => this.end(CameTo::TooLong(frame)),
+                        Some(Err(error)) => this.end(CameTo::Failure(error)),
+                        None => this.end(CameTo::End),
+                    }
+                }
+                State::Passed(body) => return body.as_mut().poll_frame(cx),
+                State::Ending { stored, .. } => {
+                    let stored = stored.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    if stored.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let State::Ending { next, .. } =
+                        std::mem::replace(&mut this.state, State::Ended)
+                    else {
+                        continue;
+                    };
+                    return Poll::Ready(match next {
+                        Next::Rest(frame, body) => {
+                            this.state = State::Passed(body);
+                            Some(Ok(frame))
+                        }
+                        Next::Failure(error) => Some(Err(error)),
+                        Next::End => None,
+                    });
+                }
+                State::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Never before the outcome is stored: a server that is told so does not ask again.
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Passed(body) => body.is_end_stream(),
+            State::Ended => true,
+            State::Recorded(_) | State::Ending { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Recorded(recording) => recording.body.size_hint(),
+            State::Passed(body) => body.size_hint(),
+            State::Ending { .. } => SizeHint::default(),
+            State::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Drop for FlowingBody<B> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            // Dropped with it, the attempt counts as crashed.
+            State::Recorded(recording) if recording.is_polled => {}
+            State::Recorded(recording) => (self.read_on)(recording),
+            State::Ending {
+                stored, runtime, ..
+            } => {
+                runtime.spawn(stored.into_inner().unwrap_or_else(PoisonError::into_inner));
+            }
+            State::Passed(_) | State::Ended => {}
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> fmt::Debug for FlowingBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Recorded(_) => "FlowingBody(recorded)",
+            State::Passed(_) => "FlowingBody(passed on)",
+            State::Ending { .. } => "FlowingBody(ending)",
+            State::Ended => "FlowingBody(ended)",
+        })
+    }
+}
+
+impl<B> fmt::Debug for Recording<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording")
+            .field("bytes", &self.kept.bytes)
+            .finish_non_exhaustive()
+    }
+}
