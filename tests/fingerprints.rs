@@ -77,7 +77,7 @@ async fn of_a_handler_is_fixed() {
         .layer(axum::Extension(engine.clone()));
     let answer = router.oneshot(request("{}").map(Body::from)).await.unwrap();
     assert_eq!(answer.status(), 200);
-    let expected = "010a7d3564729e00957cbe41d4865b60cea244621f5701677f0d701e79abad3ea6";
+    let expected = "020a7d3564729e00957cbe41d4865b60cea244621f5701677f0d701e79abad3ea6";
     assert_eq!(stored(&engine, "f.axum").await, expected);
 
     let router = Router::new()
@@ -109,7 +109,7 @@ async fn of_a_function_of_a_request_is_the_same() {
     let engine = engine();
     let request = request("{}").map(Full::new);
     http_function(engine.clone(), request).await.unwrap();
-    let expected = "010a7d3564729e00957cbe41d4865b60cea244621f5701677f0d701e79abad3ea6";
+    let expected = "020a7d3564729e00957cbe41d4865b60cea244621f5701677f0d701e79abad3ea6";
     assert_eq!(stored(&engine, "f.http").await, expected);
 }
 
@@ -133,7 +133,7 @@ async fn of_a_function_in_warp_is_fixed() {
         .header("authorization", "Bearer a");
     let key = key.filter(&idem::warp::key()).await.unwrap();
     warp_function(key, engine.clone(), 5).await;
-    let expected = "013d8f0f20edaa0e7f9b0187da809ce7efea714f18038b73fb3205a8ae1894b471";
+    let expected = "01d1eb585714bcb3ec9482508b17ceabff9c1ee49b5087d69b68b04d9818de839a";
     assert_eq!(stored(&engine, "f.warp").await, expected);
 }
 
@@ -166,7 +166,7 @@ async fn of_a_function_in_rocket_is_fixed() {
         .header(header("authorization", "Bearer a"))
         .body("{}");
     assert_eq!(request.dispatch().await.status().code, 200);
-    let expected = "014b7ccddf24a3f879dfb655d4ab107a9d81a6bfde719422a7d1c5be0cdfafc235";
+    let expected = "01394a4a0bc0a44d3006fcf00e579963a9c620622e55089dc3164a7cfcaccb2e46";
     assert_eq!(stored(&engine, "f.rocket").await, expected);
 }
 
@@ -192,7 +192,7 @@ async fn of_a_grpc_method_is_fixed() {
     metadata.insert("idempotency-key", "k".parse().unwrap());
     metadata.insert("authorization", "Bearer a".parse().unwrap());
     Charges(engine.clone()).create(request).await.unwrap();
-    let expected = "0103207875d2a44e91a14fbeb9832724ab894f39dcd831fe2bd1df7e41ce2ca9cd";
+    let expected = "0203207875d2a44e91a14fbeb9832724ab894f39dcd831fe2bd1df7e41ce2ca9cd";
     assert_eq!(stored(&engine, "f.tonic").await, expected);
 }
 
