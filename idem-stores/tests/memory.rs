@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::conformance::{self, Harness};
-use idem_core::{Change, Claim, Claimed, Fingerprint, OnCrash, RecordId, Store, StoreError, Token};
+use idem_core::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store, StoreError};
 use idem_stores::memory::{ManualClock, MemoryStore};
 
 struct OnManualClock {
@@ -81,7 +81,7 @@ fn claim(number: u8) -> Claim {
 async fn finish(store: &MemoryStore, claim: &Claim, outcome: Bytes) {
     let acquired = store.claim(claim).await.unwrap();
     assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
-    let completed = store.complete(&claim.id, &claim.token, outcome, TTL).await;
+    let completed = store.complete(&Lease::of(claim, 1), outcome).await;
     assert_eq!(completed.unwrap(), Change::Applied);
 }
 
@@ -113,9 +113,7 @@ async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
     let takeover = store.claim(&claim(3)).await.unwrap();
     assert_eq!(takeover, Claimed::Acquired { attempt: 2 });
     let outcome = Bytes::from(vec![8; 2500]);
-    let completed = store
-        .complete(&running.id, &running.token, outcome, TTL)
-        .await;
+    let completed = store.complete(&Lease::of(&running, 1), outcome).await;
     assert_eq!(completed.unwrap(), Change::Applied);
     assert!(is_full(&store.claim(&claim(4)).await));
 

@@ -70,6 +70,7 @@ impl Engine {
             match self.send(lease, settlement).await {
                 Err(error) if error.is_transient() || error.is_unsent() => {
                     observe::store_failed(&call.operation, settlement.as_str(), &error);
+                    observe::settling_again(&call.operation, &call.id, settlement.as_str());
                     self.send(lease, settlement).await
                 }
                 answer => answer,
