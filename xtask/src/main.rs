@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` checks everything that must hold before a change lands.
 
+mod circles;
 mod crashes;
 mod features;
 mod run;
@@ -22,6 +23,8 @@ struct Options {
 enum Command {
     /// Servers, format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
     Test,
+    /// Looks for modules that import each other.
+    Circles,
     /// Kills the example ledger and its database, over and over, and compares what it says with
     /// what is there.
     Crash {
@@ -35,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let ended = match Options::parse().command {
         Command::Test => test(),
+        Command::Circles => circles::check(),
         Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
     };
     match ended {
