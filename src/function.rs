@@ -14,7 +14,8 @@ use idem_core::http::{
     Captured, DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
 };
 use idem_core::{
-    Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome, Verdict,
+    Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome,
+    Settings, Verdict,
 };
 use serde::{Serialize, Serializer};
 
@@ -148,13 +149,13 @@ impl Body for Content {
 }
 
 /// What a handler's response leaves behind. Its body is read already, or is not to be read.
-pub(crate) fn verdict(response: Response<Content>, engine: &Engine) -> Verdict {
+pub(crate) fn verdict(response: Response<Content>, settings: &Settings) -> Verdict {
     if Refused::by(response.extensions()).is_some() {
         // A call within was refused, after whatever this one had done before.
         return Verdict::Crashed;
     }
-    let limit = engine.max_outcome_bytes();
-    let captured = capture(response, DEFAULT_RELEASE, limit, engine.http());
+    let limit = settings.max_outcome_bytes();
+    let captured = capture(response, DEFAULT_RELEASE, limit, settings.http());
     let tombstone = |reason| Verdict::Final(Outcome::NotReplayable(reason));
     match captured.now_or_never() {
         Some(Captured::Ended(verdict, _)) => verdict,
@@ -167,7 +168,7 @@ pub(crate) fn verdict(response: Response<Content>, engine: &Engine) -> Verdict {
 /// The same where no engine is known.
 pub(crate) fn verdict_of_installed(response: Response<Content>) -> Verdict {
     match Engine::installed() {
-        Ok(engine) => verdict(response, &engine),
+        Ok(engine) => verdict(response, engine.settings()),
         Err(_) => Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured)),
     }
 }
@@ -180,20 +181,23 @@ pub(crate) fn given_back(outcome: &Outcome) -> Result<Response<Bytes>, Error> {
     }
 }
 
-pub(crate) fn refused(error: &Error, engine: Option<&Engine>) -> Response<Bytes> {
-    settings(engine, |settings| {
-        Problem::from(error).into_response(settings)
-    })
+/// Without settings, by those of the installed engine.
+pub(crate) fn refused(error: &Error, given: Option<&HttpSettings>) -> Response<Bytes> {
+    let response = |settings: &HttpSettings| Problem::from(error).into_response(settings);
+    match given {
+        Some(given) => response(given),
+        None => settings(None, response),
+    }
 }
 
 /// The answer for a body that panicked. What it said has gone to the panic hook.
-pub(crate) fn crashed(engine: &Engine, rolled_back: bool) -> Response<Bytes> {
+pub(crate) fn crashed(settings: &Settings, rolled_back: bool) -> Response<Bytes> {
     let problem = if rolled_back {
         Problem::rolled_back()
     } else {
         Problem::crashed()
     };
-    problem.into_response(engine.http())
+    problem.into_response(settings.http())
 }
 
 /// Whether what was written in a transaction stays when this is the answer.

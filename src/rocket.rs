@@ -59,7 +59,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use idem_core::http::{ProblemKind, RequestIdentity};
-use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
+use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict};
 use rocket::Catcher;
 use rocket::form::Form;
 use rocket::http::Status;
@@ -349,16 +349,16 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
         Self(Kind::Made(function::refused(&error, None)))
     }
 
-    fn verdict_under(&self, engine: &Engine) -> Verdict {
-        verdict(self.head(), engine)
+    fn verdict_under(&self, settings: &Settings) -> Verdict {
+        verdict(self.head(), settings)
     }
 
-    fn refused_under(error: Error, engine: &Engine) -> Self {
-        Self(Kind::Made(function::refused(&error, Some(engine))))
+    fn refused_under(error: Error, settings: &Settings) -> Self {
+        Self(Kind::Made(function::refused(&error, Some(settings.http()))))
     }
 
-    fn crashed(engine: &Engine, rolled_back: bool) -> Option<Self> {
-        Some(Self(Kind::Made(function::crashed(engine, rolled_back))))
+    fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
+        Some(Self(Kind::Made(function::crashed(settings, rolled_back))))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

@@ -63,7 +63,7 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body as _;
 use idem_core::http::{Problem, RequestIdentity};
-use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Verdict};
+use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict};
 use serde::{Serialize, Serializer};
 use warp::Filter;
 use warp::filters::path::FullPath;
@@ -279,16 +279,16 @@ impl<Errors> Replayable<Errors> for Reply {
         Self::made(function::refused(&error, None))
     }
 
-    fn verdict_under(&self, engine: &Engine) -> Verdict {
-        verdict(self.head(), engine)
+    fn verdict_under(&self, settings: &Settings) -> Verdict {
+        verdict(self.head(), settings)
     }
 
-    fn refused_under(error: Error, engine: &Engine) -> Self {
-        Self::made(function::refused(&error, Some(engine)))
+    fn refused_under(error: Error, settings: &Settings) -> Self {
+        Self::made(function::refused(&error, Some(settings.http())))
     }
 
-    fn crashed(engine: &Engine, rolled_back: bool) -> Option<Self> {
-        Some(Self::made(function::crashed(engine, rolled_back)))
+    fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
+        Some(Self::made(function::crashed(settings, rolled_back)))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

@@ -5,9 +5,21 @@
 //! fingerprint), entries of a map are sorted by their encoded keys, fields of a struct keep
 //! the order of their declaration.
 
+use std::fmt;
+
 use serde::ser::{self, Serialize};
 
-use crate::fingerprint::FingerprintError;
+/// An argument's `Serialize` implementation failed, so the request has no fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FingerprintError;
+
+impl fmt::Display for FingerprintError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an argument could not be serialised for the fingerprint; skip it, or name what must be equal with fingerprint(…)")
+    }
+}
+
+impl std::error::Error for FingerprintError {}
 
 /// Appends the canonical form of `value`.
 pub(crate) fn write<T: Serialize + ?Sized>(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fingerprint::FingerprintError;
+use crate::canonical::FingerprintError;
 use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
 use crate::policy::PolicyError;
@@ -150,4 +150,5 @@ from! {
     PolicyError => Policy;
     Undecodable => Undecodable;
     StoreError => Store;
+    NameTaken => NameTaken;
 }

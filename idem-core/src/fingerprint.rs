@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::canonical;
+use crate::canonical::{self, FingerprintError};
 
 /// The version of the algorithm that made a fingerprint is a part of it, so that a record written
 /// by another version is never taken for an equal request by accident: it is a mismatch.
@@ -141,18 +141,6 @@ impl Fingerprinter {
         }
     }
 }
-
-/// An argument's `Serialize` implementation failed, so the request has no fingerprint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FingerprintError;
-
-impl fmt::Display for FingerprintError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an argument could not be serialised for the fingerprint; skip it, or name what must be equal with fingerprint(…)")
-    }
-}
-
-impl std::error::Error for FingerprintError {}
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,8 @@ mod outcome;
 mod policy;
 mod record;
 mod registry;
+mod replay;
+mod settings;
 mod store;
 mod transaction;
 
@@ -31,6 +33,7 @@ pub mod http;
 pub use attempt::Attempt;
 #[doc(hidden)]
 pub use caller::{Caller, Waiting};
+pub use canonical::FingerprintError;
 #[doc(hidden)]
 pub use current::Lent;
 pub use current::attempt;
@@ -42,15 +45,12 @@ pub use engine::{
 #[doc(hidden)]
 pub use engine::{CommitSent, Driven, EndedIn, ExecutionIn, Flow, Granted, KeyedIn};
 pub use error::Error;
-pub use fingerprint::{Fingerprint, FingerprintError, Fingerprinter};
+pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
 pub use observe::Decision;
-pub use outcome::{
-    CarriesRefusal, NotReplayable, Outcome, ReleaseErrors, Replayable, StorableValue, StoreErrors,
-    Undecodable, Verdict,
-};
+pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
 pub use record::{
     Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
@@ -59,5 +59,8 @@ pub use record::{
 #[doc(hidden)]
 pub use registry::DeclaredOperation;
 pub use registry::{NameTaken, Place};
+pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
+#[doc(hidden)]
+pub use settings::Settings;
 pub use store::{Store, StoreError, Watch};
 pub use transaction::{BegunIn, CommitError, Ended, TransactionSource, Transactional, Writes};

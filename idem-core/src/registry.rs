@@ -15,8 +15,6 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::error::Error;
-
 /// The declaration that was added last; each knows the one before it.
 static LAST: Mutex<Option<&'static DeclaredOperation>> = Mutex::new(None);
 
@@ -139,8 +137,8 @@ impl DeclaredOperation {
     /// The operation's name, for a call of the function.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] when another function has it too.
-    pub fn name(&'static self) -> Result<&'static str, Error> {
+    /// When another function has it too.
+    pub fn name(&'static self) -> Result<&'static str, NameTaken> {
         if self.is_checked.load(Ordering::Acquire) {
             return Ok(self.name);
         }
@@ -152,9 +150,9 @@ impl DeclaredOperation {
             other.name == self.name && !self.is(other) && !is_copy()
         });
         if let Some(other) = other {
-            return Err(Error::NameTaken(NameTaken {
+            return Err(NameTaken {
                 functions: [self, other],
-            }));
+            });
         }
         self.is_checked.store(true, Ordering::Release);
         Ok(self.name)

@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::bench::{Bench, Checked, Clock, panicked};
-use super::{Harness, expiry, forgotten, identity, outcomes, owners, races, transitions, watching};
+use super::harness::Harness;
+use super::{expiry, forgotten, identity, outcomes, owners, races, transitions, watching};
 
 struct Case {
     promise: &'static str,

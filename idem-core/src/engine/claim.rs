@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::Engine;
-use super::begin::{Begun, Decided, Leader, Patience, Unprotected, conclude, gave_up};
+use super::decision::{
+    Begun, Conclusion, Decided, Leader, Patience, Unprotected, conclude, gave_up,
+};
 use super::execution::{ClaimedLease, Execution};
 use super::flight::{Ending, FlightGuard};
+use super::handle::Engine;
 use super::settlement::Settlement;
 use crate::call::Call;
 use crate::observe::{self, Decision};
@@ -69,8 +71,8 @@ impl Leader for StoreLeader<'_> {
                 }
                 Ok(Answer { claimed, .. }) => {
                     match conclude(engine, call, claimed, sent, waited, patience, flight) {
-                        Ok(decided) => return decided,
-                        Err((guard, lease_left)) => {
+                        Conclusion::Decided(decided) => return decided,
+                        Conclusion::Wait(guard, lease_left) => {
                             flight = guard;
                             let waiter = waiter.get_or_insert_with(ClaimWaiter::default);
                             tokio::select! {

@@ -13,12 +13,11 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::Engine;
-use super::begin::in_flight;
+use super::background::{Entry, after};
 use super::flight::{Ending, FlightGuard};
+use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
-use super::unsettled::{Entry, after};
 use crate::attempt::{Attempt, OwnedLease};
 use crate::call::Call;
 use crate::current::{self, CURRENT};
@@ -263,7 +262,7 @@ impl Execution {
         };
         // It may have waited long to be driven.
         if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await.map_err(not_run)? {
-            return Err(not_run(in_flight(&claimed.engine)));
+            return Err(not_run(claimed.engine.in_flight()));
         }
         let attempt = Attempt::leased(&claimed.lease);
         // From here on there may be an effect.

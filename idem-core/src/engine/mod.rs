@@ -2,26 +2,32 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `handle` | the engine itself, and its builder |
 //! | `operation` | the public calls |
 //! | `resolve` | what an operator does with a record |
 //! | `begin` | from a request to a decision: joining, waiting |
+//! | `decision` | what a request may do, and what the store's answers mean |
 //! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
 //! | `transaction` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, and how an attempt ends |
-//! | `renewal` | leases of attempts that take their time |
+//! | `renewal`, `keepers` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
-//! | `unsettled` | ends and claims that are seen to in the background |
+//! | `background`, `unsettled` | ends and claims that are seen to in the background, and their bound |
 //! | `activity` | what is under way |
 
 mod activity;
+mod background;
 mod begin;
 mod cache;
 mod claim;
+mod decision;
 mod execution;
 mod flight;
+mod handle;
+mod keepers;
 mod operation;
 mod renewal;
 mod replays;
@@ -31,362 +37,10 @@ mod settlement;
 mod transaction;
 mod unsettled;
 
-use std::borrow::Cow;
-use std::fmt;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::{Arc, OnceLock};
-use std::task::Poll;
-use std::time::Duration;
-
-use tokio::time::timeout;
-use tracing::Instrument;
-
-pub use begin::{Begun, Granted, Unprotected};
+pub use decision::{Begun, Granted, Unprotected};
 pub(crate) use execution::panic_of;
 pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
+pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
 pub use resolve::Resolution;
 pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};
-
-use crate::error::Error;
-#[cfg(feature = "http")]
-use crate::http::HttpSettings;
-use crate::observe;
-use crate::policy::{Policy, at_most};
-use crate::registry::{NameTaken, names_taken};
-use crate::store::{Store, StoreError};
-
-static INSTALLED: OnceLock<Engine> = OnceLock::new();
-
-/// Runs operations over a store. Cheap to clone; clones share their flights.
-#[derive(Clone)]
-pub struct Engine {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    store: Arc<dyn Store>,
-    settings: Settings,
-    activity: Arc<activity::Activity>,
-    keepers: renewal::Keepers,
-    flights: Arc<flight::Flights>,
-    cache: cache::Cache,
-    unsettled: unsettled::Unsettled,
-    replays: replays::Replays,
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
-    namespace: String,
-    store_timeout: Duration,
-    max_outcome_bytes: usize,
-    retry_after: Duration,
-    fail_open: bool,
-    max_unsettled: (usize, usize),
-    #[cfg(feature = "http")]
-    http: HttpSettings,
-}
-
-impl Engine {
-    /// An engine over `store` with every setting at its default.
-    pub fn new(store: impl Store) -> Self {
-        Self::builder(store).build()
-    }
-
-    /// Starts an engine over `store`.
-    pub fn builder(store: impl Store) -> EngineBuilder {
-        EngineBuilder::over(Arc::new(store))
-    }
-
-    /// An operation of this name. The name is part of every record's identity: it must stay the
-    /// same across deploys, and belong to one operation.
-    pub fn operation(&self, name: impl Into<Cow<'static, str>>) -> Operation {
-        Operation::new(self.clone(), name.into())
-    }
-
-    /// Makes this the engine of every operation that names no other.
-    ///
-    /// # Errors
-    /// When one is installed already, which stays, or when two annotated functions have one
-    /// operation name.
-    pub fn install(self) -> Result<Self, InstallError> {
-        let taken = names_taken();
-        if !taken.is_empty() {
-            return Err(InstallError::NamesTaken(taken));
-        }
-        let installed = self.clone();
-        INSTALLED
-            .set(self)
-            .map_err(|_| InstallError::AlreadyInstalled)?;
-        Ok(installed)
-    }
-
-    /// The installed engine.
-    ///
-    /// # Errors
-    /// [`Error::NoEngine`] when none is.
-    pub fn installed() -> Result<Self, Error> {
-        INSTALLED.get().cloned().ok_or(Error::NoEngine)
-    }
-
-    /// Resolves when nothing is under way in this engine: no attempt, its stored end included, no
-    /// body that runs without a key, and nothing that is settled in the background.
-    ///
-    /// Handlers finish on tasks of their own, also when their clients have gone. Await this after the
-    /// server has stopped taking requests and before the runtime ends; a body that is cut off
-    /// there counts as crashed. While a store is away this waits for it: bound it with a timeout.
-    pub async fn idle(&self) {
-        self.inner.activity.idle().await;
-    }
-
-    /// The settings of the HTTP contract.
-    #[cfg(feature = "http")]
-    pub fn http(&self) -> &HttpSettings {
-        &self.inner.settings.http
-    }
-
-    /// The longest outcome that is stored, in bytes.
-    pub fn max_outcome_bytes(&self) -> usize {
-        self.inner.settings.max_outcome_bytes
-    }
-
-    fn store(&self) -> &dyn Store {
-        &*self.inner.store
-    }
-
-    /// Every call to the store goes through here: bounded in time, measured, and reported.
-    async fn store_call<T>(
-        &self,
-        operation: &str,
-        call: &'static str,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let after = self.inner.settings.store_timeout;
-        self.store_call_within(after, operation, call, answer).await
-    }
-
-    async fn store_call_within<T>(
-        &self,
-        after: Duration,
-        operation: &str,
-        call: &'static str,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        call_of(self.store().name(), after, operation, call, answer).await
-    }
-
-    /// A call of another database than the store, as bounded as the store's.
-    async fn database_call<T>(
-        &self,
-        database: &'static str,
-        operation: &str,
-        call: &'static str,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let after = self.inner.settings.store_timeout;
-        call_of(database, after, operation, call, answer).await
-    }
-}
-
-/// Waits for an answer of this store, for so long.
-async fn call_of<T>(
-    store: &'static str,
-    after: Duration,
-    operation: &str,
-    call: &'static str,
-    answer: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let clock = observe::clock();
-    let mut answer = pin!(answer.instrument(observe::store_call(operation, call)));
-    // A store in memory answers at once, and needs no timer.
-    let first_look = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
-    let result = match first_look {
-        Poll::Ready(result) => result,
-        Poll::Pending => timeout(after, answer)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::TimedOut { store, after })),
-    };
-    observe::store_call_took(store, call, &clock);
-    if let Err(error) = &result {
-        observe::store_failed(operation, call, error);
-    }
-    result
-}
-
-impl fmt::Debug for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine")
-            .field("store", &self.inner.store.name())
-            .field("settings", &self.inner.settings)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why an engine was not installed. Calls that name no engine are refused.
-///
-/// Its `Debug` form is its message, for a `main` that returns it.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum InstallError {
-    /// One is installed already, and stays.
-    AlreadyInstalled,
-    /// Two annotated functions have one operation name, each of these. Any engine refuses their
-    /// calls with [`Error::NameTaken`].
-    NamesTaken(Vec<NameTaken>),
-}
-
-impl fmt::Display for InstallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AlreadyInstalled => {
-                f.write_str("an engine is installed already; install one, once, at start-up")
-            }
-            Self::NamesTaken(names) => {
-                let mut names = names.iter();
-                names.next().map_or(Ok(()), |first| first.fmt(f))?;
-                names.try_for_each(|taken| write!(f, "\n{taken}"))
-            }
-        }
-    }
-}
-
-impl fmt::Debug for InstallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::error::Error for InstallError {}
-
-/// Settings of an [`Engine`].
-#[must_use]
-pub struct EngineBuilder {
-    store: Arc<dyn Store>,
-    settings: Settings,
-    cache: cache::Cache,
-}
-
-impl EngineBuilder {
-    /// Starts an engine over a shared store.
-    pub fn over(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            settings: Settings {
-                namespace: String::new(),
-                store_timeout: Duration::from_secs(5),
-                max_outcome_bytes: 2 * 1024 * 1024,
-                retry_after: Duration::from_secs(1),
-                fail_open: false,
-                max_unsettled: (
-                    unsettled::Unsettled::MAX_ATTEMPTS,
-                    unsettled::Unsettled::MAX_BYTES,
-                ),
-                #[cfg(feature = "http")]
-                http: HttpSettings::default(),
-            },
-            cache: cache::Cache::default(),
-        }
-    }
-
-    /// Keeps the records of applications that share a store apart. Empty unless given.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.settings.namespace = namespace.into();
-        self
-    }
-
-    /// How long a call to the store may take before it counts as failed; 5 seconds unless
-    /// given. Keep it well below the shortest lease.
-    pub const fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.store_timeout = at_most(timeout, Policy::MAX);
-        self
-    }
-
-    /// The longest outcome that is stored, in bytes, encoded; 2 MiB unless given. A longer one
-    /// reaches the first caller whole and leaves a tombstone for retries.
-    pub const fn max_outcome_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_outcome_bytes = bytes;
-        self
-    }
-
-    /// When a refused duplicate is told to come back; 1 second unless given.
-    pub const fn retry_after(mut self, after: Duration) -> Self {
-        self.settings.retry_after = after;
-        self
-    }
-
-    /// Whether a body runs **without protection** when the store cannot answer its claim.
-    /// `false` unless given: the call is refused, and its body does not run.
-    pub const fn fail_open(mut self, fail_open: bool) -> Self {
-        self.settings.fail_open = fail_open;
-        self
-    }
-
-    /// How many ends of attempts, and how many bytes of their outcomes, may wait in this process for
-    /// a store that does not take them; 10,000 and 64 MiB unless given. Claims that were not
-    /// answered count, too, until it is sure that they hold no lease. At the bound new claims are
-    /// refused unsent. What runs at that moment comes on top.
-    pub const fn max_unsettled(mut self, attempts: usize, bytes: usize) -> Self {
-        self.settings.max_unsettled = (attempts, bytes);
-        self
-    }
-
-    /// Keeps finished outcomes of up to `max_bytes` in this process, so that a replay of them
-    /// asks nobody. Each is kept for as long as the store has promised to keep it, at most, by
-    /// this process's monotonic clock.
-    ///
-    /// Off unless given: most operations are never retried, and their outcomes would fill the
-    /// memory. Worth it for a store behind a network and clients that repeat much; a second
-    /// copy for nothing over the memory store.
-    #[cfg(feature = "cache")]
-    pub fn cache(mut self, max_bytes: u64) -> Self {
-        self.cache = cache::Cache::bounded(max_bytes);
-        self
-    }
-
-    /// The settings of the HTTP contract.
-    #[cfg(feature = "http")]
-    pub fn http(mut self, http: HttpSettings) -> Self {
-        self.settings.http = http;
-        self
-    }
-
-    /// The engine.
-    ///
-    /// Where two annotated functions have one operation name, it says so in the log, and refuses
-    /// every call of both with [`Error::NameTaken`].
-    pub fn build(self) -> Engine {
-        names_taken().iter().for_each(observe::name_taken);
-        let activity = Arc::<activity::Activity>::default();
-        let (max_attempts, max_bytes) = self.settings.max_unsettled;
-        Engine {
-            inner: Arc::new(Inner {
-                store: self.store,
-                settings: self.settings,
-                flights: Arc::new(flight::Flights::new(Arc::clone(&activity))),
-                activity,
-                keepers: renewal::Keepers::default(),
-                cache: self.cache,
-                unsettled: unsettled::Unsettled::bounded(max_attempts, max_bytes),
-                replays: replays::Replays::default(),
-            }),
-        }
-    }
-
-    /// Builds the engine and [installs](Engine::install) it.
-    ///
-    /// # Errors
-    /// As [`Engine::install`].
-    pub fn install(self) -> Result<Engine, InstallError> {
-        self.build().install()
-    }
-}
-
-impl fmt::Debug for EngineBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineBuilder")
-            .field("store", &self.store.name())
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}

@@ -4,19 +4,19 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
-use super::begin::{Begun, Unprotected, begin};
-use super::transaction::InTransaction;
-use super::{Engine, ExecutionError};
+use super::begin::begin;
+use super::decision::{Begun, Unprotected};
+use super::execution::ExecutionError;
+use super::handle::Engine;
 use crate::call::Call;
 use crate::current::Lent;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
-use crate::outcome::{ReleaseErrors, Replayable, StoreErrors};
 use crate::policy::{InFlight, Policy};
 use crate::record::{OnCrash, RecordId};
-use crate::transaction::{TransactionSource, Transactional};
+use crate::replay::{ReleaseErrors, Replayable, StoreErrors};
 
 /// One operation and its rules, ready to be called under a key.
 ///
@@ -44,6 +44,14 @@ pub struct Operation {
     name: Cow<'static, str>,
     policy: Policy,
     scope: Result<Option<Key>, KeyError>,
+}
+
+impl Engine {
+    /// An operation of this name. The name is part of every record's identity: it must stay the
+    /// same across deploys, and belong to one operation.
+    pub fn operation(&self, name: impl Into<Cow<'static, str>>) -> Operation {
+        Operation::new(self.clone(), name.into())
+    }
 }
 
 /// An operation under a key: the first half of a call.
@@ -154,21 +162,6 @@ impl Operation {
         matches!(self.scope, Ok(Some(_)))
     }
 
-    /// This operation with its claims, its bodies' writes and its outcomes in one transaction
-    /// each, of a database that keeps records: a `sqlx` pool, or a store over one.
-    pub fn transaction<Via, S>(self, source: &S) -> InTransaction<S::Database>
-    where
-        S: TransactionSource<Via> + ?Sized,
-    {
-        self.in_database(source.database())
-    }
-
-    /// [`transaction`](Self::transaction) for a database that is known already.
-    #[doc(hidden)]
-    pub fn in_database<D: Transactional>(self, database: D) -> InTransaction<D> {
-        InTransaction::new(self, database)
-    }
-
     /// Runs the body once for `key`, or gives its stored value back. An `Err` frees the key.
     ///
     /// The body runs on the caller's task. Dropping this future while the body runs abandons
@@ -219,8 +212,11 @@ impl Operation {
             Ok(Begun::Execute(execution)) => {
                 let judged = async {
                     let value = body.await;
-                    let verdict = value.verdict_under(&self.engine);
-                    self.engine.check_value(&self.name, &value, &verdict);
+                    let verdict = value.verdict_under(&self.engine.inner.settings);
+                    self.engine
+                        .inner
+                        .replays
+                        .check_value(&self.name, &value, &verdict);
                     (verdict, value)
                 };
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
@@ -228,13 +224,13 @@ impl Operation {
                     Ok(value) => return value,
                     Err(ExecutionError::NotRun(error)) => Err(error),
                     Err(ExecutionError::Panicked(panic)) => {
-                        let crashed = T::crashed(&self.engine, false);
+                        let crashed = T::crashed(&self.engine.inner.settings, false);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
                     }
                 }
             }
         };
-        replayed.unwrap_or_else(|error| T::refused_under(error, &self.engine))
+        replayed.unwrap_or_else(|error| T::refused_under(error, &self.engine.inner.settings))
     }
 
     /// A run without a record, for a request that has no key where none is required.

@@ -2,15 +2,14 @@
 //! nothing here: one task in each runtime, the keeper, looks at all leases of an engine's attempts
 //! and renews those that are due.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::{Engine, Inner};
+use super::handle::{Engine, Inner};
+use super::keepers::Keeper;
 use crate::attempt::OwnedLease;
 use crate::observe;
 use crate::record::Change;
@@ -23,51 +22,6 @@ const LOOKS_PER_LEASE: u32 = 24;
 /// How long a keeper stays that has nothing to keep.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The keepers of an engine, one in each runtime that its attempts run in: a body that blocks its
-/// thread must not keep another runtime's leases from being renewed.
-#[derive(Debug, Default)]
-pub(super) struct Keepers(Mutex<HashMap<runtime::Id, Arc<Keeper>>>);
-
-#[derive(Debug)]
-struct Keeper {
-    /// Until when the keeper sleeps.
-    next_look: Mutex<Instant>,
-    sooner: Notify,
-}
-
-impl Keepers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<runtime::Id, Arc<Keeper>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Keeper {
-    /// Wakes the keeper in time for this.
-    fn look_at(&self, due: Instant) {
-        let mut next_look = self.next_look();
-        if due < *next_look {
-            *next_look = due;
-            self.sooner.notify_one();
-        }
-    }
-
-    fn next_look(&self) -> MutexGuard<'_, Instant> {
-        self.next_look
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Resolves when it is time to look.
-    async fn sleep(&self) {
-        loop {
-            let until = *self.next_look();
-            if timeout_at(until, self.sooner.notified()).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
 /// Has the lease renewed from now on, for as long as its flight holds it. Answers whether its runtime's
 /// keeper begins with it: what a task spawns waits for that very worker at first, so that a body which
 /// blocked it would keep its own lease from being renewed.
@@ -79,10 +33,7 @@ pub(super) fn keep(engine: &Engine, runtime: &Handle, lease: &OwnedLease) -> boo
         keeper.look_at(due);
         return false;
     }
-    let keeper = Arc::new(Keeper {
-        next_look: Mutex::new(due),
-        sooner: Notify::new(),
-    });
+    let keeper = Arc::new(Keeper::new(due));
     keepers.insert(runtime.id(), Arc::clone(&keeper));
     drop(keepers);
     let own = OwnKeeper {

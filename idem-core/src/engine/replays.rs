@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use super::Engine;
 use crate::observe;
-use crate::outcome::{NotReplayable, Outcome, Replayable, Verdict};
+use crate::outcome::{NotReplayable, Outcome, Verdict};
+use crate::replay::Replayable;
 
 /// Operations that are kept count of. Names may come from requests: more are not counted.
 const MOST_OPERATIONS: usize = 4096;
@@ -73,9 +73,7 @@ impl Replays {
         });
         values.is_some_and(|before| (before + 1).is_power_of_two())
     }
-}
 
-impl Engine {
     /// Looks at a value that a body has returned.
     pub(super) fn check_value<T, Errors>(&self, operation: &str, value: &T, verdict: &Verdict)
     where
@@ -84,14 +82,13 @@ impl Engine {
         let Verdict::Final(outcome) = verdict else {
             return;
         };
-        let replays = &self.inner.replays;
         if let Outcome::NotReplayable(reason) = outcome {
-            if replays.tells(operation, bit(*reason)) {
+            if self.tells(operation, bit(*reason)) {
                 observe::not_kept(operation, *reason, value.why_not_kept().as_deref());
             }
-        } else if replays.tries(operation)
+        } else if self.tries(operation)
             && let Some(why) = T::why_not_given_back(outcome)
-            && replays.tells(operation, UNREADABLE)
+            && self.tells(operation, UNREADABLE)
         {
             observe::not_given_back(operation, &why);
         }
@@ -99,7 +96,7 @@ impl Engine {
 
     /// Looks at what is left behind for retries.
     pub(super) fn check_tombstone(&self, operation: &str, reason: NotReplayable) {
-        if self.inner.replays.tells(operation, bit(reason)) {
+        if self.tells(operation, bit(reason)) {
             observe::not_kept(operation, reason, None);
         }
     }

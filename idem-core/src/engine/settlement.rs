@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Engine;
+use super::handle::Engine;
 use crate::call::Call;
 use crate::observe;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
@@ -39,7 +39,10 @@ impl Settlement {
             encoded = outcome.encode();
         }
         if let Outcome::NotReplayable(reason) = outcome {
-            engine.check_tombstone(&call.operation, reason);
+            engine
+                .inner
+                .replays
+                .check_tombstone(&call.operation, reason);
         }
         Self::Complete(encoded)
     }

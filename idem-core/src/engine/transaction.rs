@@ -17,13 +17,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
-use super::begin::{
-    Decided, Granted, Leader, Patience, conclude, gave_up, grant, in_flight, replay,
-};
+use super::background::after;
+use super::begin::grant;
+use super::decision::{Conclusion, Decided, Granted, Leader, Patience, conclude, gave_up, replay};
 use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
 use super::settlement::Settlement;
-use super::unsettled::after;
 use super::{Engine, Panic, runtime};
 use crate::attempt::Attempt;
 use crate::call::Call;
@@ -32,10 +31,11 @@ use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
-use crate::outcome::{Outcome, ReleaseErrors, Replayable, StoreErrors, Verdict};
+use crate::outcome::{Outcome, Verdict};
 use crate::record::{Claim, Claimed};
+use crate::replay::{ReleaseErrors, Replayable, StoreErrors};
 use crate::store::{StoreError, Watch};
-use crate::transaction::{BegunIn, CommitError, Ended, Transactional, Writes};
+use crate::transaction::{BegunIn, CommitError, Ended, TransactionSource, Transactional, Writes};
 
 /// Pauses of a call that waits for another process's transaction: nobody announces its end.
 const FIRST_POLL: Duration = Duration::from_millis(5);
@@ -50,6 +50,23 @@ const LAST_POLL: Duration = Duration::from_millis(250);
 pub struct InTransaction<D> {
     operation: Operation,
     database: Arc<D>,
+}
+
+impl Operation {
+    /// This operation with its claims, its bodies' writes and its outcomes in one transaction
+    /// each, of a database that keeps records: a `sqlx` pool, or a store over one.
+    pub fn transaction<Via, S>(self, source: &S) -> InTransaction<S::Database>
+    where
+        S: TransactionSource<Via> + ?Sized,
+    {
+        self.in_database(source.database())
+    }
+
+    /// [`transaction`](Self::transaction) for a database that is known already.
+    #[doc(hidden)]
+    pub fn in_database<D: Transactional>(self, database: D) -> InTransaction<D> {
+        InTransaction::new(self, database)
+    }
 }
 
 impl<D: Transactional> InTransaction<D> {
@@ -122,8 +139,11 @@ impl<D: Transactional> InTransaction<D> {
                 let judged = |transaction| async move {
                     let (transaction, value) = body(transaction).await;
                     let engine = &self.operation.engine;
-                    let verdict = value.verdict_under(engine);
-                    engine.check_value(self.operation.name(), &value, &verdict);
+                    let verdict = value.verdict_under(&engine.inner.settings);
+                    engine
+                        .inner
+                        .replays
+                        .check_value(self.operation.name(), &value, &verdict);
                     let writes = match &verdict {
                         Verdict::Final(outcome) if !value.keeps_writes(outcome) => Writes::Discard,
                         _ => Writes::Keep,
@@ -133,13 +153,13 @@ impl<D: Transactional> InTransaction<D> {
                 match Box::pin(execution.drive(judged)).await {
                     Ok(ended) => ended,
                     Err(panic) => {
-                        let crashed = T::crashed(&self.operation.engine, true);
+                        let crashed = T::crashed(&self.operation.engine.inner.settings, true);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
                     }
                 }
             }
         };
-        let refused = |error| T::refused_under(error, &self.operation.engine);
+        let refused = |error| T::refused_under(error, &self.operation.engine.inner.settings);
         match ended {
             EndedIn::Value(value) => value,
             EndedIn::Replay(outcome) => T::replay(&outcome).unwrap_or_else(refused),
@@ -240,8 +260,8 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                 }
                 Ok(BegunIn::Answered(answer)) => {
                     match conclude(engine, call, answer, sent, waited, patience, flight) {
-                        Ok(decided) => return decided,
-                        Err((guard, _)) => flight = guard,
+                        Conclusion::Decided(decided) => return decided,
+                        Conclusion::Wait(guard, _) => flight = guard,
                     }
                     waited = true;
                     let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
@@ -407,7 +427,7 @@ impl<D: Transactional> ExecutionIn<D> {
                 Decided::Replay(outcome, _) => EndedIn::Replay(outcome),
                 Decided::Refused(error) => EndedIn::Refused(error),
                 Decided::Run(..) | Decided::AskAgain => {
-                    EndedIn::Refused(in_flight(&settling.engine))
+                    EndedIn::Refused(settling.engine.in_flight())
                 }
             },
             Settled::Refused(error) => EndedIn::Refused(error),
@@ -499,7 +519,7 @@ impl<D: Transactional> Settling<D> {
                     self.roll_back(transaction).await;
                     return Settled::Refused(match lost {
                         Some(error) => error.into(),
-                        None => in_flight(engine),
+                        None => engine.in_flight(),
                     });
                 }
                 Ok(BegunIn::Answered(Claimed::Finished { outcome, .. })) => {
@@ -525,7 +545,7 @@ impl<D: Transactional> Settling<D> {
             if Instant::now() >= until {
                 return Settled::Refused(match lost {
                     Some(error) => Error::Unsettled(error),
-                    None => in_flight(engine),
+                    None => engine.in_flight(),
                 });
             }
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;

@@ -1,59 +1,23 @@
-//! What a store has not taken yet: ends of attempts, and claims that may still be on their way.
-//! Both are seen to in the background, bounded in number and bytes; at the bound new claims are
-//! refused unsent.
+//! The bound of what a store has not taken yet.
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
-
-use super::Engine;
-use super::activity::Ongoing;
-use super::settlement::Settlement;
-use crate::call::Call;
-use crate::observe;
-use crate::policy::Policy;
-use crate::record::{Change, Lease, OnCrash};
-use crate::store::StoreError;
-
-/// Pauses between tries: doubled from the first to the last. The last is longer where the store
-/// refuses, which takes somebody to set right.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE_REFUSED: Duration = Duration::from_secs(30);
 
 /// How many calls are made in the background at once: the store's connections are for others, too.
 const CALLS_AT_ONCE: usize = 64;
 
-/// How long a call may still be on its way after its store has answered another one: what lies in
-/// the buffers of a connection when a server that was paused goes on.
-const LATE_CALL_WINDOW: Duration = Duration::from_secs(5);
-
-/// When a late call is looked for, after the store's first answer. The last look is at the window's
-/// end.
-const LOOKS: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    LATE_CALL_WINDOW,
-];
-
 /// Counts what is unsettled in an engine.
 #[derive(Debug)]
-pub(crate) struct Unsettled {
-    attempts: AtomicUsize,
-    bytes: AtomicUsize,
+pub(super) struct Unsettled {
+    pub(super) attempts: AtomicUsize,
+    pub(super) bytes: AtomicUsize,
     max_attempts: usize,
     max_bytes: usize,
-    calls: Semaphore,
+    pub(super) calls: Semaphore,
 }
 
 impl Unsettled {
-    pub(super) const MAX_ATTEMPTS: usize = 10_000;
-    pub(super) const MAX_BYTES: usize = 64 * 1024 * 1024;
-
     pub(super) fn bounded(max_attempts: usize, max_bytes: usize) -> Self {
         Self {
             attempts: AtomicUsize::new(0),
@@ -64,171 +28,8 @@ impl Unsettled {
         }
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.attempts.load(Ordering::Acquire) >= self.max_attempts
             || self.bytes.load(Ordering::Acquire) >= self.max_bytes
     }
 }
-
-/// One end or claim that is unsettled, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Entry {
-    engine: Engine,
-    bytes: usize,
-    _ongoing: Ongoing,
-}
-
-impl Entry {
-    pub(super) fn new(engine: &Engine, settlement: &Settlement) -> Self {
-        let bytes = match settlement {
-            Settlement::Complete(outcome) => outcome.len(),
-            Settlement::Release | Settlement::Abandon => 0,
-        };
-        let unsettled = &engine.inner.unsettled;
-        unsettled.attempts.fetch_add(1, Ordering::AcqRel);
-        unsettled.bytes.fetch_add(bytes, Ordering::AcqRel);
-        Self {
-            engine: engine.clone(),
-            bytes,
-            _ongoing: engine.inner.activity.begin(),
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let unsettled = &self.engine.inner.unsettled;
-        unsettled.attempts.fetch_sub(1, Ordering::AcqRel);
-        unsettled.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
-impl Engine {
-    /// # Errors
-    /// When so much is unsettled that nothing new may be claimed.
-    pub(super) fn refuse_where_too_much_is_unsettled(&self) -> Result<(), StoreError> {
-        match self.inner.unsettled.is_full() {
-            true => Err(StoreError::not_sent(self.store().name(), TooMuchUnsettled)),
-            false => Ok(()),
-        }
-    }
-
-    /// Offers the end of an attempt to the store until it takes it, or until the given time and one
-    /// last try. Repeating is safe: only the token's holder changes the record.
-    pub(super) async fn settle_until(
-        &self,
-        call: &Call,
-        lease: impl Fn() -> Lease,
-        settlement: &Settlement,
-        until: Instant,
-    ) -> Option<Change> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let last = Instant::now() >= until;
-            let lease = lease();
-            let longest = match in_background(self, self.settle(call, &lease, settlement)).await {
-                Ok(change) => return Some(change),
-                Err(_) if last => return None,
-                Err(error) => {
-                    observe::settling_again(&call.operation, &call.id, settlement.as_str());
-                    longest_pause(&error)
-                }
-            };
-            sleep_until(after(jittered(pause)).min(until)).await;
-            pause = (pause * 2).min(longest);
-        }
-    }
-
-    /// Undoes in the background what a call of this lease's token does that was not answered and may still
-    /// be on its way, whenever it arrives: until the store has answered for as long as a call can be
-    /// late. Under [`OnCrash::Refuse`] that is however long the store is away, because a claim that
-    /// arrives then would be a crash for somebody to resolve; else it is for a lease at most, after
-    /// which nothing is left to undo.
-    ///
-    /// `once` says that one such call is on its way at most, and is done with when it was undone.
-    pub(super) fn undo_late_calls(
-        &self,
-        runtime: &Handle,
-        call: &Call,
-        lease: Lease,
-        settlement: Settlement,
-        once: bool,
-    ) {
-        let entry = Entry::new(self, &settlement);
-        let call = call.clone();
-        let until = match call.policy.on_crash {
-            OnCrash::Refuse => None,
-            _ => Some(after(call.policy.lease)),
-        };
-        runtime.spawn(async move {
-            let engine = &entry.engine;
-            let mut answering_since = None;
-            let mut looks = LOOKS.iter();
-            let mut pause = FIRST_PAUSE;
-            loop {
-                let undone = engine.settle(&call, &lease, &settlement);
-                let next = match in_background(engine, undone).await {
-                    Ok(Change::Applied) if once => return,
-                    Ok(_) => {
-                        let since = *answering_since.get_or_insert_with(Instant::now);
-                        match looks.next() {
-                            Some(look) => since + *look,
-                            None => return,
-                        }
-                    }
-                    // What is late may be later still.
-                    Err(error) => {
-                        answering_since = None;
-                        looks = LOOKS.iter();
-                        let next = after(jittered(pause));
-                        pause = (pause * 2).min(longest_pause(&error));
-                        next
-                    }
-                };
-                if until.is_some_and(|until| next > until && answering_since.is_none()) {
-                    return;
-                }
-                sleep_until(next).await;
-            }
-        });
-    }
-}
-
-/// A call whose caller is not waiting: a few at once.
-async fn in_background<T>(engine: &Engine, call: impl Future<Output = T>) -> T {
-    // Never closed.
-    let _permit = engine.inner.unsettled.calls.acquire().await;
-    call.await
-}
-
-fn longest_pause(error: &StoreError) -> Duration {
-    match error.is_lasting() {
-        true => LAST_PAUSE_REFUSED,
-        false => LAST_PAUSE,
-    }
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.0))
-}
-
-/// As far from now as clocks can count.
-pub(super) fn after(time: Duration) -> Instant {
-    let now = Instant::now();
-    let longest = Policy::MAX;
-    now.checked_add(time.min(longest)).unwrap_or(now)
-}
-
-/// Too many attempts have ended whose ends the store has not taken.
-#[derive(Debug)]
-struct TooMuchUnsettled;
-
-impl fmt::Display for TooMuchUnsettled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the store has not taken the ends of so many earlier attempts that nothing new is claimed",
-        )
-    }
-}
-
-impl std::error::Error for TooMuchUnsettled {}

@@ -13,89 +13,14 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::Response;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 
-use super::HttpSettings;
-use super::body::{CapturedBody, Rest};
-use super::response::store;
+use super::settings::HttpSettings;
+use super::stored::store;
 use crate::engine::Running;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
-
-/// A response whose body's length is not known.
-pub struct FlowingResponse<B> {
-    pub(super) head: Parts,
-    pub(super) body: B,
-    pub(super) max_bytes: usize,
-    pub(super) settings: HttpSettings,
-}
-
-impl<B: Body<Data = Bytes>> FlowingResponse<B> {
-    /// Records the body while it flows. The attempt ends with it. `read_on` reads what is left when the
-    /// caller goes away: [`Recording::spawn`], or [`Recording::spawn_local`].
-    pub fn recorded(
-        self,
-        running: Running,
-        read_on: fn(Recording<B>),
-    ) -> Response<CapturedBody<B>> {
-        let mut head = self.head.clone();
-        let extensions = std::mem::take(&mut head.extensions);
-        let recording = Recording {
-            body: Box::pin(self.body),
-            kept: Kept::up_to(self.max_bytes),
-            head: self.head,
-            settings: self.settings,
-            running,
-            is_polled: false,
-        };
-        head.extensions = extensions;
-        let body = FlowingBody {
-            state: State::Recorded(recording),
-            read_on,
-        };
-        Response::from_parts(head, CapturedBody::flowing(body))
-    }
-
-    /// Reads the body before it is passed on, for an attempt that must have ended before.
-    pub async fn collected(self) -> (Verdict, Response<CapturedBody<B>>) {
-        let mut body = Box::pin(self.body);
-        let mut kept = Kept::up_to(self.max_bytes);
-        let mut frames = Vec::new();
-        let (reason, rest) = loop {
-            match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-                None if !kept.has_trailers => {
-                    let whole = kept.whole();
-                    let outcome =
-                        store(self.head.status, &self.head.headers, &whole, &self.settings);
-                    let response = Response::from_parts(self.head, CapturedBody::whole(whole));
-                    return (Verdict::Final(outcome), response);
-                }
-                None => break (NotReplayable::NotCaptured, Rest::None),
-                Some(Err(error)) => break (NotReplayable::NotCaptured, Rest::Failed(error)),
-                Some(Ok(frame)) => {
-                    let fits = kept.keep(&frame);
-                    frames.push(frame);
-                    if !fits {
-                        break (NotReplayable::TooLarge, Rest::Body(body));
-                    }
-                }
-            }
-        };
-        let verdict = Verdict::Final(Outcome::NotReplayable(reason));
-        let body = CapturedBody::begun(frames, rest);
-        (verdict, Response::from_parts(self.head, body))
-    }
-}
-
-impl<B> fmt::Debug for FlowingResponse<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FlowingResponse")
-            .field("status", &self.head.status)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The body of a response that flows to its first caller. Dropped before its end, it is read on in
 /// the background, up to the engine's limit of outcomes.
@@ -138,16 +63,16 @@ pub struct Recording<B> {
     is_polled: bool,
 }
 
-struct Kept {
+pub(super) struct Kept {
     frames: Vec<Bytes>,
     bytes: usize,
     max_bytes: usize,
     /// There were trailers, which are not kept.
-    has_trailers: bool,
+    pub(super) has_trailers: bool,
 }
 
 impl Kept {
-    const fn up_to(max_bytes: usize) -> Self {
+    pub(super) const fn up_to(max_bytes: usize) -> Self {
         Self {
             frames: Vec::new(),
             bytes: 0,
@@ -157,7 +82,7 @@ impl Kept {
     }
 
     /// `false` when it has become too large.
-    fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
+    pub(super) fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         self.has_trailers |= frame.is_trailers();
         if let Some(data) = frame.data_ref() {
             self.bytes = self.bytes.saturating_add(data.len());
@@ -169,7 +94,7 @@ impl Kept {
         true
     }
 
-    fn whole(&mut self) -> Bytes {
+    pub(super) fn whole(&mut self) -> Bytes {
         match self.frames.len() {
             0 | 1 => self.frames.pop().unwrap_or_default(),
             _ => {
@@ -182,6 +107,23 @@ impl Kept {
 }
 
 impl<B: Body<Data = Bytes>> Recording<B> {
+    pub(super) fn new(
+        head: Parts,
+        body: B,
+        kept: Kept,
+        settings: HttpSettings,
+        running: Running,
+    ) -> Self {
+        Self {
+            body: Box::pin(body),
+            kept,
+            head,
+            settings,
+            running,
+            is_polled: false,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         self.is_polled = true;
         let body = self.body.as_mut();
@@ -232,6 +174,13 @@ impl<B: Body<Data = Bytes> + 'static> Recording<B> {
 }
 
 impl<B: Body<Data = Bytes>> FlowingBody<B> {
+    pub(super) const fn new(recording: Recording<B>, read_on: fn(Recording<B>)) -> Self {
+        Self {
+            state: State::Recorded(recording),
+            read_on,
+        }
+    }
+
     /// Ends the attempt with what the body has come to.
     fn end(&mut self, came_to: CameTo<B::Error>) {
         let State::Recorded(mut recording) = std::mem::replace(&mut self.state, State::Ended)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::HttpSettings;
+use super::settings::HttpSettings;
 use crate::error::{Error, whole_seconds};
 use crate::key::KeyError;
 

@@ -1,62 +1,23 @@
-//! Which responses are stored, what of them, and how they are given back.
+//! Which responses are stored.
+
+use std::fmt;
+use std::future::poll_fn;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::Response;
+use http::response::Parts;
 use http_body::Body;
 use http_body_util::BodyExt;
-use serde::{Deserialize, Serialize};
 
-use super::{CapturedBody, FlowingResponse, HttpSettings};
-use crate::outcome::{NotReplayable, Outcome, Undecodable, Verdict};
-
-/// The header that marks a response as a replay: `Idempotent-Replayed: true`.
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+use super::body::{CapturedBody, Rest};
+use super::flowing::{FlowingBody, Kept, Recording};
+use super::settings::HttpSettings;
+use super::stored::{IDEMPOTENT_REPLAYED, store};
+use crate::engine::Running;
+use crate::outcome::{NotReplayable, Outcome, Verdict};
 
 /// The statuses that say "not processed" unless the operation lists others: the key is freed.
 pub const DEFAULT_RELEASE: &[u16] = &[307, 308, 401, 408, 425, 429, 503];
-
-/// RFC 9110 §7.6.1, with the two that proxies invented.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("te"),
-    HeaderName::from_static("trailer"),
-    HeaderName::from_static("transfer-encoding"),
-    HeaderName::from_static("upgrade"),
-];
-
-/// A response as it is stored. Its encoding is postcard's, within a versioned [`Outcome`].
-#[derive(Serialize, Deserialize)]
-struct Stored<'a> {
-    status: u16,
-    #[serde(borrow)]
-    headers: Vec<(&'a str, Raw<'a>)>,
-    body: Raw<'a>,
-}
-
-/// Bytes that serde takes as bytes, not as a sequence of numbers.
-#[derive(Deserialize)]
-struct Raw<'a>(#[serde(borrow)] &'a [u8]);
-
-impl Serialize for Raw<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
-/// A response as an outcome to store, whatever its status: what an operator resolves a record with.
-pub fn outcome_of(response: &Response<Bytes>, settings: &HttpSettings) -> Outcome {
-    store(
-        response.status(),
-        response.headers(),
-        response.body(),
-        settings,
-    )
-}
 
 /// Marks a response that is not whole as it stands here, because an adapter had no room for all of its
 /// headers: it is passed on, and not stored.
@@ -144,71 +105,68 @@ where
     Captured::Ended(verdict, Response::from_parts(head, body))
 }
 
-pub(super) fn store(
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &Bytes,
-    settings: &HttpSettings,
-) -> Outcome {
-    let stored = Stored {
-        status: status.as_u16(),
-        headers: headers
-            .iter()
-            .filter(|(name, _)| is_kept(name, headers, settings))
-            .map(|(name, value)| (name.as_str(), Raw(value.as_bytes())))
-            .collect(),
-        body: Raw(body),
-    };
-    let encoded = Vec::with_capacity(body.len() + 256);
-    match postcard::to_extend(&stored, encoded) {
-        Ok(encoded) => Outcome::Response(encoded.into()),
-        Err(_) => Outcome::NotReplayable(NotReplayable::NotCaptured),
+/// A response whose body's length is not known.
+pub struct FlowingResponse<B> {
+    head: Parts,
+    body: B,
+    max_bytes: usize,
+    settings: HttpSettings,
+}
+
+impl<B: Body<Data = Bytes>> FlowingResponse<B> {
+    /// Records the body while it flows. The attempt ends with it. `read_on` reads what is left when the
+    /// caller goes away: [`Recording::spawn`], or [`Recording::spawn_local`].
+    pub fn recorded(
+        self,
+        running: Running,
+        read_on: fn(Recording<B>),
+    ) -> Response<CapturedBody<B>> {
+        let mut head = self.head.clone();
+        let extensions = std::mem::take(&mut head.extensions);
+        head.extensions = extensions;
+        let kept = Kept::up_to(self.max_bytes);
+        let recording = Recording::new(self.head, self.body, kept, self.settings, running);
+        let body = FlowingBody::new(recording, read_on);
+        Response::from_parts(head, CapturedBody::flowing(body))
+    }
+
+    /// Reads the body before it is passed on, for an attempt that must have ended before.
+    pub async fn collected(self) -> (Verdict, Response<CapturedBody<B>>) {
+        let mut body = Box::pin(self.body);
+        let mut kept = Kept::up_to(self.max_bytes);
+        let mut frames = Vec::new();
+        let (reason, rest) = loop {
+            match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                None if !kept.has_trailers => {
+                    let whole = kept.whole();
+                    let outcome =
+                        store(self.head.status, &self.head.headers, &whole, &self.settings);
+                    let response = Response::from_parts(self.head, CapturedBody::whole(whole));
+                    return (Verdict::Final(outcome), response);
+                }
+                None => break (NotReplayable::NotCaptured, Rest::None),
+                Some(Err(error)) => break (NotReplayable::NotCaptured, Rest::Failed(error)),
+                Some(Ok(frame)) => {
+                    let fits = kept.keep(&frame);
+                    frames.push(frame);
+                    if !fits {
+                        break (NotReplayable::TooLarge, Rest::Body(body));
+                    }
+                }
+            }
+        };
+        let verdict = Verdict::Final(Outcome::NotReplayable(reason));
+        let body = CapturedBody::begun(frames, rest);
+        (verdict, Response::from_parts(self.head, body))
     }
 }
 
-fn is_kept(name: &HeaderName, headers: &HeaderMap, settings: &HttpSettings) -> bool {
-    if *name == SET_COOKIE {
-        return settings.keep_set_cookie;
+impl<B> fmt::Debug for FlowingResponse<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowingResponse")
+            .field("status", &self.head.status)
+            .finish_non_exhaustive()
     }
-    *name != DATE
-        && *name != CONTENT_LENGTH
-        && *name != IDEMPOTENT_REPLAYED
-        && !HOP_BY_HOP.contains(name)
-        && !is_named_by_connection(name, headers)
-}
-
-/// A header that `Connection` names is hop-by-hop too.
-fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|line| {
-        line.as_bytes().split(|byte| *byte == b',').any(|option| {
-            option
-                .trim_ascii()
-                .eq_ignore_ascii_case(name.as_str().as_bytes())
-        })
-    })
-}
-
-/// The response from a stored outcome, marked as a replay. The body shares the stored bytes.
-///
-/// # Errors
-/// When the outcome is no response, or one that this version cannot read.
-pub fn replay(outcome: &Outcome) -> Result<Response<Bytes>, Undecodable> {
-    let Outcome::Response(encoded) = outcome else {
-        return Err(Undecodable);
-    };
-    let stored: Stored<'_> = postcard::from_bytes(encoded).map_err(|_| Undecodable)?;
-    let mut response = Response::new(encoded.slice_ref(stored.body.0));
-    *response.status_mut() = StatusCode::from_u16(stored.status).map_err(|_| Undecodable)?;
-    let headers = response.headers_mut();
-    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    // Room is made for names, of which there may be fewer than lines: what cannot be had is not needed.
-    let _ = headers.try_reserve(stored.headers.len());
-    for (name, value) in stored.headers {
-        let name = HeaderName::try_from(name).map_err(|_| Undecodable)?;
-        let value = HeaderValue::from_bytes(value.0).map_err(|_| Undecodable)?;
-        headers.try_append(name, value).map_err(|_| Undecodable)?;
-    }
-    Ok(response)
 }
 
 #[cfg(test)]
@@ -217,10 +175,13 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use http::{HeaderName, HeaderValue};
     use http_body::{Frame, SizeHint};
     use http_body_util::Full;
 
+    use super::super::stored::replay;
     use super::*;
+    use crate::outcome::Undecodable;
 
     /// Says that it is ten bytes long.
     struct Ten(Full<Bytes>);

@@ -38,7 +38,10 @@ pub(super) fn declare(
         );
         #private::register_operation! { __IDEM_OPERATION }
     };
-    (declaration, quote!(__IDEM_OPERATION.name()))
+    (
+        declaration,
+        quote!(__IDEM_OPERATION.name().map_err(#private::Error::NameTaken)),
+    )
 }
 
 /// A name derived from the module and the function is not the operation's alone where types take
