@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::redis::RedisStore;
 use idem::{
-    Change, Claim, Claimed, Fingerprint, Lease, OnCrash, Phase, RecordId, Store, StoreError, Token,
+    Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError,
 };
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
@@ -58,8 +58,12 @@ async fn conforms_on_a_primary_that_sentinels_name() {
 }
 
 pub(crate) fn claim(number: u8) -> Claim {
+    claim_of(RecordId::from_bytes([number; 32]))
+}
+
+pub(crate) fn claim_of(id: RecordId) -> Claim {
     Claim::new(
-        RecordId::from_bytes([number; 32]),
+        id,
         Fingerprint::of("request").unwrap(),
         Duration::from_secs(30),
         Duration::from_secs(3600),
@@ -145,8 +149,8 @@ async fn a_running_record_that_lost_its_end_is_not_taken_over() {
         matches!(answer, Err(StoreError::Unreadable { .. })),
         "{answer:?}"
     );
-    let renewed = store.renew(&Lease::of(&holder, 1));
-    assert_eq!(renewed.await.unwrap(), Change::Applied);
+    let renewed = store.renew(&Lease::of(&holder, 1)).await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }), "{answer:?}");
 }
@@ -256,7 +260,8 @@ async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
         store.claim(&claim(1)).await.unwrap(),
         Claimed::Acquired { attempt: 2 }
     );
-    let lost = store.complete(&Lease::of(&holder, 1), bytes::Bytes::from_static(b"late"));
-    assert_eq!(lost.await.unwrap(), Change::LeaseLost);
+    let late = bytes::Bytes::from_static(b"late");
+    let lost = store.complete(&Lease::of(&holder, 1), late).await;
+    assert_eq!(lost.unwrap(), Change::LeaseLost);
     assert_eq!(console.info("commandstats", "cmdstat_time"), before);
 }

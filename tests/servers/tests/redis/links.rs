@@ -19,7 +19,7 @@ use idem_tests::{Redis, RedisCluster, RedisSentinel, Reply};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use crate::conformance::{claim, key};
+use crate::conformance::{claim, claim_of, key};
 use crate::proxy::Proxy;
 
 /// How long anything here may take. It bounds a hang, and says nothing of speed.
@@ -351,10 +351,7 @@ async fn watched_twice(store: &RedisStore) -> Vec<(Claim, Watch, Watch)> {
     let watched = async |number: u32| {
         let mut id = [0; 32];
         id[..4].copy_from_slice(&number.to_be_bytes());
-        let claim = Claim {
-            id: RecordId::from_bytes(id),
-            ..claim(0)
-        };
+        let claim = claim_of(RecordId::from_bytes(id));
         store.claim(&claim).await.unwrap();
         let watches = tokio::join!(store.watch(&claim.id), store.watch(&claim.id));
         (claim, watches.0.unwrap(), watches.1.unwrap())
@@ -471,7 +468,7 @@ async fn a_watch_whose_connection_was_lost_before_it_began_wakes() {
 
     let watch = watching.await.unwrap().unwrap();
     let outcome = Bytes::from_static(b"outcome");
-    let change = store.complete(&Lease::of(&record, 1), outcome);
-    assert_eq!(change.await.unwrap(), Change::Applied);
+    let change = store.complete(&Lease::of(&record, 1), outcome).await;
+    assert_eq!(change.unwrap(), Change::Applied);
     timeout(PATIENCE, watch).await.expect("the watch wakes");
 }

@@ -119,8 +119,9 @@ async fn who_may_not_publish_ends_watched_records_all_the_same() {
         let taken_over = watcher.claim(&claim(2)).await.unwrap();
         assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
         let outcome = bytes::Bytes::from_static(b"outcome");
-        let change = writer.complete(&idem::Lease::of(&completed, 1), outcome);
-        assert_eq!(change.await.unwrap(), Change::Applied, "{rights}");
+        let lease = idem::Lease::of(&completed, 1);
+        let change = writer.complete(&lease, outcome).await;
+        assert_eq!(change.unwrap(), Change::Applied, "{rights}");
         let seen = watcher.inspect(&completed.id).await.unwrap().unwrap();
         assert!(matches!(seen.phase, Phase::Finished { .. }), "{seen:?}");
         redis.console().call(&["FLUSHALL"]);
