@@ -1,23 +1,25 @@
 //! What is asked of the server once, at start-up: settings that weaken what the store promises
 //! are each a warning with its reason. None is fatal.
 
-use redis::{RedisError, Value, cmd};
+use idem_core::StoreError;
+use redis::{Value, cmd};
 use tracing::warn;
 
 use super::connection::Link;
+use super::errors::CallError;
 
 /// Since `SET … NX GET`, script flags and sharded pub/sub.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// # Errors
 /// When the server cannot be reached or refuses the login.
-pub(super) async fn run(link: &Link, is_cluster: bool) -> Result<(), RedisError> {
-    link.open().await?;
+pub(super) async fn run(link: &Link, is_cluster: bool) -> Result<(), CallError> {
     // The login may do this as well, whatever else it may not.
     link.send(&cmd("PING")).await?;
     let info = match link.send(&cmd("INFO")).await {
         Ok(info) => info,
         Err(error) => {
+            let error = StoreError::from(error);
             warn!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,

@@ -1,4 +1,4 @@
-//! One connection to the server, shared by everything, that mends itself. Knows nothing of
+//! One connection to the server, shared by many calls, that mends itself. Knows nothing of
 //! records.
 //!
 //! The driver's own managers leave out what a store needs: none gives a connection up whose peer
@@ -17,6 +17,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::errors::CallError;
+use super::redirects;
 use super::target::Target;
 
 /// Pauses before a connection that follows a failed one: doubled from the first to the last.
@@ -29,31 +31,33 @@ pub(super) type Pushes = Arc<dyn AsyncPushSender>;
 #[derive(Clone)]
 pub(super) enum Connection {
     Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Cluster(ClusterConnection, Arc<Target>),
 }
 
 impl Connection {
-    async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        let answer = match self {
-            Self::Single(connection) => connection.req_packed_command(command).await,
-            Self::Cluster(connection) => connection.req_packed_command(command).await,
-        };
-        // An error that the server answers is a value to the driver.
-        answer?.extract_error()
+    pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        match self {
+            // An error that the server answers is a value to the driver.
+            Self::Single(connection) => connection
+                .req_packed_command(command)
+                .await?
+                .extract_error(),
+            Self::Cluster(connection, target) => redirects::send(connection, target, command).await,
+        }
     }
 
     /// Subscribes to one sharded channel; the answer is the server's.
     pub(super) async fn subscribe(&mut self, channel: &[u8]) -> Result<(), RedisError> {
         match self {
             Self::Single(_) => self.send(cmd("SSUBSCRIBE").arg(channel)).await.map(drop),
-            Self::Cluster(connection) => connection.ssubscribe(channel).await,
+            Self::Cluster(connection, _) => connection.ssubscribe(channel).await,
         }
     }
 
     pub(super) async fn unsubscribe(&mut self, channel: &[u8]) -> Result<(), RedisError> {
         match self {
             Self::Single(_) => self.send(cmd("SUNSUBSCRIBE").arg(channel)).await.map(drop),
-            Self::Cluster(connection) => connection.sunsubscribe(channel).await,
+            Self::Cluster(connection, _) => connection.sunsubscribe(channel).await,
         }
     }
 }
@@ -119,34 +123,43 @@ impl Link {
     }
 
     /// Opens the connection, however long that takes: its steps are bounded.
-    pub(super) async fn open(&self) -> Result<(), RedisError> {
+    pub(super) async fn open(&self) -> Result<(), CallError> {
         let (_, opening) = self.current();
-        opening.await.map(drop)
+        opening.await.map(drop).map_err(CallError::of_opening)
+    }
+
+    /// When a command that is sent now must be answered.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.target.command_timeout
     }
 
     /// Sends one command and takes its answer, within the command timeout.
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
-        self.call(async |connection| connection.send(command).await)
-            .await
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
+        self.call(self.deadline(), async |connection| {
+            connection.send(command).await
+        })
+        .await
     }
 
-    /// Uses the connection, within the command timeout. What fails because of the connection
-    /// replaces it; whether to try again is the caller's decision.
+    /// Uses the connection until the deadline. What fails because of the connection replaces it;
+    /// whether to try again is the caller's decision.
     pub(super) async fn call<T>(
         &self,
+        deadline: Instant,
         used: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
-    ) -> Result<T, RedisError> {
-        let deadline = Instant::now() + self.target.command_timeout;
+    ) -> Result<T, CallError> {
         let (generation, opening) = self.current();
         // An opening may take longer than a command, and is none of one caller's: who does not
         // wait for it leaves it to the next.
-        let mut connection = timeout_at(deadline, opening).await.map_err(timed_out)??;
+        let opened = timeout_at(deadline, opening).await;
+        let opened = opened.map_err(|elapsed| CallError::NotSent(timed_out(elapsed)))?;
+        let mut connection = opened.map_err(CallError::of_opening)?;
         let waiting = Waiting::new(self, generation);
         let result = timeout_at(deadline, used(&mut connection))
             .await
             .unwrap_or_else(|elapsed| Err(timed_out(elapsed)));
         waiting.ended(result.as_ref().err());
-        result
+        result.map_err(CallError::of_command)
     }
 
     fn current(&self) -> (u64, Opening) {

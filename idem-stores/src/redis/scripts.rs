@@ -2,7 +2,7 @@
 
 use redis::{Cmd, ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value, cmd};
 
-use super::connection::Link;
+use super::connection::Connection;
 
 /// A script, and the hash that the server knows it by.
 pub(super) struct Script {
@@ -47,7 +47,7 @@ impl Script {
     /// or its scripts were flushed, is given its text.
     pub(super) async fn run(
         &self,
-        link: &Link,
+        connection: &mut Connection,
         key: &[u8],
         arguments: &[&[u8]],
     ) -> Result<Value, RedisError> {
@@ -60,9 +60,9 @@ impl Script {
             }
             command
         };
-        match link.send(&command("EVALSHA", &self.hash)).await {
+        match connection.send(&command("EVALSHA", &self.hash)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                link.send(&command("EVAL", self.text)).await
+                connection.send(&command("EVAL", self.text)).await
             }
             answer => answer,
         }

@@ -1,16 +1,20 @@
 //! What a URL names, and how a connection to it is opened. The one place that holds
 //! credentials.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisError,
 };
 
 use super::connection::{Connection, Pushes};
+use super::lanes::Bounds;
 use crate::ConnectError;
 
 /// How long one server may take to accept a connection.
@@ -53,6 +57,7 @@ enum Kind {
 #[derive(Default)]
 pub(super) struct UrlOptions {
     pub(super) prefix: Option<String>,
+    pub(super) bounds: Bounds,
 }
 
 fn bad(expected: &'static str) -> ConnectError {
@@ -88,10 +93,17 @@ impl Target {
                             "timeout is a duration such as 2s or 500ms, 10ms at least",
                         ))?;
                 }
+                "max_claims" => {
+                    options.bounds.claims = match whole_number(&value)? {
+                        0 => return Err(bad("max_claims is 1 at least")),
+                        claims => claims,
+                    };
+                }
+                "max_waiting" => options.bounds.waiting = whole_number(&value)?,
                 "master" => master = Some(value),
                 _ => {
                     return Err(bad(
-                        "the options are prefix, timeout and, with sentinels, master",
+                        "the options are prefix, timeout, max_claims, max_waiting and, with sentinels, master",
                     ));
                 }
             }
@@ -177,7 +189,10 @@ impl Target {
 
     /// Opens a connection; one that hears what the server sends unasked, where there is
     /// somebody to tell.
-    pub(super) async fn connect(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        pushes: Option<Pushes>,
+    ) -> Result<Connection, RedisError> {
         #[cfg(feature = "redis-tls")]
         if self.tls {
             // The application's choice comes first; without any, rustls needs to be told one.
@@ -191,10 +206,7 @@ impl Target {
             Kind::Single => self.client(self.first().clone())?,
         };
         let mut info = client.get_connection_info().clone();
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // Every call is timed as a whole, the connection's opening included.
-            .set_response_timeout(None);
+        let mut config = untimed();
         if let Some(pushes) = pushes {
             let settings = info.redis_settings().clone();
             info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
@@ -206,11 +218,42 @@ impl Target {
         Ok(Connection::Single(connection))
     }
 
-    async fn connect_to_cluster(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+    /// Opens a connection to one node of a cluster.
+    pub(super) async fn connect_to_node(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let first = self.first();
+        let addr = match first.addr() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        let client = self.client(first.clone().set_addr(addr))?;
+        client
+            .get_multiplexed_async_connection_with_config(&untimed())
+            .await
+    }
+
+    async fn connect_to_cluster(
+        self: &Arc<Self>,
+        pushes: Option<Pushes>,
+    ) -> Result<Connection, RedisError> {
         let mut cluster = ClusterClientBuilder::new(self.nodes.clone())
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(self.command_timeout)
             .overall_response_timeout(None)
+            // See `redirects`.
+            .retries(0)
             .tcp_settings(tcp_settings());
         #[cfg(feature = "redis-tls")]
         if self.tls {
@@ -222,7 +265,7 @@ impl Target {
                 .push_sender(pushes);
         }
         let connection = cluster.build()?.get_async_connection().await?;
-        Ok(Connection::Cluster(connection))
+        Ok(Connection::Cluster(connection, Arc::clone(self)))
     }
 
     /// The primary of now.
@@ -270,6 +313,13 @@ impl Target {
     }
 }
 
+fn untimed() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        // Every call is timed as a whole, the connection's opening included.
+        .set_response_timeout(None)
+}
+
 fn has_port(host: &str) -> bool {
     // The colons of an address in brackets are not the port's.
     host.rsplit(']').next().is_some_and(|end| end.contains(':'))
@@ -280,6 +330,11 @@ fn decoded(value: &str) -> Result<String, ConnectError> {
         .decode_utf8()
         .map(Into::into)
         .map_err(|_| bad("an option's value is not UTF-8"))
+}
+
+fn whole_number(value: &str) -> Result<usize, ConnectError> {
+    let number = value.parse();
+    number.map_err(|_| bad("max_claims and max_waiting are whole numbers"))
 }
 
 fn tcp_settings() -> TcpSettings {

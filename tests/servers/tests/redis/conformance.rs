@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError,
-};
+use idem::{Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
 struct Url(String);
@@ -71,7 +70,11 @@ pub(crate) fn claim_of(id: RecordId) -> Claim {
 }
 
 pub(crate) fn key(claim: &Claim) -> Vec<u8> {
-    [b"idem:", claim.id.as_bytes().as_slice()].concat()
+    key_of(&claim.id)
+}
+
+pub(crate) fn key_of(id: &RecordId) -> Vec<u8> {
+    format!("idem:{}", BASE64_URL_SAFE_NO_PAD.encode(id.as_bytes())).into_bytes()
 }
 
 #[tokio::test]
@@ -104,9 +107,10 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
     let mut console = redis.console();
     let until = [b"PX".as_slice(), b"100000"];
     let strange = [
-        ("another version", b"SET".as_slice(), b"2F".as_slice()),
+        ("another version", b"SET".as_slice(), b"3F".as_slice()),
         ("nothing", b"SET", b""),
-        ("a running record cut short", b"SET", b"1R\0\0\0\x01"),
+        ("a running record cut short", b"SET", b"r-AAAA"),
+        ("a finished record cut short", b"SET", b"f\0\0\0\0\0"),
         ("another type", b"RPUSH", b"a list"),
     ];
     for (number, (what, command, value)) in (1..).zip(strange) {
