@@ -140,12 +140,7 @@ impl Store for RedisStore {
         let token = record::printed(&lease.token);
         let millis = record::millis(lease.retention).to_string();
         let record = record::finished(lease, &outcome);
-        let arguments = [
-            token.as_bytes(),
-            millis.as_bytes(),
-            flag(lease.unbroken),
-            &record,
-        ];
+        let arguments = [&token[..], millis.as_bytes(), flag(lease.unbroken), &record];
         let key = self.inner.key(&lease.id);
         change(turn.run(&scripts.complete, &key, &arguments).await)
     }
@@ -154,16 +149,14 @@ impl Store for RedisStore {
         let Inner { lanes, scripts, .. } = &*self.inner;
         let turn = lanes.end(0).await?;
         let (key, token) = (self.inner.key(id), record::printed(token));
-        let arguments = [token.as_bytes()];
-        change(turn.run(&scripts.release, &key, &arguments).await)
+        change(turn.run(&scripts.release, &key, &[&token]).await)
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
         let Inner { lanes, scripts, .. } = &*self.inner;
         let turn = lanes.end(0).await?;
         let (key, token) = (self.inner.key(id), record::printed(token));
-        let arguments = [token.as_bytes()];
-        change(turn.run(&scripts.abandon, &key, &arguments).await)
+        change(turn.run(&scripts.abandon, &key, &[&token]).await)
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {

@@ -8,9 +8,9 @@
 //!
 //! | characters | |
 //! |---|---|
-//! | 0 | `r` running, `a` abandoned |
+//! | 0 | `r` running, `a` abandoned: nobody's |
 //! | 1 | `w` when somebody watches, else `-` |
-//! | 2–23 | token, base64url |
+//! | 2–23 | token, base64url; of an abandoned attempt dashes |
 //! | 24–67 | fingerprint, base64url |
 //! | 68–77 | attempt |
 //! | 78–90 | lease in milliseconds |
@@ -37,20 +37,27 @@
 //!
 //! Numbers in it are big-endian.
 
-use std::io::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use idem_core::{Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Token};
+use sha1::{Digest, Sha1};
 
 const RUNNING: u8 = b'r';
 const ABANDONED: u8 = b'a';
 const FINISHED: u8 = b'f';
 
-/// The length of a running record.
+/// The length of a running record, and where its parts are.
 const RUNNING_LEN: usize = 125;
+const TOKEN: Range<usize> = 2..24;
+const FINGERPRINT: Range<usize> = 24..68;
+const ATTEMPT: Range<usize> = 68..78;
+const LEASE: Range<usize> = 78..91;
+const RETENTION: Range<usize> = 91..104;
+const CLAIMED: Range<usize> = 104..117;
 const SEALED_LEN: usize = 117;
 
 /// Where a finished record's attempt begins, and how long its checksum is.
@@ -73,36 +80,48 @@ pub(super) fn lifetime(lease: Duration, retention: Duration) -> u64 {
 
 /// The key of a record, which is the name of its channel as well.
 pub(super) fn key(prefix: &[u8], id: &RecordId) -> Vec<u8> {
-    [prefix, BASE64.encode(id.as_bytes()).as_bytes()].concat()
+    let mut printed = [0; 43];
+    encode(id.as_bytes(), &mut printed);
+    [prefix, &printed].concat()
 }
 
 /// A token as a running record holds it.
-pub(super) fn printed(token: &Token) -> String {
-    BASE64.encode(token.as_bytes())
+pub(super) fn printed(token: &Token) -> [u8; 22] {
+    let mut printed = [0; 22];
+    encode(token.as_bytes(), &mut printed);
+    printed
 }
 
 /// The record of a running attempt.
-pub(super) fn running(lease: &Lease) -> Vec<u8> {
-    let mut record = Vec::with_capacity(RUNNING_LEN);
-    // Writing to a vector does not fail.
-    let _ = write!(
-        record,
-        "r-{}{}{:010}{:013}{:013}{:013}",
-        printed(&lease.token),
-        BASE64.encode(lease.fingerprint.to_bytes()),
-        lease.attempt,
-        millis(lease.duration),
-        millis(lease.retention),
-        0,
-    );
-    let seal = seal(&record);
-    record.extend_from_slice(&seal);
+pub(super) fn running(lease: &Lease) -> [u8; RUNNING_LEN] {
+    let mut record = [b'-'; RUNNING_LEN];
+    record[0] = RUNNING;
+    encode(lease.token.as_bytes(), &mut record[TOKEN]);
+    encode(&lease.fingerprint.to_bytes(), &mut record[FINGERPRINT]);
+    digits(lease.attempt.into(), &mut record[ATTEMPT]);
+    digits(millis(lease.duration), &mut record[LEASE]);
+    digits(millis(lease.retention), &mut record[RETENTION]);
+    digits(0, &mut record[CLAIMED]);
+    let seal = seal(&record[..SEALED_LEN]);
+    record[SEALED_LEN..].copy_from_slice(&seal);
     record
+}
+
+fn encode(bytes: &[u8], into: &mut [u8]) {
+    // There is room for exactly so much.
+    let _ = BASE64.encode_slice(bytes, into);
+}
+
+fn digits(mut number: u64, into: &mut [u8]) {
+    for place in into.iter_mut().rev() {
+        *place = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
 }
 
 fn seal(record: &[u8]) -> [u8; RUNNING_LEN - SEALED_LEN] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digest = sha1_smol::Sha1::from(record).digest().bytes();
+    let digest = Sha1::digest(record);
     std::array::from_fn(|place| {
         let byte = digest[place / 2];
         HEX[usize::from(if place % 2 == 0 {
@@ -185,17 +204,15 @@ impl Record {
         if head[SEALED_LEN..] != seal(&head[..SEALED_LEN]) {
             return None;
         }
-        let token = BASE64.decode(&head[2..24]).ok()?;
-        let fingerprint = BASE64.decode(&head[24..68]).ok()?;
         Some(Self {
-            attempt: u32::try_from(number(&head[68..78])?).ok()?,
-            fingerprint: Fingerprint::from_bytes(fingerprint.try_into().ok()?),
+            attempt: u32::try_from(number(&head[ATTEMPT])?).ok()?,
+            fingerprint: Fingerprint::from_bytes(decoded(&head[FINGERPRINT])?),
             life: Life::Running {
                 token: match head[0] {
-                    RUNNING => Some(Token::from_bytes(token.try_into().ok()?)),
+                    RUNNING => Some(Token::from_bytes(decoded(&head[TOKEN])?)),
                     _ => None,
                 },
-                retention: Duration::from_millis(number(&head[91..104])?),
+                retention: Duration::from_millis(number(&head[RETENTION])?),
                 has_more: !more.is_empty(),
             },
         })
@@ -303,6 +320,10 @@ impl Record {
     }
 }
 
+fn decoded<const LEN: usize>(printed: &[u8]) -> Option<[u8; LEN]> {
+    BASE64.decode(printed).ok()?.try_into().ok()
+}
+
 fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
@@ -329,7 +350,7 @@ mod tests {
         assert_eq!(bytes.len(), RUNNING_LEN);
         assert!(bytes.iter().all(u8::is_ascii_graphic), "{bytes:?}");
         assert!(key(b"idem:", &claim.id).iter().all(u8::is_ascii_graphic));
-        let record = Record::decode(bytes).unwrap();
+        let record = Record::decode(bytes.into()).unwrap();
         assert_eq!(
             record.answer_alone(&claim),
             Some(Claimed::Acquired { attempt: 7 })
@@ -378,7 +399,7 @@ mod tests {
     #[test]
     fn what_a_later_version_adds_is_read_over_and_never_taken_over() {
         let claim = claim();
-        let mut running = running(&Lease::of(&claim, 1));
+        let mut running = running(&Lease::of(&claim, 1)).to_vec();
         running.extend_from_slice(b"steps");
         let record = Record::decode(running).unwrap();
         let other = claim.by_another();
@@ -458,7 +479,7 @@ mod tests {
             record[0] = state;
             let seal = seal(&record[..SEALED_LEN]);
             record[SEALED_LEN..].copy_from_slice(&seal);
-            assert!(Record::decode(record.clone()).is_none());
+            assert!(Record::decode(record.into()).is_none());
         }
         assert!(Record::decode(Vec::new()).is_none());
     }
@@ -483,6 +504,8 @@ mod tests {
         assert_eq!(millis(Duration::MAX), millis(LONGEST));
         let mut lease = Lease::of(&claim(), u32::MAX);
         (lease.duration, lease.retention) = (Duration::MAX, Duration::MAX);
-        assert_eq!(running(&lease).len(), RUNNING_LEN);
+        let record = running(&lease);
+        assert_eq!(number(&record[ATTEMPT]), Some(u32::MAX.into()));
+        assert_eq!(number(&record[RETENTION]), Some(millis(LONGEST)));
     }
 }

@@ -8,7 +8,7 @@ if string.sub(head, 1, 1) ~= 'r' or string.sub(head, 3, 24) ~= ARGV[1]
 then
   return 0
 end
-local abandoned = 'a' .. string.sub(head, 2, 117)
+local abandoned = 'a' .. string.sub(head, 2, 2) .. string.rep('-', 22) .. string.sub(head, 25, 117)
 redis.call('SETRANGE', KEYS[1], '0', abandoned .. string.sub(redis.sha1hex(abandoned), 1, 8))
 if string.sub(head, 2, 2) == 'w' then
   redis.pcall('SPUBLISH', KEYS[1], '')

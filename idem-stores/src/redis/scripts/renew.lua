@@ -5,11 +5,11 @@
 local head = redis.call('GETRANGE', KEYS[1], '0', '124')
 local state = string.sub(head, 1, 1)
 if state == 'r' then
-  if string.sub(head, 118) ~= string.sub(redis.sha1hex(string.sub(head, 1, 117)), 1, 8) then
-    return -1
-  end
   if string.sub(head, 3, 24) ~= string.sub(ARGV[1], 3, 24) then
     return 0
+  end
+  if string.sub(head, 118) ~= string.sub(redis.sha1hex(string.sub(head, 1, 117)), 1, 8) then
+    return -1
   end
   local times = string.sub(ARGV[1], 79, 104)
   if string.sub(head, 79, 104) ~= times then
