@@ -23,10 +23,13 @@ use crate::conformance::{claim, claim_of, key};
 use crate::proxy::Proxy;
 
 /// How long anything here may take. It bounds a hang, and says nothing of speed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks until the answer is `Ok`.
-async fn eventually<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub(crate) async fn eventually<T, E: Debug>(
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let start = Instant::now();
     loop {
         match ask().await {
@@ -41,7 +44,7 @@ async fn eventually<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Resul
 }
 
 /// For [`eventually`].
-fn is(condition: bool) -> Result<(), &'static str> {
+pub(crate) fn is(condition: bool) -> Result<(), &'static str> {
     condition.then_some(()).ok_or("not yet")
 }
 
@@ -49,7 +52,7 @@ fn is(condition: bool) -> Result<(), &'static str> {
 const DEFAULT: Duration = Duration::from_secs(2);
 
 /// Connects, however slow the machine is.
-async fn connect(url: &str, command_timeout: Duration) -> RedisStore {
+pub(crate) async fn connect(url: &str, command_timeout: Duration) -> RedisStore {
     eventually("a connection", async || {
         let builder = RedisStore::builder(url).unwrap();
         builder.command_timeout(command_timeout).connect().await
@@ -247,7 +250,7 @@ async fn the_longest_command_timeout_is_one() {
 }
 
 /// A claim whose record is that node's.
-fn claim_on(cluster: &RedisCluster, node: usize) -> Claim {
+pub(crate) fn claim_on(cluster: &RedisCluster, node: usize) -> Claim {
     let mut console = cluster.nodes()[0].console();
     let mut slot = |claim: &Claim| {
         let words = [b"CLUSTER".as_slice(), b"KEYSLOT", &key(claim)];

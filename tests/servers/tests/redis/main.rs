@@ -10,8 +10,10 @@ mod worker;
 
 mod commands;
 mod conformance;
+mod damage;
 mod links;
 mod logins;
 mod outages;
 mod processes;
 mod proxy;
+mod refusals;
