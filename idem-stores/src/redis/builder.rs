@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::checks;
+use super::durability::Durability;
 use super::lanes::{Bounds, Lanes};
 use super::scripts::Scripts;
 use super::target::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT, Target};
@@ -18,6 +20,7 @@ pub struct RedisStoreBuilder {
     target: Target,
     prefix: String,
     bounds: Bounds,
+    durability: Durability,
 }
 
 impl RedisStoreBuilder {
@@ -27,6 +30,7 @@ impl RedisStoreBuilder {
             target,
             prefix: options.prefix.unwrap_or_else(|| "idem:".to_owned()),
             bounds: options.bounds,
+            durability: options.durability,
         })
     }
 
@@ -65,6 +69,27 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// How many replicas must have a claim before its body runs, and an outcome before it counts as
+    /// stored (`WAIT`); 0 unless given. A primary that is cut off from them then runs nothing.
+    ///
+    /// They are waited for for a quarter of the command timeout. A claim that not so many have by
+    /// then is undone, and refused with
+    /// [`StoreError::NotReady`](idem_core::StoreError::NotReady); an outcome is offered again, as
+    /// when the server is away. It costs every first call two round trips between the primary and
+    /// its replicas. It does not choose the replica that is promoted: one that has less forgets more.
+    pub fn wait_replicas(mut self, replicas: u32) -> Self {
+        self.durability.replicas = replicas;
+        self
+    }
+
+    /// As [`wait_replicas`](Self::wait_replicas), until the primary's append-only file and those of
+    /// so many replicas have it on the disk (`WAITAOF`, of Redis 7.2 and Valkey). With
+    /// `appendfsync everysec` that takes up to a second for each.
+    pub fn wait_aof(mut self, replicas: u32) -> Self {
+        self.durability.files = Some(replicas);
+        self
+    }
+
     /// How to log in to the sentinels. The login of the URL is the primary's.
     pub fn sentinel_login(
         mut self,
@@ -96,31 +121,34 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Connects, and warns of settings of the server that weaken what the store promises.
+    /// Connects, makes every transition once, of a record of its own, and warns of settings of the
+    /// server that weaken what the store promises.
+    ///
+    /// The first start over a database looks through its keys once for records of the version that
+    /// wrote them differently; see `older` in the source, and the README.
     ///
     /// # Errors
-    /// When the server cannot be reached, or the login is refused.
+    /// [`ConnectError::Store`] when the server cannot be reached, or refuses the login or one of the
+    /// transitions: a right is missing, or it has no scripts. [`ConnectError::Unfit`] when a
+    /// `redis://` URL leads to a node of a cluster.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         let target = Arc::new(self.target);
+        let mut durability = self.durability;
+        durability.patience = target.command_timeout / 4;
         let inner = Inner {
-            lanes: Lanes::new(&target, self.bounds),
+            lanes: Lanes::new(&target, self.bounds, durability),
             watching: Watching::new(Arc::clone(&target)),
             scripts: Scripts::new(),
             prefix: self.prefix.into_bytes(),
             kind: target.kind(),
+            has_older: AtomicBool::new(false),
         };
-        inner.lanes.open().await.map_err(connect_error)?;
-        checks::run(inner.lanes.claims(), target.is_cluster())
-            .await
-            .map_err(connect_error)?;
-        Ok(RedisStore {
+        let store = RedisStore {
             inner: Arc::new(inner),
-        })
+        };
+        checks::run(&store, &target, &durability).await?;
+        Ok(store)
     }
-}
-
-fn connect_error(error: super::errors::CallError) -> ConnectError {
-    ConnectError::Store(error.into())
 }
 
 impl fmt::Debug for RedisStoreBuilder {

@@ -6,28 +6,48 @@ use std::time::Duration;
 use idem_core::{Claim, Claimed, Lease, OnCrash, StoreError};
 use redis::{Value, cmd};
 
-use super::Inner;
+use super::connection::Written;
+use super::durability::{NotEverybody, Reach};
 use super::errors::{CallError, UNREADABLE};
 use super::lanes::Turn;
+use super::older::{self, Known};
 use super::record::{self, Record};
 use super::scripts::set_if_absent;
+use super::{Inner, NAME, flag};
 
 impl Inner {
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let turn = self.lanes.claim().await?;
+        let crashed = match self.has_older() {
+            false => 0,
+            true => match older::ask(&turn, &self.scripts, &self.prefix, claim).await? {
+                Known::Nothing { crashed } => crashed,
+                Known::Answer(answer) => return Ok(answer),
+            },
+        };
+        let first = crashed.saturating_add(1);
         let key = self.key(&claim.id);
-        let fresh = record::running(&Lease::of(claim, 1));
+        let fresh = record::running(&Lease::of(claim, first));
         let millis = record::lifetime(claim.lease, claim.retention);
+        let set = set_if_absent(&key, &fresh, millis);
         loop {
-            let set = set_if_absent(&key, &fresh, millis);
-            let refused = match turn.send(&set).await {
-                Ok(Value::Nil) => return Ok(Claimed::Acquired { attempt: 1 }),
-                Ok(found) => {
-                    if let Some(answer) = record_of(found)?.answer_alone(claim) {
-                        return Ok(answer);
+            let is_absent = |answer: &Value| matches!(answer, Value::Nil);
+            let refused = match turn.write(&key, &set, is_absent).await {
+                Ok(Written {
+                    answer: Value::Nil,
+                    reach,
+                }) => return self.acquired(&key, claim, first, reach).await,
+                Ok(Written { answer, .. }) => match record_of(answer)?.answer_alone(claim) {
+                    // Sent again: whom it reached is not known.
+                    Some(Claimed::Acquired { attempt }) if turn.is_durable() => {
+                        match self.touched(&turn, &key, claim).await? {
+                            Some(reach) => return self.acquired(&key, claim, attempt, reach).await,
+                            None => continue,
+                        }
                     }
-                    None
-                }
+                    Some(answer) => return Ok(answer),
+                    None => None,
+                },
                 // Changes of what is there pass the memory bound.
                 Err(error) if error.is_out_of_memory() => Some(error),
                 Err(error) if error.refuses_writes() => {
@@ -35,17 +55,17 @@ impl Inner {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let rerun: &[u8] = match claim.on_crash {
-                OnCrash::Rerun => b"1",
-                _ => b"0",
-            };
             let to_keep = millis.to_string();
+            let rerun = flag(claim.on_crash == OnCrash::Rerun);
             let arguments = [&fresh[..], to_keep.as_bytes(), rerun];
-            let found = turn.run(&self.scripts.claim, &key, &arguments).await;
-            match (found.map_err(StoreError::from)?, refused) {
+            let is_taken_over = |answer: &Value| matches!(answer, Value::Int(_));
+            let Written { answer, reach } = turn
+                .run_writing(&self.scripts.claim, &key, &arguments, is_taken_over)
+                .await?;
+            match (answer, refused) {
                 (Value::Int(attempt), _) => {
                     let attempt = u32::try_from(attempt).unwrap_or(u32::MAX);
-                    return Ok(Claimed::Acquired { attempt });
+                    return self.acquired(&key, claim, attempt, reach).await;
                 }
                 (Value::Nil, Some(refused)) => return Err(refused.into()),
                 // It ended between the two looks, and is free.
@@ -56,6 +76,48 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// The answer to a claim that was written. One that has not reached everybody is undone: where
+    /// it was not forgotten it would keep others out, and it must not run.
+    async fn acquired(
+        &self,
+        key: &[u8],
+        claim: &Claim,
+        attempt: u32,
+        reach: Reach,
+    ) -> Result<Claimed, StoreError> {
+        let Err(error) = reach.check() else {
+            return Ok(Claimed::Acquired { attempt });
+        };
+        let script = match attempt {
+            1 => &self.scripts.release,
+            // What crashed before it stays known.
+            _ => &self.scripts.abandon,
+        };
+        let token = record::printed(&claim.token);
+        let undone = match self.lanes.end(0).await {
+            Ok(turn) => turn.run(script, key, &[&token]).await.is_ok(),
+            Err(_) => false,
+        };
+        Err(match undone {
+            true => error,
+            false => StoreError::unavailable(NAME, NotEverybody),
+        })
+    }
+
+    /// Writes a running record as it is. `None` where this claim does not hold it any more.
+    async fn touched(
+        &self,
+        turn: &Turn<'_>,
+        key: &[u8],
+        claim: &Claim,
+    ) -> Result<Option<Reach>, StoreError> {
+        let token = record::printed(&claim.token);
+        let is_written = |answer: &Value| matches!(answer, Value::Int(1));
+        let touch = &self.scripts.touch;
+        let written = turn.run_writing(touch, key, &[&token], is_written).await?;
+        Ok(is_written(&written.answer).then_some(written.reach))
     }
 }
 

@@ -14,11 +14,12 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd, pipe};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::durability::{Confirmations, Durability, Reach};
 use super::errors::CallError;
-use super::redirects;
+use super::redirects::{self, Sent};
 use super::target::Target;
 
 /// Pauses before a connection that follows a failed one: doubled from the first to the last.
@@ -30,33 +31,97 @@ pub(super) type Pushes = Arc<dyn AsyncPushSender>;
 
 #[derive(Clone)]
 pub(super) enum Connection {
-    Single(MultiplexedConnection),
+    Single(MultiplexedConnection, Arc<Confirmations>),
     Cluster(ClusterConnection, Arc<Target>),
+}
+
+/// The answer to a write, and whom it has reached.
+pub(super) struct Written {
+    pub(super) answer: Value,
+    pub(super) reach: Reach,
+}
+
+/// A write of one record.
+pub(super) struct Write<'a> {
+    pub(super) key: &'a [u8],
+    /// Whether an answer says that something was written.
+    pub(super) has_written: fn(&Value) -> bool,
+    pub(super) durability: &'a Durability,
 }
 
 impl Connection {
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
         match self {
             // An error that the server answers is a value to the driver.
-            Self::Single(connection) => connection
+            Self::Single(connection, _) => connection
                 .req_packed_command(command)
                 .await?
                 .extract_error(),
-            Self::Cluster(connection, target) => redirects::send(connection, target, command).await,
+            Self::Cluster(connection, target) => {
+                let answers = redirects::send(connection, target, Sent::Command(command)).await?;
+                Ok(answers.into_iter().next().unwrap_or(Value::Nil))
+            }
+        }
+    }
+
+    /// Sends a command, and where it has written, waits until everybody has it.
+    pub(super) async fn write(
+        &mut self,
+        command: &Cmd,
+        write: &Write<'_>,
+    ) -> Result<Written, RedisError> {
+        let Write {
+            key,
+            has_written,
+            durability,
+        } = write;
+        if !durability.is_asked() {
+            return Ok(Written {
+                answer: self.send(command).await?,
+                reach: Reach::Everybody,
+            });
+        }
+        match self {
+            Self::Single(connection, confirmations) => {
+                let answer = connection.req_packed_command(command).await?;
+                let answer = answer.extract_error()?;
+                let reach = match has_written(&answer) {
+                    true => confirmations.wait(connection, durability).await?,
+                    false => Reach::Everybody,
+                };
+                Ok(Written { answer, reach })
+            }
+            Self::Cluster(connection, target) => {
+                let mut all = pipe();
+                all.add_command(command.clone());
+                for wait in durability.commands() {
+                    all.add_command(wait);
+                }
+                let commands = &all;
+                let sent = Sent::Pipeline { key, commands };
+                let answers = redirects::send(connection, target, sent).await?;
+                let mut answers = answers.into_iter();
+                let answer = answers.next().unwrap_or(Value::Nil).extract_error()?;
+                let reach = match has_written(&answer) {
+                    true => durability.reach(answers),
+                    false => Reach::Everybody,
+                };
+                Ok(Written { answer, reach })
+            }
         }
     }
 
     /// Subscribes to one sharded channel; the answer is the server's.
     pub(super) async fn subscribe(&mut self, channel: &[u8]) -> Result<(), RedisError> {
         match self {
-            Self::Single(_) => self.send(cmd("SSUBSCRIBE").arg(channel)).await.map(drop),
+            Self::Single(..) => self.send(cmd("SSUBSCRIBE").arg(channel)).await.map(drop),
             Self::Cluster(connection, _) => connection.ssubscribe(channel).await,
         }
     }
 
     pub(super) async fn unsubscribe(&mut self, channel: &[u8]) -> Result<(), RedisError> {
         match self {
-            Self::Single(_) => self.send(cmd("SUNSUBSCRIBE").arg(channel)).await.map(drop),
+            Self::Single(..) => self.send(cmd("SUNSUBSCRIBE").arg(channel)).await.map(drop),
             Self::Cluster(connection, _) => connection.sunsubscribe(channel).await,
         }
     }

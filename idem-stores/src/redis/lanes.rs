@@ -6,7 +6,8 @@
 //! | completions, releases, abandonments | the holders' | 4 MiB, so that a renewal behind them is in time | wait in line |
 //! | claims, inspections, watches | the claims' | [`DEFAULT_CLAIMS`] | so many wait in line as is set, the next is refused |
 //!
-//! Who is refused, or waits in line until its time is over, has sent nothing.
+//! Where writes wait for replicas the ends have a connection of their own, so that a renewal waits
+//! for nobody. Who is refused, or waits in line until its time is over, has sent nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
-use super::connection::Link;
+use super::connection::{Link, Write, Written};
+use super::durability::Durability;
 use super::errors::CallError;
 use super::scripts::Script;
 use super::target::Target;
@@ -53,29 +55,41 @@ impl Default for Bounds {
 
 pub(super) struct Lanes {
     holders: Link,
+    /// The connection of ends, where it is not the holders'.
+    enders: Option<Link>,
     /// Bytes of ends that may still be sent.
     ends: Semaphore,
     claims: Link,
     turns: Semaphore,
     waiting: AtomicUsize,
     max_waiting: usize,
+    durability: Durability,
 }
 
 impl Lanes {
-    pub(super) fn new(target: &Arc<Target>, bounds: Bounds) -> Self {
+    pub(super) fn new(target: &Arc<Target>, bounds: Bounds, durability: Durability) -> Self {
+        let link = || Link::new(Arc::clone(target));
         Self {
-            holders: Link::new(Arc::clone(target)),
+            holders: link(),
+            enders: durability.is_asked().then(link),
+            durability,
             ends: Semaphore::new(END_BYTES),
-            claims: Link::new(Arc::clone(target)),
+            claims: link(),
             turns: Semaphore::new(bounds.claims.clamp(1, Semaphore::MAX_PERMITS)),
             waiting: AtomicUsize::new(0),
             max_waiting: bounds.waiting,
         }
     }
 
-    /// Opens both connections.
+    /// Opens the connections.
     pub(super) async fn open(&self) -> Result<(), CallError> {
-        tokio::try_join!(self.claims.open(), self.holders.open()).map(drop)
+        let enders = async {
+            match &self.enders {
+                Some(enders) => enders.open().await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(self.claims.open(), self.holders.open(), enders).map(drop)
     }
 
     /// The connection of claims, for what is asked once.
@@ -84,18 +98,19 @@ impl Lanes {
     }
 
     pub(super) fn renewal(&self) -> Turn<'_> {
-        Turn::over(&self.holders, self.holders.deadline(), None)
+        self.turn(&self.holders, self.holders.deadline(), None)
     }
 
     /// A turn to end an attempt with an outcome of so many bytes.
     pub(super) async fn end(&self, bytes: usize) -> Result<Turn<'_>, StoreError> {
-        let deadline = self.holders.deadline();
+        let link = self.enders.as_ref().unwrap_or(&self.holders);
+        let deadline = link.deadline();
         let bytes = bytes.clamp(LEAST_END_BYTES, END_BYTES);
         let permits = self
             .ends
             .acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX));
         let permit = granted(timeout_at(deadline, permits).await)?;
-        Ok(Turn::over(&self.holders, deadline, Some(permit)))
+        Ok(self.turn(link, deadline, Some(permit)))
     }
 
     /// A turn to claim or to look. Half of a call's time is left for the call itself.
@@ -109,7 +124,21 @@ impl Lanes {
                 granted(timeout_at(until, self.turns.acquire()).await)?
             }
         };
-        Ok(Turn::over(&self.claims, deadline, Some(permit)))
+        Ok(self.turn(&self.claims, deadline, Some(permit)))
+    }
+
+    const fn turn<'a>(
+        &'a self,
+        link: &'a Link,
+        deadline: Instant,
+        permit: Option<SemaphorePermit<'a>>,
+    ) -> Turn<'a> {
+        Turn {
+            link,
+            deadline,
+            durability: &self.durability,
+            _permit: permit,
+        }
     }
 
     fn wait_in_line(&self) -> Result<Place<'_>, StoreError> {
@@ -147,16 +176,14 @@ fn granted<'a, E, F>(
 pub(super) struct Turn<'a> {
     link: &'a Link,
     deadline: Instant,
+    durability: &'a Durability,
     _permit: Option<SemaphorePermit<'a>>,
 }
 
-impl<'a> Turn<'a> {
-    const fn over(link: &'a Link, deadline: Instant, permit: Option<SemaphorePermit<'a>>) -> Self {
-        Self {
-            link,
-            deadline,
-            _permit: permit,
-        }
+impl Turn<'_> {
+    /// Whether writes wait for replicas or files.
+    pub(super) const fn is_durable(&self) -> bool {
+        self.durability.is_asked()
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
@@ -165,6 +192,45 @@ impl<'a> Turn<'a> {
                 connection.send(command).await
             })
             .await
+    }
+
+    /// Sends a command, and where it has written, waits until everybody has it.
+    pub(super) async fn write(
+        &self,
+        key: &[u8],
+        command: &Cmd,
+        has_written: fn(&Value) -> bool,
+    ) -> Result<Written, CallError> {
+        let write = self.write_of(key, has_written);
+        self.link
+            .call(self.deadline, async |connection| {
+                connection.write(command, &write).await
+            })
+            .await
+    }
+
+    /// Runs a script on one record, and where it has written, waits until everybody has it.
+    pub(super) async fn run_writing(
+        &self,
+        script: &Script,
+        key: &[u8],
+        arguments: &[&[u8]],
+        has_written: fn(&Value) -> bool,
+    ) -> Result<Written, CallError> {
+        let write = self.write_of(key, has_written);
+        self.link
+            .call(self.deadline, async |connection| {
+                script.write(connection, arguments, &write).await
+            })
+            .await
+    }
+
+    const fn write_of<'w>(&'w self, key: &'w [u8], has_written: fn(&Value) -> bool) -> Write<'w> {
+        Write {
+            key,
+            has_written,
+            durability: self.durability,
+        }
     }
 
     /// Runs a script on one record.

@@ -6,10 +6,11 @@
 //!
 //! | to find | look in |
 //! |---|---|
-//! | the bytes of a record | `record` |
+//! | the bytes of a record | `record`; of version 1 `older` |
 //! | claims | `claims` |
 //! | the scripts | `scripts`, and the files beside it |
 //! | who goes first | `lanes` |
+//! | waiting for replicas | `durability` |
 //! | reconnecting | `connection`; in a cluster also `redirects` |
 //! | what an error means | `errors` |
 //! | what a URL says | `target` |
@@ -35,8 +36,10 @@ mod builder;
 mod checks;
 mod claims;
 mod connection;
+mod durability;
 mod errors;
 mod lanes;
+mod older;
 mod record;
 mod redirects;
 mod scripts;
@@ -45,6 +48,7 @@ mod watching;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,6 +80,8 @@ struct Inner {
     scripts: Scripts,
     prefix: Vec<u8>,
     kind: &'static str,
+    /// There may be records of version 1.
+    has_older: AtomicBool,
 }
 
 impl RedisStore {
@@ -96,9 +102,23 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    /// Has whoever ends the running attempt publish it. `false` where nothing is running.
+    async fn mark_watched(&self, id: &RecordId) -> Result<bool, StoreError> {
+        let Inner { lanes, scripts, .. } = &*self.inner;
+        let turn = lanes.claim().await?;
+        let marked = turn.run(&scripts.watch, &self.inner.key(id), &[]).await?;
+        Ok(matches!(marked, Value::Int(1)))
+    }
+}
+
 impl Inner {
     fn key(&self, id: &RecordId) -> Vec<u8> {
         record::key(&self.prefix, id)
+    }
+
+    fn has_older(&self) -> bool {
+        self.has_older.load(Ordering::Relaxed)
     }
 }
 
@@ -140,9 +160,21 @@ impl Store for RedisStore {
         let token = record::printed(&lease.token);
         let millis = record::millis(lease.retention).to_string();
         let record = record::finished(lease, &outcome);
-        let arguments = [&token[..], millis.as_bytes(), flag(lease.unbroken), &record];
+        let arguments = [
+            &token[..],
+            millis.as_bytes(),
+            flag(lease.unbroken),
+            &record,
+            flag(turn.is_durable()),
+        ];
         let key = self.inner.key(&lease.id);
-        change(turn.run(&scripts.complete, &key, &arguments).await)
+        let is_applied = |answer: &Value| matches!(answer, Value::Int(1));
+        let written = turn
+            .run_writing(&scripts.complete, &key, &arguments, is_applied)
+            .await?;
+        // Where it has not reached everybody it is sent again, and recognised.
+        written.reach.check()?;
+        change(Ok(written.answer))
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
@@ -164,6 +196,10 @@ impl Store for RedisStore {
         let turn = lanes.claim().await?;
         let key = self.inner.key(id);
         match turn.run(&scripts.inspect, &key, &[]).await? {
+            Value::Nil if self.inner.has_older() => {
+                let key = older::key(&self.inner.prefix, id);
+                older::inspect(&turn, scripts, &key).await
+            }
             Value::Nil => Ok(None),
             found => {
                 let (record, left) = record_and_time(found)?;
@@ -173,18 +209,11 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
-        let Inner {
-            lanes,
-            scripts,
-            watching,
-            ..
-        } = &*self.inner;
-        let key = self.inner.key(id);
-        let subscription = watching.subscribe(key.clone()).await?;
-        let turn = lanes.claim().await?;
-        match turn.run(&scripts.watch, &key, &[]).await? {
-            Value::Int(1) => Ok(subscription.into_watch()),
-            _ => Ok(Watch::new(std::future::ready(()))),
+        let Inner { watching, .. } = &*self.inner;
+        let subscription = watching.subscribe(self.inner.key(id)).await?;
+        match self.mark_watched(id).await? {
+            true => Ok(subscription.into_watch()),
+            false => Ok(Watch::new(std::future::ready(()))),
         }
     }
 }

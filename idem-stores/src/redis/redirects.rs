@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::cluster_async::ClusterConnection;
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd, pipe};
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value, cmd, pipe};
 use tokio::time::sleep;
 
 use super::errors::slots_move;
@@ -19,48 +20,96 @@ use super::target::Target;
 const TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// Sends a command to the node that has its key.
+/// What is sent to one node.
+pub(super) enum Sent<'a> {
+    Command(&'a Cmd),
+    /// An error that the node answers to one of the commands is a value, unless it is a redirection.
+    Pipeline {
+        key: &'a [u8],
+        commands: &'a Pipeline,
+    },
+}
+
+/// Sends to the node that has the key, and takes the answers, one for each command.
 pub(super) async fn send(
     connection: &mut ClusterConnection,
     target: &Target,
-    command: &Cmd,
-) -> Result<Value, RedisError> {
+    sent: Sent<'_>,
+) -> Result<Vec<Value>, RedisError> {
     let mut pause = FIRST_PAUSE;
-    let mut answer = connection.req_packed_command(command).await;
+    let mut answers = once(connection, &sent).await;
     for _ in 1..TRIES {
-        let error = match answer.and_then(Value::extract_error) {
+        let error = match answers {
             Err(error) if is_redirection(&error) => error,
-            answer => return answer,
+            answers => return answers,
         };
-        answer = match node_to_ask(&error) {
-            Some((host, port)) => ask(target, host, port, command).await,
+        answers = match node_to_ask(&error) {
+            Some((host, port)) => ask(target, host, port, &sent).await,
             None => {
                 // The driver learns the new map meanwhile.
                 sleep(pause).await;
                 pause *= 2;
-                connection.req_packed_command(command).await
+                once(connection, &sent).await
             }
         };
     }
-    match answer.and_then(Value::extract_error) {
+    match answers {
         Err(error) if is_redirection(&error) => Err(slots_move(&error)),
-        answer => answer,
+        answers => answers,
+    }
+}
+
+async fn once(
+    connection: &mut ClusterConnection,
+    sent: &Sent<'_>,
+) -> Result<Vec<Value>, RedisError> {
+    match sent {
+        Sent::Command(command) => {
+            let answer = connection.req_packed_command(command).await?;
+            Ok(vec![answer.extract_error()?])
+        }
+        Sent::Pipeline { key, commands } => {
+            let route = Route::with_key(key, SlotAddr::Master);
+            let node = SingleNodeRoutingInfo::SpecificNode(route);
+            let (commands, count) = ((*commands).clone(), commands.len());
+            connection.route_pipeline(commands, 0, count, node).await
+        }
     }
 }
 
 /// Asks the node that takes a slot over, which serves it to those who were sent. Over a connection
 /// of its own: slots move one at a time, and seldom.
-async fn ask(target: &Target, host: &str, port: u16, command: &Cmd) -> Result<Value, RedisError> {
+async fn ask(
+    target: &Target,
+    host: &str,
+    port: u16,
+    sent: &Sent<'_>,
+) -> Result<Vec<Value>, RedisError> {
     let opened = target.connect_to_node(host, port).await;
     // Nothing was sent to anybody.
     let mut node = opened.map_err(|error| slots_move(&error))?;
-    let mut both = pipe();
-    both.add_command(cmd("ASKING")).add_command(command.clone());
-    let answers = node.req_packed_commands(&both, 1, 1).await?;
-    answers.into_iter().next().ok_or_else(|| {
-        let kind = ErrorKind::UnexpectedReturnType;
-        (kind, "a command without an answer").into()
-    })
+    let mut answers = Vec::new();
+    let commands: Vec<_> = match sent {
+        Sent::Command(command) => vec![*command],
+        Sent::Pipeline { commands, .. } => commands.cmd_iter().collect(),
+    };
+    for command in commands {
+        // For the next command alone.
+        let mut both = pipe();
+        both.add_command(cmd("ASKING")).add_command(command.clone());
+        answers.extend(node.req_packed_commands(&both, 1, 1).await?);
+    }
+    match (sent, answers.first()) {
+        (Sent::Command(_), Some(Value::ServerError(error))) => Err(error.clone().into()),
+        (Sent::Pipeline { .. }, Some(Value::ServerError(error))) => {
+            let error = RedisError::from(error.clone());
+            match is_redirection(&error) {
+                true => Err(error),
+                false => Ok(answers),
+            }
+        }
+        _ => Ok(answers),
+    }
 }
 
 fn is_redirection(error: &RedisError) -> bool {

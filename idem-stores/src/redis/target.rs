@@ -1,19 +1,21 @@
 //! What a URL names, and how a connection to it is opened. The one place that holds
 //! credentials.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisError,
+    ProtocolVersion, RedisError, Value, cmd,
 };
 
 use super::connection::{Connection, Pushes};
+use super::durability::Durability;
 use super::lanes::Bounds;
 use crate::ConnectError;
 
@@ -58,6 +60,7 @@ enum Kind {
 pub(super) struct UrlOptions {
     pub(super) prefix: Option<String>,
     pub(super) bounds: Bounds,
+    pub(super) durability: Durability,
 }
 
 fn bad(expected: &'static str) -> ConnectError {
@@ -100,10 +103,12 @@ impl Target {
                     };
                 }
                 "max_waiting" => options.bounds.waiting = whole_number(&value)?,
+                "wait_replicas" => options.durability.replicas = whole_number(&value)?,
+                "wait_aof" => options.durability.files = Some(whole_number(&value)?),
                 "master" => master = Some(value),
                 _ => {
                     return Err(bad(
-                        "the options are prefix, timeout, max_claims, max_waiting and, with sentinels, master",
+                        "the options are prefix, timeout, max_claims, max_waiting, wait_replicas, wait_aof and, with sentinels, master",
                     ));
                 }
             }
@@ -215,7 +220,28 @@ impl Target {
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        Ok(Connection::Single(connection))
+        Ok(Connection::Single(connection, Arc::default()))
+    }
+
+    /// Opens a connection to every server that takes writes.
+    pub(super) async fn primaries(
+        self: &Arc<Self>,
+    ) -> Result<Vec<MultiplexedConnection>, RedisError> {
+        let mut cluster = match self.connect(None).await? {
+            Connection::Single(connection, _) => return Ok(vec![connection]),
+            Connection::Cluster(cluster, _) => cluster,
+        };
+        let mut slots = cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let slots = cluster.req_packed_command(&slots).await?.extract_error()?;
+        let mut addresses = primaries_of(slots);
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut primaries = Vec::with_capacity(addresses.len());
+        for (host, port) in &addresses {
+            primaries.push(self.connect_to_node(host, *port).await?);
+        }
+        Ok(primaries)
     }
 
     /// Opens a connection to one node of a cluster.
@@ -313,6 +339,28 @@ impl Target {
     }
 }
 
+/// The addresses in the answer to `CLUSTER SLOTS`: of each range first its bounds, and then its
+/// primary.
+fn primaries_of(slots: Value) -> Vec<(String, u16)> {
+    let Value::Array(ranges) = slots else {
+        return Vec::new();
+    };
+    let primary = |range: Value| match range {
+        Value::Array(range) => match range.into_iter().nth(2)? {
+            Value::Array(node) => match &node[..] {
+                [Value::BulkString(host), Value::Int(port), ..] => {
+                    let host = String::from_utf8(host.clone()).ok()?;
+                    Some((host, u16::try_from(*port).ok()?))
+                }
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    ranges.into_iter().filter_map(primary).collect()
+}
+
 fn untimed() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -332,9 +380,9 @@ fn decoded(value: &str) -> Result<String, ConnectError> {
         .map_err(|_| bad("an option's value is not UTF-8"))
 }
 
-fn whole_number(value: &str) -> Result<usize, ConnectError> {
+fn whole_number<N: FromStr>(value: &str) -> Result<N, ConnectError> {
     let number = value.parse();
-    number.map_err(|_| bad("max_claims and max_waiting are whole numbers"))
+    number.map_err(|_| bad("max_claims, max_waiting, wait_replicas and wait_aof are whole numbers"))
 }
 
 fn tcp_settings() -> TcpSettings {

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- The seal is not looked at: the token is its owner's, and everything else is written anew.
 -- KEYS[1] record, and the channel of who watches it
--- ARGV    token, milliseconds to keep, "1" where the lease is unbroken, finished record
+-- ARGV    token, milliseconds to keep, "1" where the lease is unbroken, finished record, "1" to write
+--         a record again that is finished already: who has this write has those before it
 -- Answers 1, also to the same completion again; 0 where the token does not hold the record; or -1
 -- where the record cannot be read.
 local head = redis.call('GETRANGE', KEYS[1], '0', '23')
@@ -16,7 +17,13 @@ if state == 'r' then
   end
   return 1
 elseif state == 'f' then
-  return string.sub(head, 7, 12) == string.sub(ARGV[4], 7, 12) and 1 or 0
+  if string.sub(head, 7, 12) ~= string.sub(ARGV[4], 7, 12) then
+    return 0
+  end
+  if ARGV[5] == '1' then
+    redis.call('SETRANGE', KEYS[1], '0', 'f')
+  end
+  return 1
 elseif state == 'a' then
   return 0
 elseif state ~= '' then

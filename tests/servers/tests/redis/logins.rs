@@ -21,7 +21,7 @@ const DECODED: &str = "s3cr3t-p@ss";
 
 /// The least that a user needs, as the documentation says.
 const RIGHTS: &str = "~idem:* &idem:* -@all +set +get +getrange +setrange +del +pttl +pexpire \
-                      +evalsha +eval +ssubscribe +sunsubscribe +spublish +ping +info";
+                      +evalsha +eval +ssubscribe +sunsubscribe +spublish +ping +info +scan";
 
 fn with_user() -> Redis {
     let user = format!("app on >{DECODED} {RIGHTS}");
@@ -77,7 +77,7 @@ async fn a_user_with_the_documented_rights_is_enough() {
 #[tokio::test]
 async fn a_user_who_may_not_ask_for_settings_is_enough() {
     let redis = with_user();
-    set_user(&redis, "app -info");
+    set_user(&redis, "app -info -scan");
     let url = url(&redis, &format!("app:{SECRET}"));
     exercise(&RedisStore::connect(&url).await.unwrap()).await;
 }
@@ -184,9 +184,9 @@ async fn a_right_that_only_scripts_need_runs_nothing_twice_where_it_is_missing()
     });
     runs.notified().await;
 
-    set_user(&redis, "app -pttl");
     // Another process, which sees the record for the first time.
     let other = RedisStore::connect(&app).await.unwrap();
+    set_user(&redis, "app -pttl");
     let other = Engine::builder(other).fail_open(true).build();
     let twice = async { panic!("this body must not run") };
     let refused: Result<u32, _> = other.operation("op").run("k", request, twice).await;
@@ -285,6 +285,15 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         ("redis://user:hunter2@host/notadatabase", "redis://"),
         ("redis://user:hunter2@one,two", "redis-cluster://"),
         ("redis://user:hunter2@host?speed=9", "prefix, timeout"),
+        ("redis://user:hunter2@host?max_claims=0", "1 at least"),
+        (
+            "redis://user:hunter2@host?max_waiting=many",
+            "whole numbers",
+        ),
+        (
+            "redis://user:hunter2@host?wait_replicas=-1",
+            "whole numbers",
+        ),
         ("redis://user:hunter2@host?timeout=soon", "2s or 500ms"),
         ("redis://user:hunter2@host?master=m", "redis-sentinel://"),
         ("redis://user:hunter2@host?prefix=%ff", "UTF-8"),
@@ -464,5 +473,11 @@ async fn a_server_that_loses_records_is_warned_of() {
         log.contains("append-only") && !log.contains("noeviction"),
         "{log}"
     );
-    assert_eq!(warned(&["--appendonly", "yes"]).await, "");
+    let log = warned(&["--appendonly", "yes"]).await;
+    assert!(
+        log.contains("appendfsync") && log.lines().count() == 1,
+        "{log}"
+    );
+    let always = ["--appendonly", "yes", "--appendfsync", "always"];
+    assert_eq!(warned(&always).await, "");
 }
