@@ -13,6 +13,7 @@ mod conformance;
 mod damage;
 mod links;
 mod logins;
+mod older;
 mod outages;
 mod processes;
 mod proxy;
