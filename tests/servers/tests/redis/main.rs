@@ -12,6 +12,7 @@ mod commands;
 mod conformance;
 mod damage;
 mod lanes;
+mod late;
 mod links;
 mod logins;
 mod older;
