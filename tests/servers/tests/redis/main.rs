@@ -11,6 +11,8 @@ mod worker;
 mod commands;
 mod conformance;
 mod damage;
+mod durability;
+mod failover;
 mod lanes;
 mod late;
 mod links;
