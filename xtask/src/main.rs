@@ -6,6 +6,7 @@ mod crashes;
 mod features;
 mod run;
 mod servers;
+mod valkey;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ struct Options {
 enum Command {
     /// Servers, format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
     Test,
+    /// The Redis store's tests over each Valkey, which are part of `test`.
+    Valkey,
     /// Kills the example ledger and its database, over and over, and compares what it says with
     /// what is there.
     Crash {
@@ -35,6 +38,10 @@ enum Command {
 fn main() -> ExitCode {
     let ended = match Options::parse().command {
         Command::Test => test(),
+        Command::Valkey => {
+            valkey::provide();
+            valkey::test()
+        }
         Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
     };
     match ended {
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
 fn test() -> Result<(), Failure> {
     step("servers");
     servers::provide()?;
+    valkey::provide();
 
     step("format");
     cargo(&["fmt", "--all", "--check"]).run()?;
@@ -78,6 +86,9 @@ fn test() -> Result<(), Failure> {
 
     step("all tests, with every feature");
     cargo(&["test", "--workspace", "--all-features"]).run()?;
+
+    step("the Redis store's tests, over each Valkey");
+    valkey::test()?;
 
     step("crashes");
     crashes::run(crashes::KILLS)?;

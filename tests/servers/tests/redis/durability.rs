@@ -35,7 +35,8 @@ impl Waiting {
         });
         let url = format!("{}?wait_replicas=1", primary.url());
         Self {
-            store: connect(&url, Duration::from_secs(2)).await,
+            // A replica is waited for for a quarter of it, on a busy machine as well.
+            store: connect(&url, Duration::from_secs(12)).await,
             plain: connect(&primary.url(), Duration::from_secs(2)).await,
             primary,
             replica,
