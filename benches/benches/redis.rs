@@ -296,6 +296,8 @@ fn bytes(redis: &Redis) {
 
 /// Weighs any of the records that are there, which are alike, and forgets them.
 fn weigh(console: &mut Console, name: &str, outcome: usize, target: Target) {
+    // Of the store, and no record.
+    console.call(&["DEL", "idem:format"]);
     let Reply::Bulk(key) = console.call(&["RANDOMKEY"]) else {
         panic!("there is a record");
     };

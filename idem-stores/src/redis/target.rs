@@ -33,6 +33,10 @@ pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
+/// How many calls are written at once where so many wait, and up to how many bytes.
+const CALLS_IN_ONE_WRITE: usize = 256;
+const BYTES_IN_ONE_WRITE: usize = 64 * 1024;
+
 const SENTINEL_PORT: u16 = 26379;
 
 /// A server, a cluster, or a primary that sentinels know; and how to log in there.
@@ -366,6 +370,9 @@ fn untimed() -> AsyncConnectionConfig {
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         // Every call is timed as a whole, the connection's opening included.
         .set_response_timeout(None)
+        // Calls at once leave in one write, and reach the server in one read.
+        .set_pipeline_buffer_size(CALLS_IN_ONE_WRITE)
+        .set_write_backpressure_boundary(BYTES_IN_ONE_WRITE)
 }
 
 fn has_port(host: &str) -> bool {
