@@ -124,8 +124,8 @@ impl RedisStoreBuilder {
     /// Connects, makes every transition once, of a record of its own, and warns of settings of the
     /// server that weaken what the store promises.
     ///
-    /// The first start over a database looks through its keys once for records of the version that
-    /// wrote them differently; see `older` in the source, and the README.
+    /// The first start over a database looks through all of its keys for records of version 1; see
+    /// `docs/upgrading.md`.
     ///
     /// # Errors
     /// [`ConnectError::Store`] when the server cannot be reached, or refuses the login or one of the

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem::stores::redis::RedisStore;
 use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, Lease, OnCrash, Phase, RecordId, Store,
-    StoreError, Verdict,
+    Change, Claim, Claimed, Engine, Error, Fingerprint, Lease, OnCrash, Phase, RecordId,
+    Resolution, Store, StoreError, Verdict,
 };
 use idem_tests::{Console, Redis, RedisCluster, Reply};
 
@@ -157,7 +157,8 @@ async fn what_crashed_under_version_1_is_taken_over_or_refused_and_resolved() {
     let id = RecordId::derive("", "op", None, &idem::Key::of("k").unwrap());
     let crashed = Claim::new(id, claim(3).fingerprint, Duration::from_secs(30), HOUR);
     put(&mut console, &crashed, ABANDONED, HOUR);
-    assert!(operation.resolve("k", Verdict::Released).await.unwrap());
+    let resolved = operation.resolve("k", Verdict::Released).await;
+    assert_eq!(resolved.unwrap(), Resolution::Resolved);
     let body = async { Ok::<_, Error>(idem::attempt().number()) };
     let ran = operation
         .run("k", Fingerprint::of("k").unwrap(), body)
