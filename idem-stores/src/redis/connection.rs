@@ -21,6 +21,7 @@ use super::durability::{Confirmations, Durability, Reach};
 use super::errors::CallError;
 use super::redirects::{self, Sent};
 use super::target::Target;
+use super::whereabouts::Found;
 
 /// Pauses before a connection that follows a failed one: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -127,7 +128,14 @@ impl Connection {
     }
 }
 
-type Opening = Shared<BoxFuture<'static, Result<Connection, RedisError>>>;
+/// A connection, and what was known when it was opened.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) found: Found,
+}
+
+type Opening = Shared<BoxFuture<'static, Result<Opened, RedisError>>>;
 
 /// A connection that is opened when it is first used, and again when it has failed.
 pub(super) struct Link {
@@ -151,11 +159,17 @@ struct State {
 }
 
 impl State {
+    /// The connection has failed, or could not be opened.
     fn replace(&mut self) {
+        self.open_again();
+        self.failed = self.failed.saturating_add(1);
+    }
+
+    fn open_again(&mut self) {
         *self = Self {
             opening: None,
             generation: self.generation + 1,
-            failed: self.failed.saturating_add(1),
+            failed: self.failed,
             silent_since: None,
             waiting: 0,
         };
@@ -193,6 +207,11 @@ impl Link {
         opening.await.map(drop).map_err(CallError::of_opening)
     }
 
+    /// Has every connection of this store opened anew.
+    pub(super) fn doubt(&self) {
+        self.target.whereabouts.doubt();
+    }
+
     /// When a command that is sent now must be answered.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.target.command_timeout
@@ -218,7 +237,7 @@ impl Link {
         // wait for it leaves it to the next.
         let opened = timeout_at(deadline, opening).await;
         let opened = opened.map_err(|elapsed| CallError::NotSent(timed_out(elapsed)))?;
-        let mut connection = opened.map_err(CallError::of_opening)?;
+        let mut connection = opened.map_err(CallError::of_opening)?.connection;
         let waiting = Waiting::new(self, generation);
         let result = timeout_at(deadline, used(&mut connection))
             .await
@@ -229,10 +248,16 @@ impl Link {
 
     fn current(&self) -> (u64, Opening) {
         let mut state = self.lock();
-        let opening_failed = matches!(state.opening.as_ref().and_then(Shared::peek), Some(Err(_)));
+        let whereabouts = &self.target.whereabouts;
         // Callers may all have gone before their timeouts: whoever comes next looks.
-        if opening_failed || state.is_silent(self.patience()) {
+        if state.is_silent(self.patience()) {
             state.replace();
+            whereabouts.doubt();
+        }
+        match state.opening.as_ref().and_then(Shared::peek) {
+            Some(Err(_)) => state.replace(),
+            Some(Ok(opened)) if !whereabouts.is_there(&opened.found) => state.open_again(),
+            _ => {}
         }
         let pause = match state.failed {
             0 => Duration::ZERO,
@@ -300,19 +325,24 @@ impl<'a> Waiting<'a> {
         if state.generation != self.generation {
             return;
         }
+        let whereabouts = &self.link.target.whereabouts;
         match error {
             Some(error) if is_no_answer(error) => {
                 let is_cluster = self.link.target.is_cluster();
                 let is_broken = !error.is_timeout() && !is_cluster;
                 if is_broken || state.is_silent(self.link.patience()) {
                     state.replace();
+                    whereabouts.doubt();
                 } else if is_cluster && error.is_timeout() && state.waiting <= 1 {
                     // One node's silence, which grows no longer while nobody waits.
                     state.silent_since = None;
                 }
             }
             // The server lives, and says that it is the wrong one.
-            Some(error) if leads_elsewhere(error) => state.replace(),
+            Some(error) if leads_elsewhere(error) => {
+                state.replace();
+                whereabouts.doubt();
+            }
             _ => {
                 state.failed = 0;
                 let others_wait = state.waiting > 1;

@@ -12,6 +12,7 @@
 //! | who goes first | `lanes` |
 //! | waiting for replicas | `durability` |
 //! | reconnecting | `connection`; in a cluster also `redirects` |
+//! | that all connections lead to one server | `whereabouts` |
 //! | what an error means | `errors` |
 //! | what a URL says | `target` |
 //! | waking waiters | `watching` |
@@ -45,6 +46,7 @@ mod redirects;
 mod scripts;
 mod target;
 mod watching;
+mod whereabouts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -55,7 +57,7 @@ use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
 };
-use redis::Value;
+use redis::{Value, cmd};
 
 pub use builder::RedisStoreBuilder;
 
@@ -117,6 +119,32 @@ impl Inner {
         record::key(&self.prefix, id)
     }
 
+    /// What a script answers that creates a record again where it is absent. One that was created must
+    /// be where claims go: where it is not, the connections lead to two servers, and the one of
+    /// those who hold leases has not heard that it is no primary any more.
+    async fn changed_or_created(
+        &self,
+        lease: &Lease,
+        key: &[u8],
+        answer: Value,
+    ) -> Result<Change, StoreError> {
+        if answer != Value::Int(2) {
+            return change(Ok(answer));
+        }
+        let link = self.lanes.claims();
+        let mut look = cmd("GETRANGE");
+        look.arg(key).arg(0).arg(record::CREATED_LEN - 1);
+        let is_there = match link.send(&look).await? {
+            Value::BulkString(bytes) => record::is_created(&bytes, &lease.token),
+            _ => false,
+        };
+        if is_there {
+            return Ok(Change::Applied);
+        }
+        link.doubt();
+        Err(StoreError::not_ready(NAME, Elsewhere))
+    }
+
     fn has_older(&self) -> bool {
         self.has_older.load(Ordering::Relaxed)
     }
@@ -130,6 +158,17 @@ fn change(answer: Result<Value, CallError>) -> Result<Change, StoreError> {
         _ => Err(UNREADABLE),
     }
 }
+
+#[derive(Debug)]
+struct Elsewhere;
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it was asked of a server that is no primary any more")
+    }
+}
+
+impl std::error::Error for Elsewhere {}
 
 const fn flag(set: bool) -> &'static [u8] {
     if set { b"1" } else { b"0" }
@@ -148,10 +187,14 @@ impl Store for RedisStore {
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
         let Inner { lanes, scripts, .. } = &*self.inner;
         let millis = record::lifetime(lease.duration, lease.retention).to_string();
-        let record = record::running(lease);
+        let record = record::created(lease);
         let arguments = [&record[..], millis.as_bytes(), flag(lease.unbroken)];
         let key = self.inner.key(&lease.id);
-        change(lanes.renewal().run(&scripts.renew, &key, &arguments).await)
+        let answer = lanes
+            .renewal()
+            .run(&scripts.renew, &key, &arguments)
+            .await?;
+        self.inner.changed_or_created(lease, &key, answer).await
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
@@ -168,13 +211,15 @@ impl Store for RedisStore {
             flag(turn.is_durable()),
         ];
         let key = self.inner.key(&lease.id);
-        let is_applied = |answer: &Value| matches!(answer, Value::Int(1));
+        let is_applied = |answer: &Value| matches!(answer, Value::Int(1 | 2));
         let written = turn
             .run_writing(&scripts.complete, &key, &arguments, is_applied)
             .await?;
         // Where it has not reached everybody it is sent again, and recognised.
         written.reach.check()?;
-        change(Ok(written.answer))
+        self.inner
+            .changed_or_created(lease, &key, written.answer)
+            .await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {

@@ -9,7 +9,7 @@
 //! | characters | |
 //! |---|---|
 //! | 0 | `r` running, `a` abandoned: nobody's |
-//! | 1 | `w` when somebody watches, else `-` |
+//! | 1 | `w` when somebody watches; `c` when its owner has created it again; else `-` |
 //! | 2–23 | token, base64url; of an abandoned attempt dashes |
 //! | 24–67 | fingerprint, base64url |
 //! | 68–77 | attempt |
@@ -50,6 +50,8 @@ const RUNNING: u8 = b'r';
 const ABANDONED: u8 = b'a';
 const FINISHED: u8 = b'f';
 
+const CREATED: u8 = b'c';
+
 /// The length of a running record, and where its parts are.
 const RUNNING_LEN: usize = 125;
 const TOKEN: Range<usize> = 2..24;
@@ -59,6 +61,9 @@ const LEASE: Range<usize> = 78..91;
 const RETENTION: Range<usize> = 91..104;
 const CLAIMED: Range<usize> = 104..117;
 const SEALED_LEN: usize = 117;
+
+/// Where a finished record's token is.
+const FOLDED: Range<usize> = 6..12;
 
 /// Where a finished record's attempt begins, and how long its checksum is.
 const FINISHED_HEAD: usize = 45;
@@ -92,10 +97,19 @@ pub(super) fn printed(token: &Token) -> [u8; 22] {
     printed
 }
 
-/// The record of a running attempt.
+/// The record of a running attempt, as it is claimed.
 pub(super) fn running(lease: &Lease) -> [u8; RUNNING_LEN] {
-    let mut record = [b'-'; RUNNING_LEN];
-    record[0] = RUNNING;
+    marked(lease, b'-')
+}
+
+/// The record of a running attempt, as its owner creates it again.
+pub(super) fn created(lease: &Lease) -> [u8; RUNNING_LEN] {
+    marked(lease, CREATED)
+}
+
+fn marked(lease: &Lease, mark: u8) -> [u8; RUNNING_LEN] {
+    let mut record = [0; RUNNING_LEN];
+    (record[0], record[1]) = (RUNNING, mark);
     encode(lease.token.as_bytes(), &mut record[TOKEN]);
     encode(&lease.fingerprint.to_bytes(), &mut record[FINGERPRINT]);
     digits(lease.attempt.into(), &mut record[ATTEMPT]);
@@ -158,6 +172,19 @@ fn folded(token: &Token) -> [u8; 6] {
         folded[place % 6] ^= byte;
     }
     folded
+}
+
+/// How much of a record tells whether it was created by its owner.
+pub(super) const CREATED_LEN: usize = TOKEN.end;
+
+/// Whether a record is one that this token's owner has created again, or finished. As it was claimed
+/// it is not.
+pub(super) fn is_created(record: &[u8], token: &Token) -> bool {
+    match record {
+        [RUNNING, CREATED, ..] => record.get(TOKEN) == Some(&printed(token)[..]),
+        [FINISHED, ..] => record.get(FOLDED) == Some(&folded(token)[..]),
+        _ => false,
+    }
 }
 
 fn checksum(record: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -469,6 +496,21 @@ mod tests {
                 other => panic!("{other:?}: {bytes:?}"),
             }
         }
+    }
+
+    #[test]
+    fn what_an_owner_creates_again_is_told_from_what_it_has_claimed() {
+        let (claim, other) = (claim(), claim().by_another());
+        let lease = Lease::of(&claim, 2);
+        assert!(is_created(&created(&lease)[..CREATED_LEN], &claim.token));
+        assert!(is_created(&finished(&lease, b"outcome"), &claim.token));
+        assert!(!is_created(&running(&lease), &claim.token));
+        assert!(!is_created(&created(&lease), &other.token));
+        assert!(!is_created(&finished(&lease, b"outcome"), &other.token));
+        assert!(!is_created(b"", &claim.token));
+        let record = Record::decode(created(&lease).into()).unwrap();
+        let answer = record.answer_alone(&claim);
+        assert_eq!(answer, Some(Claimed::Acquired { attempt: 2 }));
     }
 
     #[test]

@@ -14,9 +14,10 @@ use redis::{
     ProtocolVersion, RedisError, Value, cmd,
 };
 
-use super::connection::{Connection, Pushes};
+use super::connection::{Connection, Opened, Pushes};
 use super::durability::Durability;
 use super::lanes::Bounds;
+use super::whereabouts::{Found, Whereabouts};
 use crate::ConnectError;
 
 /// How long one server may take to accept a connection.
@@ -51,6 +52,7 @@ pub(super) struct Target {
     #[cfg(feature = "redis-tls")]
     pub(super) certificates: redis::TlsCertificates,
     pub(super) command_timeout: Duration,
+    pub(super) whereabouts: Whereabouts,
 }
 
 enum Kind {
@@ -180,6 +182,7 @@ impl Target {
                 root_cert: None,
             },
             command_timeout: command_timeout.min(LONGEST_TIMEOUT),
+            whereabouts: Whereabouts::default(),
         };
         Ok((target, options))
     }
@@ -201,7 +204,11 @@ impl Target {
     pub(super) async fn connect(
         self: &Arc<Self>,
         pushes: Option<Pushes>,
-    ) -> Result<Connection, RedisError> {
+    ) -> Result<Opened, RedisError> {
+        let mut found = Found {
+            doubts: self.whereabouts.doubts(),
+            named: None,
+        };
         #[cfg(feature = "redis-tls")]
         if self.tls {
             // The application's choice comes first; without any, rustls needs to be told one.
@@ -210,8 +217,17 @@ impl Target {
             }
         }
         let client = match &self.kind {
-            Kind::Cluster => return self.connect_to_cluster(pushes).await,
-            Kind::Sentinel { master } => self.ask_sentinels(master).await?,
+            Kind::Cluster => {
+                let connection = self.connect_to_cluster(pushes).await?;
+                return Ok(Opened { connection, found });
+            }
+            Kind::Sentinel { master } => {
+                let primary = self.ask_sentinels(master).await?;
+                let address = primary.get_connection_info().addr();
+                self.whereabouts.name(address);
+                found.named = Some(address.clone());
+                primary
+            }
             Kind::Single => self.client(self.first().clone())?,
         };
         let mut info = client.get_connection_info().clone();
@@ -224,14 +240,15 @@ impl Target {
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        Ok(Connection::Single(connection, Arc::default()))
+        let connection = Connection::Single(connection, Arc::default());
+        Ok(Opened { connection, found })
     }
 
     /// Opens a connection to every server that takes writes.
     pub(super) async fn primaries(
         self: &Arc<Self>,
     ) -> Result<Vec<MultiplexedConnection>, RedisError> {
-        let mut cluster = match self.connect(None).await? {
+        let mut cluster = match self.connect(None).await?.connection {
             Connection::Single(connection, _) => return Ok(vec![connection]),
             Connection::Cluster(cluster, _) => cluster,
         };

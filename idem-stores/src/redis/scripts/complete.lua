@@ -3,7 +3,7 @@
 -- KEYS[1] record, and the channel of who watches it
 -- ARGV    token, milliseconds to keep, "1" where the lease is unbroken, finished record, "1" to write
 --         a record again that is finished already: who has this write has those before it
--- Answers 1, also to the same completion again; 0 where the token does not hold the record; or -1
+-- Answers 1, also to the same completion again; 2 where it was created again; 0 where the token does not hold the record; or -1
 -- where the record cannot be read.
 local head = redis.call('GETRANGE', KEYS[1], '0', '23')
 local state = string.sub(head, 1, 1)
@@ -32,4 +32,4 @@ elseif ARGV[3] ~= '1' then
   return 0
 end
 -- Forgotten under its owner. What is there and empty is nobody's.
-return redis.call('SET', KEYS[1], ARGV[4], 'NX', 'PX', ARGV[2]) and 1 or -1
+return redis.call('SET', KEYS[1], ARGV[4], 'NX', 'PX', ARGV[2]) and 2 or -1

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- KEYS[1] record
 -- ARGV    record as it would be created, milliseconds to keep, "1" where the lease is unbroken
--- Answers 1; 0 where the token does not hold the record; or -1 where the record cannot be read.
+-- Answers 1; 2 where it was created again; 0 where the token does not hold the record; or -1 where the record cannot be read.
 local head = redis.call('GETRANGE', KEYS[1], '0', '124')
 local state = string.sub(head, 1, 1)
 if state == 'r' then
@@ -26,4 +26,4 @@ elseif ARGV[3] ~= '1' then
   return 0
 end
 -- Forgotten under its owner. What is there and empty is nobody's.
-return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or -1
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 2 or -1

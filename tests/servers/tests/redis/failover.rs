@@ -5,14 +5,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use idem::stores::redis::RedisStore;
 use idem::{
-    Engine, Error, Fingerprint, InFlight, Key, Operation, Phase, RecordId, Store, StoreError,
+    Change, Engine, Error, Fingerprint, InFlight, Key, Lease, Operation, Phase, RecordId, Store,
+    StoreError,
 };
 use idem_tests::{Redis, RedisSentinel, wait_until};
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::{JoinSet, block_in_place};
 
+use crate::conformance::claim;
 use crate::links::{PATIENCE, connect, eventually, is};
 use crate::proxy::Proxy;
 
@@ -233,6 +236,73 @@ async fn a_replica_that_sentinels_have_promoted() {
         });
     };
     owners_restore(&group.url(), &new.url(), LONG_LEASE, forget).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_goes_where_its_claim_went_though_the_old_primary_is_back() {
+    let group = RedisSentinel::start();
+    let store = connect(&group.url(), Duration::from_secs(1)).await;
+    let (old, new) = (group.primary(), group.replica());
+    block_in_place(|| {
+        old.pause();
+        wait_until("another primary", Duration::from_secs(60), || {
+            match group.primary().port() == new.port() {
+                true => Ok(()),
+                false => Err("it is the same".to_owned()),
+            }
+        });
+    });
+    let held = claim(1);
+    eventually("a claim", || store.claim(&held)).await;
+    // Nothing was ended meanwhile: the connection for that was idle, and leads to the old one. For a
+    // moment that takes itself for the primary.
+    old.resume();
+    let outcome = Bytes::from_static(b"outcome");
+    let lease = Lease::of(&held, 1);
+    let change = eventually("an answer", || store.complete(&lease, outcome.clone())).await;
+    assert_eq!(change, Change::Applied);
+    let there = connect(&new.url(), Duration::from_secs(2)).await;
+    let seen = there.inspect(&held.id).await.unwrap().unwrap();
+    assert_eq!(seen.phase, Phase::Finished { outcome });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_created_again_where_claims_do_not_go_counts_for_nothing() {
+    let (right, wrong) = (Redis::start(), Redis::start());
+    let proxy = Proxy::to(&right).await;
+    let store = connect(&proxy.url(), Duration::from_secs(2)).await;
+    let (renews, completes) = (claim(1), claim(2));
+    for held in [&renews, &completes] {
+        store.claim(held).await.unwrap();
+    }
+    let outcome = Bytes::from_static(b"outcome");
+    for is_renewal in [true, false] {
+        // Whoever holds leases comes to a server that knows nothing of them, and claims do not.
+        right.console().call(&["CLIENT", "KILL", "TYPE", "normal"]);
+        proxy.lead_next_to(&wrong);
+        let mut answers = Vec::new();
+        let held = if is_renewal { &renews } else { &completes };
+        let lease = Lease::of(held, 1);
+        let applied = async || match is_renewal {
+            true => store.renew(&lease).await,
+            false => store.complete(&lease, outcome.clone()).await,
+        };
+        loop {
+            match applied().await {
+                Ok(change) => break assert_eq!(change, Change::Applied),
+                Err(error) => answers.push(error),
+            }
+        }
+        // It was told apart, and asked again.
+        let elsewhere = |error: &StoreError| matches!(error, StoreError::NotReady { .. });
+        assert!(answers.iter().any(elsewhere), "{answers:?}");
+        let there = connect(&right.url(), Duration::from_secs(2)).await;
+        let seen = there.inspect(&held.id).await.unwrap().unwrap();
+        match is_renewal {
+            true => assert!(matches!(seen.phase, Phase::Running { .. })),
+            false => assert!(matches!(seen.phase, Phase::Finished { .. })),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ pub(crate) struct Proxy {
 
 struct Way {
     server: Mutex<SocketAddr>,
+    next: Mutex<Option<SocketAddr>>,
     /// What befalls the connections that are opened next. One fate for all that are opened until
     /// it is decided.
     fate: Mutex<Arc<OnceLock<Fate>>>,
@@ -50,6 +51,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let way = Arc::new(Way {
             server: Mutex::new(address(server)),
+            next: Mutex::default(),
             fate: Mutex::default(),
             decided: Notify::new(),
             opening_delay: Mutex::default(),
@@ -92,6 +94,11 @@ impl Proxy {
         self.decide(Fate::Ended);
     }
 
+    /// The next connection that is opened leads to this server, and those after it where they did.
+    pub(crate) fn lead_next_to(&self, server: &Redis) {
+        *self.way.next.lock().unwrap() = Some(address(server));
+    }
+
     /// From now on a connection carries its first bytes so long after it was opened.
     pub(crate) fn delay_openings(&self, delay: Duration) {
         *self.way.opening_delay.lock().unwrap() = delay;
@@ -130,7 +137,8 @@ impl Way {
         let fate = Arc::clone(&self.fate.lock().unwrap());
         let opening_delay = *self.opening_delay.lock().unwrap();
         sleep(opening_delay).await;
-        let server = *self.server.lock().unwrap();
+        let next = self.next.lock().unwrap().take();
+        let server = next.unwrap_or(*self.server.lock().unwrap());
         let Ok(server) = TcpStream::connect(server).await else {
             return;
         };
