@@ -213,7 +213,12 @@ impl Bench<'_> {
 /// As pgbench names it.
 fn claim_of(number: u64) -> Claim {
     let id: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
-    Claim::new(RecordId::from_bytes(id), Fingerprint::from_bytes([1; 33]), Duration::from_secs(30), RETENTION)
+    Claim::new(
+        RecordId::from_bytes(id),
+        Fingerprint::from_bytes([1; 33]),
+        Duration::from_secs(30),
+        RETENTION,
+    )
 }
 
 type Lines = Arc<Mutex<Vec<PgConnection>>>;

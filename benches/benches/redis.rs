@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idem::stores::redis::RedisStore;
-use idem::{Change, Store};
+use idem::{Change, Lease, Store};
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::http::Keys::{Fresh, Known};
 use idem_benches::http::{Client, plain_app, protected_app};
@@ -15,7 +15,7 @@ use idem_benches::redis::{
     Blind, Cached, Call, GetAndSet, OUTCOME_BYTES, Way, cached_app, connection,
 };
 use idem_benches::socket::{CONNECTIONS, REQUESTS, Server, client_runtime, listen, serving};
-use idem_benches::store::{RETENTION, claims};
+use idem_benches::store::claims;
 use idem_benches::{
     Contender, Figure, Target, interleave, per_operation, print, scaled, thread_cpu,
 };
@@ -268,16 +268,16 @@ fn bytes(redis: &Redis) {
     println!("|---|---:|---:|---:|---:|---|---:|");
 
     let value = "o".repeat(BYTES);
-    console.call(&["SET", &"k".repeat(32), &value, "PX", "3600000"]);
-    weigh(&mut console, "naked `SET`, key of 32 B", BYTES, None);
+    console.call(&["SET", &"k".repeat(48), &value, "PX", "3600000"]);
+    weigh(&mut console, "naked `SET`, key of 48 B", BYTES, None);
 
     let runtime = current_thread();
     runtime.block_on(async {
         let store = RedisStore::connect(&redis.url()).await.expect("a store");
         let claim = &claims(1)[0];
         store.claim(claim).await.expect("an answer");
-        let completed = store.complete(&claim.id, &claim.token, value.into(), RETENTION);
-        assert_eq!(completed.await.expect("an answer"), Change::Applied);
+        let completed = store.complete(&Lease::of(claim, 1), value.into()).await;
+        assert_eq!(completed.expect("an answer"), Change::Applied);
     });
     weigh(&mut console, "**idem**", BYTES, AtMost(100.0));
 
@@ -296,6 +296,8 @@ fn bytes(redis: &Redis) {
 
 /// Weighs any of the records that are there, which are alike, and forgets them.
 fn weigh(console: &mut Console, name: &str, outcome: usize, target: Target) {
+    // Of the store, and no record.
+    console.call(&["DEL", "idem:format"]);
     let Reply::Bulk(key) = console.call(&["RANDOMKEY"]) else {
         panic!("there is a record");
     };

@@ -158,7 +158,12 @@ async fn insert_and_update(pool: SqlitePool) {
 }
 
 async fn first_call(store: SqliteStore) {
-    let claim = Claim::new(RecordId::from_bytes(rand::random()), Fingerprint::from_bytes([1; 33]), Duration::from_secs(30), RETENTION);
+    let claim = Claim::new(
+        RecordId::from_bytes(rand::random()),
+        Fingerprint::from_bytes([1; 33]),
+        Duration::from_secs(30),
+        RETENTION,
+    );
     let claimed = store.claim(&claim).await.expect("an answer");
     assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
     let outcome = vec![7; OUTCOME_BYTES].into();

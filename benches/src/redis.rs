@@ -10,10 +10,11 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::{Router, post};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use bytes::Bytes;
 use cached::{AsyncRedisCache, ConcurrentCachedAsync, SerializeCachedAsync};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claimed, Store};
+use idem::{Change, Claimed, Lease, Store};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, cmd};
 
@@ -22,6 +23,8 @@ use crate::store::{RETENTION, claims_of};
 
 /// What is stored.
 pub const OUTCOME_BYTES: usize = 350;
+/// How long a running record is.
+const RUNNING_BYTES: usize = 125;
 /// What the store puts before a record's id.
 const PREFIX: &str = "idem:";
 
@@ -40,8 +43,12 @@ impl Call {
     pub fn many(numbers: Range<usize>) -> Vec<Self> {
         let call = |claim: idem::Claim| Self {
             outcome: "o".repeat(OUTCOME_BYTES),
-            key: [PREFIX.as_bytes(), claim.id.as_bytes()].concat(),
-            text: claim.id.to_string()[..33].to_owned(),
+            key: format!(
+                "{PREFIX}{}",
+                BASE64_URL_SAFE_NO_PAD.encode(claim.id.as_bytes())
+            )
+            .into_bytes(),
+            text: claim.id.to_string()[..44].to_owned(),
             claim,
         };
         claims_of(numbers).into_iter().map(call).collect()
@@ -116,14 +123,14 @@ impl Blind {
 impl Way for Blind {
     async fn first(&self, call: &Call) {
         // As long as a running record.
-        let running = &call.outcome[..64];
+        let running = &call.outcome[..RUNNING_BYTES];
         let found: Option<Bytes> = ask(&self.0, &Self::set(call, running, &["NX", "GET"])).await;
         assert!(found.is_none());
         let () = ask(&self.0, &Self::set(call, &call.outcome, &["XX"])).await;
     }
 
     async fn replay(&self, call: &Call) {
-        let running = &call.outcome[..64];
+        let running = &call.outcome[..RUNNING_BYTES];
         let found: Vec<u8> = ask(&self.0, &Self::set(call, running, &["NX", "GET"])).await;
         assert_eq!(found.len(), OUTCOME_BYTES);
     }
@@ -135,7 +142,7 @@ impl Way for RedisStore {
         let claimed = Store::claim(self, claim).await.expect("an answer");
         assert!(matches!(claimed, Claimed::Acquired { attempt: 1 }));
         let outcome = Bytes::copy_from_slice(call.outcome.as_bytes());
-        let changed = Store::complete(self, &claim.id, &claim.token, outcome, RETENTION).await;
+        let changed = Store::complete(self, &Lease::of(claim, 1), outcome).await;
         assert_eq!(changed.expect("an answer"), Change::Applied);
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use idem::stores::memory::MemoryStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Key, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Fingerprint, Key, Lease, RecordId, Store, Token};
 use moka::Expiry;
 use moka::sync::Cache;
 
@@ -46,15 +46,8 @@ pub fn claims_of(numbers: Range<usize>) -> Vec<Claim> {
     numbers
         .map(|number| {
             let key = Key::of(&number).expect("an integer is a key");
-            Claim {
-                id: RecordId::derive("", "bench", None, &key),
-                token: Token::random(),
-                fingerprint,
-                lease: LEASE,
-                retention: RETENTION,
-                on_crash: OnCrash::Rerun,
-                ask_retention: false,
-            }
+            let id = RecordId::derive("", "bench", None, &key);
+            Claim::new(id, fingerprint, LEASE, RETENTION)
         })
         .collect()
 }
@@ -82,8 +75,7 @@ impl Shelf for MemoryStore {
     }
 
     fn complete(&self, claim: &Claim, outcome: Bytes) {
-        let changed =
-            Store::complete(self, &claim.id, &claim.token, outcome, RETENTION).now_or_never();
+        let changed = Store::complete(self, &Lease::of(claim, 1), outcome).now_or_never();
         assert!(matches!(changed, Some(Ok(Change::Applied))));
     }
 

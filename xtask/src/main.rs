@@ -7,6 +7,7 @@ mod crashes;
 mod features;
 mod run;
 mod servers;
+mod valkey;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Command {
     Test,
     /// Looks for modules that import each other.
     Circles,
+    /// The Redis store's tests over each Valkey, which are part of `test`.
+    Valkey,
     /// Kills the example ledger and its database, over and over, and compares what it says with
     /// what is there.
     Crash {
@@ -39,6 +42,10 @@ fn main() -> ExitCode {
     let ended = match Options::parse().command {
         Command::Test => test(),
         Command::Circles => circles::check(),
+        Command::Valkey => {
+            valkey::provide();
+            valkey::test()
+        }
         Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
     };
     match ended {
@@ -56,6 +63,7 @@ fn main() -> ExitCode {
 fn test() -> Result<(), Failure> {
     step("servers");
     servers::provide()?;
+    valkey::provide();
 
     step("format");
     cargo(&["fmt", "--all", "--check"]).run()?;
@@ -82,6 +90,9 @@ fn test() -> Result<(), Failure> {
 
     step("all tests, with every feature");
     cargo(&["test", "--workspace", "--all-features"]).run()?;
+
+    step("the Redis store's tests, over each Valkey");
+    valkey::test()?;
 
     step("crashes");
     crashes::run(crashes::KILLS)?;

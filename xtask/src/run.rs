@@ -46,6 +46,10 @@ impl Call {
         self
     }
 
+    pub(crate) fn args(self, words: &[&str]) -> Self {
+        words.iter().fold(self, |call, word| call.arg(word))
+    }
+
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
         self

@@ -1,6 +1,7 @@
 //! What a case works with: two handles onto the store, a clock, and the questions that show
 //! how a record stands. Knows nothing of any particular case.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::ops::RangeInclusive;
@@ -59,9 +60,10 @@ impl Bench {
         notifies: bool,
         clock: Arc<Clock>,
     ) -> Self {
+        let attempts = Attempts::default();
         Self {
-            a: Handle(a),
-            b: Handle(b),
+            a: Handle(a, attempts.clone()),
+            b: Handle(b, attempts),
             notifies,
             lease,
             clock,
@@ -292,13 +294,34 @@ impl Bench {
     }
 }
 
+/// The attempt's number that the claim with each token was told, as its owner knows it.
+type Attempts = Arc<Mutex<HashMap<[u8; 16], u32>>>;
+
 /// A store whose every call is bounded, and whose errors are failures.
 #[derive(Clone)]
-pub(super) struct Handle(Arc<dyn Store>);
+pub(super) struct Handle(Arc<dyn Store>, Attempts);
 
 impl Handle {
     pub(super) async fn claim(&self, claim: &Claim) -> Checked<Claimed> {
-        bounded("claim", self.0.claim(claim)).await
+        let claimed = bounded("claim", self.0.claim(claim)).await?;
+        if let Claimed::Acquired { attempt } = claimed {
+            self.attempts().insert(*claim.token.as_bytes(), attempt);
+        }
+        Ok(claimed)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<[u8; 16], u32>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the owner of a claim says of a lease that may have had a break: it changes what is
+    /// there, and creates nothing.
+    fn broken(&self, claim: &Claim) -> Lease {
+        let attempt = self.attempts().get(claim.token.as_bytes()).copied();
+        Lease {
+            unbroken: false,
+            ..Lease::of(claim, attempt.unwrap_or(1))
+        }
     }
 
     pub(super) async fn renew(
@@ -307,7 +330,7 @@ impl Handle {
         lease: Duration,
         retention: Duration,
     ) -> Checked<Change> {
-        let renewed = broken(&held.lease(lease).retention(retention), 1);
+        let renewed = self.broken(&held.lease(lease).retention(retention));
         bounded("renew", self.0.renew(&renewed)).await
     }
 
@@ -317,7 +340,7 @@ impl Handle {
         outcome: &Bytes,
         retention: Duration,
     ) -> Checked<Change> {
-        let completed = broken(&held.retention(retention), 1);
+        let completed = self.broken(&held.retention(retention));
         bounded("complete", self.0.complete(&completed, outcome.clone())).await
     }
 
@@ -351,15 +374,6 @@ impl Handle {
 
     pub(super) async fn watch(&self, id: &RecordId) -> Checked<Watch> {
         bounded("watch", self.0.watch(id)).await
-    }
-}
-
-/// What an owner says of a lease that may have had a break: it changes what is there, and creates
-/// nothing.
-fn broken(claim: &Claim, attempt: u32) -> Lease {
-    Lease {
-        unbroken: false,
-        ..Lease::of(claim, attempt)
     }
 }
 

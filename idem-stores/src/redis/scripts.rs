@@ -1,8 +1,8 @@
 //! The scripts: every transition that has to look before it writes, each one atomic step.
 
-use redis::{Cmd, ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value, cmd};
+use redis::{Cmd, ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value};
 
-use super::connection::Link;
+use super::connection::{Connection, Write, Written};
 
 /// A script, and the hash that the server knows it by.
 pub(super) struct Script {
@@ -16,9 +16,11 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     pub(super) complete: Script,
     pub(super) release: Script,
+    pub(super) touch: Script,
     pub(super) abandon: Script,
     pub(super) inspect: Script,
     pub(super) watch: Script,
+    pub(super) older: Script,
 }
 
 impl Scripts {
@@ -28,9 +30,11 @@ impl Scripts {
             renew: Script::new(include_str!("scripts/renew.lua")),
             complete: Script::new(include_str!("scripts/complete.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
+            touch: Script::new(include_str!("scripts/touch.lua")),
             abandon: Script::new(include_str!("scripts/abandon.lua")),
             inspect: Script::new(include_str!("scripts/inspect.lua")),
             watch: Script::new(include_str!("scripts/watch.lua")),
+            older: Script::new(include_str!("scripts/older.lua")),
         }
     }
 }
@@ -43,36 +47,66 @@ impl Script {
         }
     }
 
-    /// Runs the script on one record. A server that does not know it, because it was restarted
-    /// or its scripts were flushed, is given its text.
+    /// Runs the script on one record.
     pub(super) async fn run(
         &self,
-        link: &Link,
+        connection: &mut Connection,
         key: &[u8],
         arguments: &[&[u8]],
     ) -> Result<Value, RedisError> {
-        let command = |name: &str, script: &str| {
-            let size = arguments.iter().map(|argument| argument.len() + 16).sum();
-            let mut command = Cmd::with_capacity(arguments.len() + 4, size);
-            command.arg(name).arg(script).arg(1).arg(key);
-            for argument in arguments {
-                command.arg(*argument);
-            }
-            command
-        };
-        match link.send(&command("EVALSHA", &self.hash)).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                link.send(&command("EVAL", self.text)).await
+        match connection.send(&self.known(key, arguments)).await {
+            Err(error) if is_unknown(&error) => connection.send(&self.taught(key, arguments)).await,
+            answer => answer,
+        }
+    }
+
+    /// Runs the script on one record that it may write.
+    pub(super) async fn write(
+        &self,
+        connection: &mut Connection,
+        arguments: &[&[u8]],
+        write: &Write<'_>,
+    ) -> Result<Written, RedisError> {
+        let known = self.known(write.key, arguments);
+        match connection.write(&known, write).await {
+            Err(error) if is_unknown(&error) => {
+                let taught = self.taught(write.key, arguments);
+                connection.write(&taught, write).await
             }
             answer => answer,
         }
     }
+
+    fn known(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
+        command("EVALSHA", &self.hash, key, arguments)
+    }
+
+    fn taught(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
+        command("EVAL", self.text, key, arguments)
+    }
+}
+
+/// A server does not know a script when it was restarted, or its scripts were flushed.
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+fn command(name: &str, script: &str, key: &[u8], arguments: &[&[u8]]) -> Cmd {
+    let size: usize = arguments.iter().map(|argument| argument.len() + 16).sum();
+    let size = size + key.len() + script.len() + 48;
+    let mut command = Cmd::with_capacity(arguments.len() + 4, size);
+    command.arg(name).arg(script).arg(1).arg(key);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
 }
 
 /// `SET key record NX GET PX milliseconds`, which answers both hot paths.
 pub(super) fn set_if_absent(key: &[u8], record: &[u8], millis: u64) -> Cmd {
-    let mut command = cmd("SET");
+    let mut command = Cmd::with_capacity(8, key.len() + record.len() + 48);
     command
+        .arg("SET")
         .arg(key)
         .arg(record)
         .arg("NX")

@@ -1,16 +1,23 @@
 //! What a URL names, and how a connection to it is opened. The one place that holds
 //! credentials.
 
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisError, Value, cmd,
 };
 
-use super::connection::{Connection, Pushes};
+use super::connection::{Connection, Opened, Pushes};
+use super::durability::Durability;
+use super::lanes::Bounds;
+use super::whereabouts::{Found, Whereabouts};
 use crate::ConnectError;
 
 /// How long one server may take to accept a connection.
@@ -27,6 +34,10 @@ pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
+/// How many calls are written at once where so many wait, and up to how many bytes.
+const CALLS_IN_ONE_WRITE: usize = 256;
+const BYTES_IN_ONE_WRITE: usize = 64 * 1024;
+
 const SENTINEL_PORT: u16 = 26379;
 
 /// A server, a cluster, or a primary that sentinels know; and how to log in there.
@@ -41,6 +52,7 @@ pub(super) struct Target {
     #[cfg(feature = "redis-tls")]
     pub(super) certificates: redis::TlsCertificates,
     pub(super) command_timeout: Duration,
+    pub(super) whereabouts: Whereabouts,
 }
 
 enum Kind {
@@ -53,6 +65,8 @@ enum Kind {
 #[derive(Default)]
 pub(super) struct UrlOptions {
     pub(super) prefix: Option<String>,
+    pub(super) bounds: Bounds,
+    pub(super) durability: Durability,
 }
 
 fn bad(expected: &'static str) -> ConnectError {
@@ -88,10 +102,19 @@ impl Target {
                             "timeout is a duration such as 2s or 500ms, 10ms at least",
                         ))?;
                 }
+                "max_claims" => {
+                    options.bounds.claims = match whole_number(&value)? {
+                        0 => return Err(bad("max_claims is 1 at least")),
+                        claims => claims,
+                    };
+                }
+                "max_waiting" => options.bounds.waiting = whole_number(&value)?,
+                "wait_replicas" => options.durability.replicas = whole_number(&value)?,
+                "wait_aof" => options.durability.files = Some(whole_number(&value)?),
                 "master" => master = Some(value),
                 _ => {
                     return Err(bad(
-                        "the options are prefix, timeout and, with sentinels, master",
+                        "the options are prefix, timeout, max_claims, max_waiting, wait_replicas, wait_aof and, with sentinels, master",
                     ));
                 }
             }
@@ -159,6 +182,7 @@ impl Target {
                 root_cert: None,
             },
             command_timeout: command_timeout.min(LONGEST_TIMEOUT),
+            whereabouts: Whereabouts::default(),
         };
         Ok((target, options))
     }
@@ -177,7 +201,14 @@ impl Target {
 
     /// Opens a connection; one that hears what the server sends unasked, where there is
     /// somebody to tell.
-    pub(super) async fn connect(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        pushes: Option<Pushes>,
+    ) -> Result<Opened, RedisError> {
+        let mut found = Found {
+            doubts: self.whereabouts.doubts(),
+            named: None,
+        };
         #[cfg(feature = "redis-tls")]
         if self.tls {
             // The application's choice comes first; without any, rustls needs to be told one.
@@ -186,15 +217,21 @@ impl Target {
             }
         }
         let client = match &self.kind {
-            Kind::Cluster => return self.connect_to_cluster(pushes).await,
-            Kind::Sentinel { master } => self.ask_sentinels(master).await?,
+            Kind::Cluster => {
+                let connection = self.connect_to_cluster(pushes).await?;
+                return Ok(Opened { connection, found });
+            }
+            Kind::Sentinel { master } => {
+                let primary = self.ask_sentinels(master).await?;
+                let address = primary.get_connection_info().addr();
+                self.whereabouts.name(address);
+                found.named = Some(address.clone());
+                primary
+            }
             Kind::Single => self.client(self.first().clone())?,
         };
         let mut info = client.get_connection_info().clone();
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // Every call is timed as a whole, the connection's opening included.
-            .set_response_timeout(None);
+        let mut config = untimed();
         if let Some(pushes) = pushes {
             let settings = info.redis_settings().clone();
             info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
@@ -203,14 +240,67 @@ impl Target {
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        Ok(Connection::Single(connection))
+        let connection = Connection::Single(connection, Arc::default());
+        Ok(Opened { connection, found })
     }
 
-    async fn connect_to_cluster(&self, pushes: Option<Pushes>) -> Result<Connection, RedisError> {
+    /// Opens a connection to every server that takes writes.
+    pub(super) async fn primaries(
+        self: &Arc<Self>,
+    ) -> Result<Vec<MultiplexedConnection>, RedisError> {
+        let mut cluster = match self.connect(None).await?.connection {
+            Connection::Single(connection, _) => return Ok(vec![connection]),
+            Connection::Cluster(cluster, _) => cluster,
+        };
+        let mut slots = cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let slots = cluster.req_packed_command(&slots).await?.extract_error()?;
+        let mut addresses = primaries_of(slots);
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut primaries = Vec::with_capacity(addresses.len());
+        for (host, port) in &addresses {
+            primaries.push(self.connect_to_node(host, *port).await?);
+        }
+        Ok(primaries)
+    }
+
+    /// Opens a connection to one node of a cluster.
+    pub(super) async fn connect_to_node(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let first = self.first();
+        let addr = match first.addr() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        let client = self.client(first.clone().set_addr(addr))?;
+        client
+            .get_multiplexed_async_connection_with_config(&untimed())
+            .await
+    }
+
+    async fn connect_to_cluster(
+        self: &Arc<Self>,
+        pushes: Option<Pushes>,
+    ) -> Result<Connection, RedisError> {
         let mut cluster = ClusterClientBuilder::new(self.nodes.clone())
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(self.command_timeout)
             .overall_response_timeout(None)
+            // See `redirects`.
+            .retries(0)
             .tcp_settings(tcp_settings());
         #[cfg(feature = "redis-tls")]
         if self.tls {
@@ -222,7 +312,7 @@ impl Target {
                 .push_sender(pushes);
         }
         let connection = cluster.build()?.get_async_connection().await?;
-        Ok(Connection::Cluster(connection))
+        Ok(Connection::Cluster(connection, Arc::clone(self)))
     }
 
     /// The primary of now.
@@ -270,6 +360,38 @@ impl Target {
     }
 }
 
+/// The addresses in the answer to `CLUSTER SLOTS`: of each range first its bounds, and then its
+/// primary.
+fn primaries_of(slots: Value) -> Vec<(String, u16)> {
+    let Value::Array(ranges) = slots else {
+        return Vec::new();
+    };
+    let primary = |range: Value| match range {
+        Value::Array(range) => match range.into_iter().nth(2)? {
+            Value::Array(node) => match &node[..] {
+                [Value::BulkString(host), Value::Int(port), ..] => {
+                    let host = String::from_utf8(host.clone()).ok()?;
+                    Some((host, u16::try_from(*port).ok()?))
+                }
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    ranges.into_iter().filter_map(primary).collect()
+}
+
+fn untimed() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        // Every call is timed as a whole, the connection's opening included.
+        .set_response_timeout(None)
+        // Calls at once leave in one write, and reach the server in one read.
+        .set_pipeline_buffer_size(CALLS_IN_ONE_WRITE)
+        .set_write_backpressure_boundary(BYTES_IN_ONE_WRITE)
+}
+
 fn has_port(host: &str) -> bool {
     // The colons of an address in brackets are not the port's.
     host.rsplit(']').next().is_some_and(|end| end.contains(':'))
@@ -280,6 +402,11 @@ fn decoded(value: &str) -> Result<String, ConnectError> {
         .decode_utf8()
         .map(Into::into)
         .map_err(|_| bad("an option's value is not UTF-8"))
+}
+
+fn whole_number<N: FromStr>(value: &str) -> Result<N, ConnectError> {
+    let number = value.parse();
+    number.map_err(|_| bad("max_claims, max_waiting, wait_replicas and wait_aof are whole numbers"))
 }
 
 fn tcp_settings() -> TcpSettings {

@@ -9,11 +9,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idem_core::Watch;
-use redis::{PushInfo, PushKind, RedisError, Value};
+use redis::{PushInfo, PushKind, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::connection::{Link, Pushes};
+use super::errors::CallError;
 use super::target::Target;
 
 #[derive(Clone)]
@@ -40,7 +41,7 @@ impl Watching {
     }
 
     /// Subscribes. What is published after this has returned wakes the watch.
-    pub(super) async fn subscribe(&self, channel: Vec<u8>) -> Result<Subscription, RedisError> {
+    pub(super) async fn subscribe(&self, channel: Vec<u8>) -> Result<Subscription, CallError> {
         // Registered first: from the server's answer on everything is heard, the loss of the
         // connection, too.
         let subscription = Subscription {
@@ -52,7 +53,9 @@ impl Watching {
         let channel = &subscription.channel;
         // By every watch, also of one channel: an answer says that the subscription stands.
         self.link
-            .call(async |connection| connection.subscribe(channel).await)
+            .call(self.link.deadline(), async |connection| {
+                connection.subscribe(channel).await
+            })
             .await?;
         Ok(subscription)
     }
@@ -150,7 +153,9 @@ impl Drop for Subscription {
         self.runtime.spawn(async move {
             let unsubscribed = watching
                 .link
-                .call(async |connection| connection.unsubscribe(&channel).await)
+                .call(watching.link.deadline(), async |connection| {
+                    connection.unsubscribe(&channel).await
+                })
                 .await;
             // A lost one leaves a subscription that nobody hears, until the connection ends.
             drop(unsubscribed);

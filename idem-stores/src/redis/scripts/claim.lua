@@ -1,25 +1,25 @@
 #!lua flags=allow-oom
 -- A claim of a record that is running: takes a crashed attempt over, or says what is there.
 -- KEYS[1] record
--- ARGV    token, fingerprint, retention as stored, milliseconds to keep, "1" to rerun
+-- ARGV    record of a first attempt, milliseconds to keep, "1" to rerun
 -- Answers the new attempt's number; or {record, milliseconds left}; or nil where there is none.
 local record = redis.call('GET', KEYS[1])
 if not record then
   return nil
 end
 local left = redis.call('PTTL', KEYS[1])
-local state = string.sub(record, 1, 2)
-local crashed = state == '1A'
-  or (state == '1R' and #record >= 64 and left >= 0 and left <= struct.unpack('>I8', string.sub(record, 57, 64)))
-if not crashed or ARGV[5] ~= '1'
-  or string.sub(record, 7, 39) ~= ARGV[2]
-  or (state == '1R' and string.sub(record, 40, 55) == ARGV[1])
+local state = string.sub(record, 1, 1)
+-- A longer one has what this version does not know. The seal is looked at before what it covers.
+local crashed = ARGV[3] == '1' and #record == 125 and (state == 'r' or state == 'a')
+  and string.sub(record, 118) == string.sub(redis.sha1hex(string.sub(record, 1, 117)), 1, 8)
+  and (state == 'a' or (left >= 0 and left <= tonumber(string.sub(record, 92, 104))))
+if not crashed or string.sub(record, 25, 68) ~= string.sub(ARGV[1], 25, 68)
+  or (state == 'r' and string.sub(record, 3, 24) == string.sub(ARGV[1], 3, 24))
 then
   return {record, left}
 end
-local attempt = math.min(struct.unpack('>I4', string.sub(record, 3, 6)) + 1, 4294967295)
-local watched = string.sub(record, 56, 56)
-redis.call('SET', KEYS[1],
-  '1R' .. struct.pack('>I4', attempt) .. ARGV[2] .. ARGV[1] .. watched .. ARGV[3],
-  'PX', ARGV[4])
+local attempt = math.min(tonumber(string.sub(record, 69, 78)) + 1, 4294967295)
+local next = 'r' .. string.sub(record, 2, 2) .. string.sub(ARGV[1], 3, 68)
+  .. string.format('%010.0f', attempt) .. string.sub(ARGV[1], 79, 117)
+redis.call('SET', KEYS[1], next .. string.sub(redis.sha1hex(next), 1, 8), 'PX', ARGV[2])
 return attempt

@@ -1,6 +1,7 @@
 //! Which programs there are.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A family of servers that speak Redis's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,30 @@ impl Flavor {
                 "{name} is not in PATH. `cargo xtask test` installs it; so does \
                  `apt-get install {name}`; or name the program in {variable}"
             )
+        })
+    }
+
+    /// Whether its program was built with TLS.
+    pub fn has_tls(self) -> bool {
+        // With TLS it misses its certificate, and ends as well.
+        let args = [
+            "--port",
+            "0",
+            "--tls-port",
+            "1",
+            "--tls-cert-file",
+            "none",
+            "--save",
+            "",
+        ];
+        let mut program = Command::new(self.program());
+        let output = program
+            .args(args)
+            .current_dir(std::env::temp_dir())
+            .output();
+        output.is_ok_and(|output| {
+            let said = String::from_utf8_lossy(&output.stdout);
+            !said.contains("TLS support") && !said.contains("Bad directive")
         })
     }
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claim, Claimed, Fingerprint, Lease, OnCrash, Phase, RecordId, Store, StoreError, Token,
-};
+use idem::{Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
 struct Url(String);
@@ -58,8 +57,12 @@ async fn conforms_on_a_primary_that_sentinels_name() {
 }
 
 pub(crate) fn claim(number: u8) -> Claim {
+    claim_of(RecordId::from_bytes([number; 32]))
+}
+
+pub(crate) fn claim_of(id: RecordId) -> Claim {
     Claim::new(
-        RecordId::from_bytes([number; 32]),
+        id,
         Fingerprint::of("request").unwrap(),
         Duration::from_secs(30),
         Duration::from_secs(3600),
@@ -67,7 +70,11 @@ pub(crate) fn claim(number: u8) -> Claim {
 }
 
 pub(crate) fn key(claim: &Claim) -> Vec<u8> {
-    [b"idem:", claim.id.as_bytes().as_slice()].concat()
+    key_of(&claim.id)
+}
+
+pub(crate) fn key_of(id: &RecordId) -> Vec<u8> {
+    format!("idem:{}", BASE64_URL_SAFE_NO_PAD.encode(id.as_bytes())).into_bytes()
 }
 
 #[tokio::test]
@@ -80,8 +87,11 @@ async fn a_record_is_one_key_with_at_most_100_bytes_beside_the_outcome() {
     let change = store.complete(&Lease::of(&claim, 1), outcome.into()).await;
     assert_eq!(change.unwrap(), Change::Applied);
     let mut console = redis.console();
-    assert_eq!(console.call(&["DBSIZE"]), Reply::Integer(1));
     let key = key(&claim);
+    // Beside it there is what a store has written down when it started.
+    let mut keys = console.call(&["KEYS", "*"]).items().to_vec();
+    keys.retain(|found| *found != Reply::Bulk(b"idem:format".to_vec()));
+    assert_eq!(keys, [Reply::Bulk(key.clone())]);
     let Reply::Bulk(value) = console.call(&[b"GET".as_slice(), &key]) else {
         panic!("a record is a string");
     };
@@ -100,9 +110,10 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
     let mut console = redis.console();
     let until = [b"PX".as_slice(), b"100000"];
     let strange = [
-        ("another version", b"SET".as_slice(), b"2F".as_slice()),
+        ("another version", b"SET".as_slice(), b"3F".as_slice()),
         ("nothing", b"SET", b""),
-        ("a running record cut short", b"SET", b"1R\0\0\0\x01"),
+        ("a running record cut short", b"SET", b"r-AAAA"),
+        ("a finished record cut short", b"SET", b"f\0\0\0\0\0"),
         ("another type", b"RPUSH", b"a list"),
     ];
     for (number, (what, command, value)) in (1..).zip(strange) {
@@ -145,8 +156,8 @@ async fn a_running_record_that_lost_its_end_is_not_taken_over() {
         matches!(answer, Err(StoreError::Unreadable { .. })),
         "{answer:?}"
     );
-    let renewed = store.renew(&Lease::of(&holder, 1));
-    assert_eq!(renewed.await.unwrap(), Change::Applied);
+    let renewed = store.renew(&Lease::of(&holder, 1)).await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }), "{answer:?}");
 }
@@ -231,7 +242,15 @@ async fn prefixes_and_databases_keep_records_apart() {
     let Reply::Array(keys) = redis.console().call(&["KEYS", "shop:*"]) else {
         panic!("KEYS is a list");
     };
-    assert_eq!(keys.len(), 1);
+    let keys: Vec<_> = keys.iter().filter_map(Reply::text).collect();
+    let [record] = keys
+        .iter()
+        .filter(|key| **key != "shop:format")
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{keys:?}");
+    };
+    assert_eq!(record.len(), "shop:".len() + 43);
 }
 
 #[tokio::test]
@@ -256,7 +275,8 @@ async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
         store.claim(&claim(1)).await.unwrap(),
         Claimed::Acquired { attempt: 2 }
     );
-    let lost = store.complete(&Lease::of(&holder, 1), bytes::Bytes::from_static(b"late"));
-    assert_eq!(lost.await.unwrap(), Change::LeaseLost);
+    let late = bytes::Bytes::from_static(b"late");
+    let lost = store.complete(&Lease::of(&holder, 1), late).await;
+    assert_eq!(lost.unwrap(), Change::LeaseLost);
     assert_eq!(console.info("commandstats", "cmdstat_time"), before);
 }

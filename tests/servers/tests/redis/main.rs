@@ -10,8 +10,17 @@ mod worker;
 
 mod commands;
 mod conformance;
+mod damage;
+mod durability;
+mod failover;
+mod lanes;
+mod late;
 mod links;
 mod logins;
+mod older;
 mod outages;
 mod processes;
 mod proxy;
+mod refusals;
+mod replays;
+mod starting;

@@ -3,10 +3,11 @@
 use idem::RecordId;
 use idem_tests::{Redis, RedisCluster, Reply};
 
+use crate::conformance::key_of;
 use crate::many::{self, Server};
 
 fn subscribed(servers: &[Redis], record: &RecordId) -> usize {
-    let channel = [b"idem:", record.as_bytes().as_slice()].concat();
+    let channel = key_of(record);
     let words: [&[u8]; 3] = [b"PUBSUB", b"SHARDNUMSUB", &channel];
     let subscribed = |server: &Redis| match server.console().call(&words).items() {
         [_, Reply::Integer(count)] => usize::try_from(*count).unwrap(),

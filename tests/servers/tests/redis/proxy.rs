@@ -9,6 +9,7 @@ use std::time::Duration;
 use idem_tests::Redis;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// A proxy on a port of 127.0.0.1. Lives as long as the test's runtime.
@@ -18,18 +19,26 @@ pub(crate) struct Proxy {
 }
 
 struct Way {
-    server: SocketAddr,
+    server: Mutex<SocketAddr>,
+    next: Mutex<Option<SocketAddr>>,
     /// What befalls the connections that are opened next. One fate for all that are opened until
     /// it is decided.
     fate: Mutex<Arc<OnceLock<Fate>>>,
+    decided: Notify,
     opening_delay: Mutex<Duration>,
     refuses: AtomicBool,
     accepted: AtomicUsize,
     refused: AtomicUsize,
 }
 
+fn address(server: &Redis) -> SocketAddr {
+    ([127, 0, 0, 1], server.port()).into()
+}
+
 #[derive(Clone, Copy)]
 enum Fate {
+    /// Both sides are hung up on.
+    Ended,
     /// Nothing gets through any more, and neither side learns of it.
     Lost,
     /// What is sent reaches the server so late, and answers never come back.
@@ -41,8 +50,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let way = Arc::new(Way {
-            server: ([127, 0, 0, 1], server.port()).into(),
+            server: Mutex::new(address(server)),
+            next: Mutex::default(),
             fate: Mutex::default(),
+            decided: Notify::new(),
             opening_delay: Mutex::default(),
             refuses: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
@@ -76,6 +87,18 @@ impl Proxy {
         self.decide(Fate::Late(delay));
     }
 
+    /// The connections opened so far end, and new ones lead to this server: what a client sees of
+    /// a name that was given to another server, or of a server that was restarted as another.
+    pub(crate) fn lead_to(&self, server: &Redis) {
+        *self.way.server.lock().unwrap() = address(server);
+        self.decide(Fate::Ended);
+    }
+
+    /// The next connection that is opened leads to this server, and those after it where they did.
+    pub(crate) fn lead_next_to(&self, server: &Redis) {
+        *self.way.next.lock().unwrap() = Some(address(server));
+    }
+
     /// From now on a connection carries its first bytes so long after it was opened.
     pub(crate) fn delay_openings(&self, delay: Duration) {
         *self.way.opening_delay.lock().unwrap() = delay;
@@ -99,6 +122,7 @@ impl Proxy {
     fn decide(&self, fate: Fate) {
         let mut next = self.way.fate.lock().unwrap();
         let _ = std::mem::take(&mut *next).set(fate);
+        self.way.decided.notify_waiters();
     }
 }
 
@@ -113,7 +137,9 @@ impl Way {
         let fate = Arc::clone(&self.fate.lock().unwrap());
         let opening_delay = *self.opening_delay.lock().unwrap();
         sleep(opening_delay).await;
-        let Ok(server) = TcpStream::connect(self.server).await else {
+        let next = self.next.lock().unwrap().take();
+        let server = next.unwrap_or(*self.server.lock().unwrap());
+        let Ok(server) = TcpStream::connect(server).await else {
             return;
         };
         for end in [&client, &server] {
@@ -121,10 +147,28 @@ impl Way {
         }
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::join!(
-            pass(from_client, to_server, &fate, Direction::ToServer),
-            pass(from_server, to_client, &fate, Direction::ToClient),
-        );
+        tokio::select! {
+            _ = async {
+                tokio::join!(
+                    pass(from_client, to_server, &fate, Direction::ToServer),
+                    pass(from_server, to_client, &fate, Direction::ToClient),
+                )
+            } => {}
+            () = self.ended(&fate) => {}
+        }
+    }
+
+    async fn ended(&self, fate: &OnceLock<Fate>) {
+        loop {
+            let decided = self.decided.notified();
+            tokio::pin!(decided);
+            // Registered before the look.
+            decided.as_mut().enable();
+            if let Some(Fate::Ended) = fate.get() {
+                return;
+            }
+            decided.await;
+        }
     }
 }
 
