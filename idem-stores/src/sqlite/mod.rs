@@ -74,7 +74,7 @@ use target::Target;
 pub use transaction::SqliteTransactions;
 use watching::Watchers;
 use writer::Writer;
-use writes::{Completion, To, Write};
+use writes::{Completion, End, To, Write};
 
 const NAME: &str = "sqlite";
 
@@ -250,13 +250,13 @@ impl SqliteStore {
         self.inner.writer.ask(batch, Write::Sweep).await
     }
 
-    async fn change(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
-        let change = writes::Change {
+    async fn end(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
+        let end = End {
             id: *id,
             token: *token,
             to,
         };
-        self.inner.writer.ask(change, Write::Change).await
+        self.inner.writer.ask(end, Write::End).await
     }
 }
 
@@ -280,29 +280,23 @@ impl Store for SqliteStore {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
-        let to = To::Renewed {
-            lease: lease.duration,
-            retention: lease.retention,
-        };
-        self.change(&lease.id, &lease.token, to).await
+        self.inner.writer.ask(*lease, Write::Renew).await
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
         let completion = Completion {
-            id: lease.id,
-            token: lease.token,
+            lease: *lease,
             outcome,
-            retention: lease.retention,
         };
         self.inner.writer.ask(completion, Write::Complete).await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(id, token, To::Absent).await
+        self.end(id, token, To::Absent).await
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(id, token, To::Abandoned).await
+        self.end(id, token, To::Abandoned).await
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {

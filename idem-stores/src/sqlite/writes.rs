@@ -1,9 +1,7 @@
 //! What waits to be written, and its answer.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use idem_core::{Change as Changed, Claim, Claimed, RecordId, StoreError, Token};
+use idem_core::{Change as Changed, Claim, Claimed, Lease, RecordId, StoreError, Token};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::oneshot;
 
@@ -12,27 +10,21 @@ use super::statements::{self, MANY};
 /// The end of an attempt with an outcome.
 #[derive(Debug)]
 pub(super) struct Completion {
-    pub(super) id: RecordId,
-    pub(super) token: Token,
+    pub(super) lease: Lease,
     pub(super) outcome: Bytes,
-    pub(super) retention: Duration,
 }
 
-/// Any other change that needs the token.
+/// The end of an attempt without an outcome.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct End {
     pub(super) id: RecordId,
     pub(super) token: Token,
     pub(super) to: To,
 }
 
 /// What the record is to be.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum To {
-    Renewed {
-        lease: Duration,
-        retention: Duration,
-    },
     Absent,
     Abandoned,
 }
@@ -68,9 +60,10 @@ impl<Q, A> Asked<Q, A> {
 }
 
 pub(super) enum Write {
-    Claim(Asked<Claim, Claimed>),
+    Renew(Asked<Lease, Changed>),
     Complete(Asked<Completion, Changed>),
-    Change(Asked<Change, Changed>),
+    End(Asked<End, Changed>),
+    Claim(Asked<Claim, Claimed>),
     Sweep(Asked<u32, u64>),
     #[cfg(test)]
     Panic,
@@ -89,8 +82,11 @@ impl Write {
             Self::Complete(asked) => {
                 asked.answer = Some(statements::complete(connection, &asked.question).await?);
             }
-            Self::Change(asked) => {
-                asked.answer = Some(statements::change(connection, &asked.question).await?);
+            Self::Renew(asked) => {
+                asked.answer = Some(statements::renew(connection, &asked.question).await?);
+            }
+            Self::End(asked) => {
+                asked.answer = Some(statements::end(connection, &asked.question).await?);
             }
             Self::Sweep(asked) => {
                 asked.answer = Some(statements::sweep(connection, asked.question).await?);
@@ -158,17 +154,16 @@ impl Write {
                 ..
             })
             | Self::Complete(Asked {
-                question: Completion { id, .. },
+                question:
+                    Completion {
+                        lease: Lease { id, .. },
+                        ..
+                    },
                 answer: Some(Changed::Applied),
                 ..
             })
-            | Self::Change(Asked {
-                question:
-                    Change {
-                        id,
-                        to: To::Absent | To::Abandoned,
-                        ..
-                    },
+            | Self::End(Asked {
+                question: End { id, .. },
                 answer: Some(Changed::Applied),
                 ..
             }) => Some(id),
@@ -181,7 +176,8 @@ impl Write {
         match self {
             Self::Claim(asked) => asked.give(),
             Self::Complete(asked) => asked.give(),
-            Self::Change(asked) => asked.give(),
+            Self::Renew(asked) => asked.give(),
+            Self::End(asked) => asked.give(),
             Self::Sweep(asked) => asked.give(),
             #[cfg(test)]
             Self::Panic => {}
@@ -193,7 +189,8 @@ impl Write {
         match self {
             Self::Claim(asked) => asked.fail(error),
             Self::Complete(asked) => asked.fail(error),
-            Self::Change(asked) => asked.fail(error),
+            Self::Renew(asked) => asked.fail(error),
+            Self::End(asked) => asked.fail(error),
             Self::Sweep(asked) => asked.fail(error),
             #[cfg(test)]
             Self::Panic => {}
