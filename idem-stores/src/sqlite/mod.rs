@@ -6,8 +6,13 @@
 //! one writer, which commits together whatever was asked for meanwhile. Every commit is on the
 //! disk before it is acknowledged.
 //!
+//! Who holds a lease goes first: renewals and the ends of attempts are written before claims, and
+//! claims wait in a queue with a bound. One that finds it full fails at once.
+//!
 //! Processes of one machine share the file; SQLite's lock decides between them. A file on a
-//! network file system is nobody's to promise anything about.
+//! network file system is nobody's to promise anything about. When the file is replaced while it is
+//! open, the store goes on with the one that is there now if it has the store's tables; when it is
+//! moved or deleted, the store refuses.
 //!
 //! | to find | look in |
 //! |---|---|
@@ -15,12 +20,16 @@
 //! | the statements, and the clock | `statements`, and the files beside it |
 //! | what a row says | `record` |
 //! | grouped commits | `writer`, `writes` |
+//! | who goes first, and who is refused | `lanes` |
 //! | connections that only read | `readers` |
 //! | waking waiters | `watching` |
-//! | claims inside the application's transactions | `transaction` |
+//! | claims inside the application's transactions | `transaction`, `pools` |
 //! | what a URL says, and how connections are opened | `target` |
+//! | whether the file is still the one that was opened | `file` |
 //! | whose the tables are | `schema` |
-//! | what is warned of at start-up | `checks` |
+//! | what an error means | `errors` |
+//! | what is refused or warned of at start-up | `checks` |
+//! | deleting what has expired | `sweeping` |
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,10 +52,14 @@
 
 mod checks;
 mod errors;
+mod file;
+mod lanes;
+mod pools;
 mod readers;
 mod record;
 mod schema;
 mod statements;
+mod sweeping;
 mod target;
 mod transaction;
 mod watching;
@@ -56,7 +69,7 @@ mod writes;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -65,40 +78,61 @@ use idem_core::{
 };
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
+use tokio::sync::watch;
 
 use crate::ConnectError;
-use errors::{connect_error, store_error};
+use checks::Settings;
+use errors::{connect_error, unfit};
 use readers::Readers;
 use record::Record;
-use target::Target;
+use sweeping::{EVERY, Pause};
+use target::{Address, Opened, Target};
 pub use transaction::SqliteTransactions;
 use watching::Watchers;
 use writer::Writer;
-use writes::{Completion, End, To, Write};
+use writes::{Change as Changing, Completion, End, To};
 
 const NAME: &str = "sqlite";
+
+/// The claims of 32 transactions: a third of a second where a commit takes 10 ms, and all of a claim's
+/// time where it takes 60. Behind more, a claim would wait for nothing.
+const MAX_WAITING: usize = 4096;
 
 /// Settings of a [`SqliteStore`] with a file of its own.
 #[must_use]
 pub struct SqliteStoreBuilder {
     path: PathBuf,
     busy_timeout: Duration,
-    sweep_every: Duration,
+    max_waiting: usize,
+    sweep_every: Pause,
 }
 
 impl SqliteStoreBuilder {
     /// How long a call waits while another process holds the database's lock; 2 seconds unless
-    /// given. Then it fails, and has changed nothing. Below half of the engine's store timeout
-    /// it leaves time for a second try.
+    /// given. Then it fails with [`StoreError::Busy`], and has changed nothing. Below the engine's
+    /// store timeout the caller learns why.
+    ///
+    /// A claim waits as long behind other calls of this process, but a second at least; then it is
+    /// [`StoreError::NotSent`]. What the holder of a lease asks for does not count that time.
     pub const fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
     }
 
+    /// How many claims may wait to be written, and how many claims and other looks to be read; 4096
+    /// each unless given. One more fails at once with [`StoreError::Overloaded`], and is not sent.
+    ///
+    /// The default is what 32 transactions take along: a third of a second where a commit takes
+    /// 10 ms. A longer queue serves nobody sooner.
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = calls;
+        self
+    }
+
     /// How often records whose time is over are deleted, about; every minute unless given, and a
-    /// millisecond apart at least.
+    /// millisecond apart at least. `None` leaves that to [`SqliteStore::sweep`].
     /// Until then they take up room, and nothing else: they count as absent.
-    pub const fn sweep_every(mut self, pause: Duration) -> Self {
+    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.sweep_every = pause;
         self
     }
@@ -108,24 +142,24 @@ impl SqliteStoreBuilder {
     ///
     /// # Errors
     /// When the file cannot be opened, created or written, is no SQLite database or a damaged
-    /// one, has tables of another's making or of a newer version, or is locked for longer than
-    /// the timeout. Nothing that was there is changed then.
+    /// one, keeps no journal on the disk, has tables of another's making or of a version that this
+    /// one may not use, or is locked for longer than the timeout. Nothing that was there is changed
+    /// then.
     pub async fn connect(self) -> Result<SqliteStore, ConnectError> {
         let target = Target::file(self.path, self.busy_timeout);
-        let mut connection = target
-            .create(self.busy_timeout)
-            .await
-            .map_err(connect_error)?;
-        schema::migrate(&mut connection).await?;
-        checks::run(&mut connection).await.map_err(connect_error)?;
-        target::hurries(&mut connection)
-            .await
-            .map_err(connect_error)?;
-        let (opened, sweep_every) = (Some(connection), Some(self.sweep_every));
-        let store = SqliteStore::over(target, opened, self.busy_timeout, sweep_every);
-        // It sweeps, also where this process never writes.
-        store.inner.writer.queue().map_err(ConnectError::Store)?;
-        Ok(store)
+        let mut opened = target.create(self.busy_timeout).await?;
+        let connection = &mut opened.connection;
+        schema::migrate(connection).await?;
+        let settings = Settings::of(connection).await.map_err(connect_error)?;
+        refuse_without_journal(&settings)?;
+        settings.warn();
+        let hurries = target::hurries(connection).await;
+        hurries.map_err(connect_error)?;
+        let limits = Limits {
+            patience: self.busy_timeout,
+            max_waiting: self.max_waiting,
+        };
+        SqliteStore::over(target, Some(opened), limits, self.sweep_every)
     }
 }
 
@@ -133,6 +167,7 @@ impl fmt::Debug for SqliteStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStoreBuilder")
             .field("busy_timeout", &self.busy_timeout)
+            .field("max_waiting", &self.max_waiting)
             .field("sweep_every", &self.sweep_every)
             .finish_non_exhaustive()
     }
@@ -156,6 +191,13 @@ struct Inner {
     readers: Readers,
     watchers: Arc<Watchers>,
     writer: Writer,
+    sweep_every: watch::Sender<Pause>,
+}
+
+/// How long calls wait, and how many.
+struct Limits {
+    patience: Duration,
+    max_waiting: usize,
 }
 
 impl SqliteStore {
@@ -164,11 +206,17 @@ impl SqliteStore {
     /// # Errors
     /// When the URL is malformed, or names a database in memory. No message repeats it.
     pub fn builder(url: &str) -> Result<SqliteStoreBuilder, ConnectError> {
-        let (path, busy_timeout) = Target::parse(url)?;
+        let Address {
+            path,
+            busy_timeout,
+            max_waiting,
+            sweep_every,
+        } = Target::parse(url)?;
         Ok(SqliteStoreBuilder {
             path,
             busy_timeout: busy_timeout.unwrap_or(Duration::from_secs(2)),
-            sweep_every: Duration::from_secs(60),
+            max_waiting: max_waiting.unwrap_or(MAX_WAITING),
+            sweep_every: sweep_every.unwrap_or(Some(EVERY)),
         })
     }
 
@@ -181,53 +229,71 @@ impl SqliteStore {
     }
 
     /// Keeps the records in the application's database, beside its own rows. Call
-    /// [`migrate`](Self::migrate) before the first use, and [`sweep`](Self::sweep) every now and
-    /// then.
+    /// [`migrate`](Self::migrate) before the first use. Records whose time is over are deleted every
+    /// minute, unless [`sweep_every`](Self::sweep_every) says otherwise.
     ///
     /// Up to six connections of the store's own are opened with the pool's options, so that the
-    /// pool may be as small as it likes. They commit with `synchronous` at `FULL` at least; the
-    /// pool's own settings stay as they are, and those that weaken what the store promises are
-    /// each a warning. How long a call waits for a lock is the pool's `busy_timeout`.
+    /// pool may be as small as it likes, and whoever holds a lease never waits for it. They commit
+    /// with `synchronous` at `EXTRA`; the pool's own settings stay as they are, and those that
+    /// weaken what the store promises are each a warning. How long a call waits for a lock is the
+    /// pool's `busy_timeout`.
     ///
     /// # Errors
-    /// When the database cannot be opened, is in memory, or has tables of another's making or of
-    /// a newer version.
+    /// When the database cannot be opened, is in memory, keeps no journal on the disk, or has tables
+    /// of another's making or of a version that this one may not use.
     pub async fn from_pool(pool: &SqlitePool) -> Result<Self, ConnectError> {
         let target = Target::with((*pool.connect_options()).clone());
-        let mut connection = target.open().await.map_err(connect_error)?;
-        target::refuse_memory(&mut connection).await?;
-        schema::check(&mut connection).await?;
+        let mut opened = target.open().await?;
+        let connection = &mut opened.connection;
+        target::refuse_memory(connection).await?;
+        schema::check(connection).await?;
+        let own = Settings::of(connection).await.map_err(connect_error)?;
+        refuse_without_journal(&own)?;
         let mut pooled = pool.acquire().await.map_err(connect_error)?;
-        checks::run(&mut pooled).await.map_err(connect_error)?;
+        let settings = Settings::of(&mut pooled).await.map_err(connect_error)?;
+        refuse_without_journal(&settings)?;
+        settings.warn();
         // The writer opens its own: this one may have looked before the tables were there.
-        let patience = target::patience(&mut connection).await;
-        let patience = patience.map_err(connect_error)?;
-        Ok(Self::over(target, None, patience, None))
+        let patience = target::patience(connection).await;
+        let limits = Limits {
+            patience: patience.map_err(connect_error)?,
+            max_waiting: MAX_WAITING,
+        };
+        Self::over(target, None, limits, Some(EVERY))
     }
 
     fn over(
         target: Target,
-        opened: Option<SqliteConnection>,
-        patience: Duration,
-        sweep_every: Option<Duration>,
-    ) -> Self {
+        opened: Option<Opened>,
+        limits: Limits,
+        sweep_every: Pause,
+    ) -> Result<Self, ConnectError> {
+        let Limits {
+            patience,
+            max_waiting,
+        } = limits;
         let target = Arc::new(target);
         let watchers = Arc::<Watchers>::default();
+        let (sweep_every, swept_every) = watch::channel(sweep_every);
         let writer = Writer::new(
             Arc::clone(&target),
             opened,
             Arc::clone(&watchers),
             patience,
-            sweep_every,
+            max_waiting,
+            swept_every,
         );
-        Self {
+        // It sweeps, also where this process never writes.
+        writer.start().map_err(ConnectError::Store)?;
+        Ok(Self {
             inner: Arc::new(Inner {
-                readers: Readers::new(Arc::clone(&target)),
+                readers: Readers::new(Arc::clone(&target), max_waiting, patience),
                 watchers,
                 writer,
                 target,
+                sweep_every,
             }),
-        }
+        })
     }
 
     /// Creates the tables `idem_schema` and `idem_records`, or brings them to this version; the
@@ -237,17 +303,27 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStoreBuilder::connect`]. It is all done, or nothing is.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
-        let mut connection = self.inner.target.open().await.map_err(connect_error)?;
-        schema::migrate(&mut connection).await
+        let mut opened = self.inner.target.open().await?;
+        schema::migrate(&mut opened.connection).await
     }
 
-    /// Deletes up to `batch` records whose time is over, in one transaction, and says how many.
-    /// A store that was opened by URL does it by itself.
+    /// Deletes up to `batch` records whose time is over, in one transaction, and says how many: none
+    /// only where none is left, and fewer where their outcomes come to more than 4 MiB.
+    /// The store does it by itself, unless it was told not to.
     ///
     /// # Errors
-    /// When the database cannot be written.
+    /// When the database cannot be written, or too many calls wait for it.
     pub async fn sweep(&self, batch: u32) -> Result<u64, StoreError> {
-        self.inner.writer.ask(batch, Write::Sweep).await
+        let writer = &self.inner.writer;
+        writer
+            .ask_in_the_queue(batch, Instant::now(), Changing::Sweep)
+            .await
+    }
+
+    /// How often this process deletes records whose time is over, about, from now on, while a clone
+    /// of this store lives. `None` leaves that to [`sweep`](Self::sweep), or to another process.
+    pub fn sweep_every(&self, pause: Option<Duration>) {
+        self.inner.sweep_every.send_replace(pause);
     }
 
     async fn end(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
@@ -256,7 +332,7 @@ impl SqliteStore {
             token: *token,
             to,
         };
-        self.inner.writer.ask(end, Write::End).await
+        self.inner.writer.ask(end, Changing::End).await
     }
 }
 
@@ -267,20 +343,27 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let answer = self
-            .inner
-            .readers
-            .read(async |connection| statements::answer(connection, claim).await)
-            .await
-            .map_err(store_error)?;
+        let since = Instant::now();
+        let Inner {
+            readers, writer, ..
+        } = &*self.inner;
+        let answer = readers
+            .read(since, async |connection| {
+                statements::answer(connection, claim).await
+            })
+            .await?;
         match answer {
             Some(answer) => Ok(answer),
-            None => self.inner.writer.ask(*claim, Write::Claim).await,
+            None => {
+                writer
+                    .ask_in_the_queue(*claim, since, Changing::Claim)
+                    .await
+            }
         }
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
-        self.inner.writer.ask(*lease, Write::Renew).await
+        self.inner.writer.ask(*lease, Changing::Renew).await
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
@@ -288,7 +371,7 @@ impl Store for SqliteStore {
             lease: *lease,
             outcome,
         };
-        self.inner.writer.ask(completion, Write::Complete).await
+        self.inner.writer.ask(completion, Changing::Complete).await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
@@ -303,17 +386,17 @@ impl Store for SqliteStore {
         let record = self
             .inner
             .readers
-            .read(async |connection| statements::look(connection, id, None).await)
-            .await
-            .map_err(store_error)?;
+            .read(Instant::now(), async |connection| {
+                statements::look(connection, id, None).await
+            })
+            .await?;
         Ok(record.map(Record::inspection))
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
         // Whose thread looks for what other processes change.
-        self.inner.writer.queue()?;
-        let watch = self.inner.watchers.watch(id, &self.inner.readers).await;
-        watch.map_err(store_error)
+        self.inner.writer.start()?;
+        self.inner.watchers.watch(id, &self.inner.readers).await
     }
 }
 
@@ -321,6 +404,11 @@ impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").finish_non_exhaustive()
     }
+}
+
+fn refuse_without_journal(settings: &Settings) -> Result<(), ConnectError> {
+    let refused = settings.refuse_without_journal();
+    refused.map_err(|problem| unfit(problem.to_string()))
 }
 
 /// Runs a statement without parameters.

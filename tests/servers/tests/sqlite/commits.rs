@@ -222,7 +222,7 @@ async fn one_that_cannot_be_written_does_not_take_the_others_down() {
     for (claim, answer) in claims.iter().zip(answers) {
         if claim.id == poisoned.id {
             assert!(
-                matches!(answer, Err(StoreError::Unavailable { .. })),
+                matches!(answer, Err(StoreError::Rejected { .. })),
                 "{answer:?}"
             );
         } else {

@@ -128,7 +128,7 @@ pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
 }
 
 pub(crate) async fn complete(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
-    let done = store.complete(&Lease::of(&claim, 1), outcome.into()).await;
+    let done = store.complete(&Lease::of(claim, 1), outcome.into()).await;
     assert_eq!(done.unwrap(), Change::Applied);
 }
 
