@@ -7,13 +7,14 @@ use std::fmt;
 use sqlx::sqlite::SqliteConnection;
 use tracing::warn;
 
-use super::target::{EXTRA, FULL, journal_mode, synchronous};
+use super::target::{EXTRA, FULL, has_a_file, journal_mode, synchronous};
 
 /// How a connection writes.
 #[derive(Debug)]
 pub(super) struct Settings {
     journal_mode: String,
     synchronous: i64,
+    has_a_file: bool,
 }
 
 impl Settings {
@@ -22,14 +23,21 @@ impl Settings {
     pub(super) async fn of(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
         Ok(Self {
             journal_mode: journal_mode(&mut *connection).await?,
-            synchronous: synchronous(connection).await?,
+            synchronous: synchronous(&mut *connection).await?,
+            has_a_file: has_a_file(connection).await?,
         })
+    }
+
+    /// A database in memory ends with its process, whole.
+    pub(super) const fn has_a_file(&self) -> bool {
+        self.has_a_file
     }
 
     /// # Errors
     /// When a process that is killed could leave half of a transaction behind.
     pub(super) fn refuse_without_journal(&self) -> Result<(), NoJournal> {
         match &*self.journal_mode {
+            _ if !self.has_a_file => Ok(()),
             "memory" => Err(NoJournal("MEMORY")),
             "off" => Err(NoJournal("OFF")),
             _ => Ok(()),
@@ -37,6 +45,9 @@ impl Settings {
     }
 
     pub(super) fn warn(&self) {
+        if !self.has_a_file {
+            return;
+        }
         let mode = &*self.journal_mode;
         if mode != "wal" {
             warn!(

@@ -57,12 +57,19 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(options: &SqliteConnectOptions) -> Self {
         let name = options.get_filename();
-        let is_path = !name.as_os_str().as_encoded_bytes().starts_with(b"file:");
+        // Both mean something else to SQLite.
+        let is_path =
+            name != ":memory:" && !name.as_os_str().as_encoded_bytes().starts_with(b"file:");
+        // The process may go elsewhere.
         let path = is_path.then(|| std::path::absolute(name).ok()).flatten();
         Self {
             path,
             known: Mutex::default(),
         }
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     pub(super) fn found(&self) -> Found {

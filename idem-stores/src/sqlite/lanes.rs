@@ -101,13 +101,14 @@ impl Lanes {
         }
     }
 
-    /// Another connection holds the lock: whoever has waited for it for too long is told.
-    pub(super) fn lock_was_busy(&mut self, patience: Duration, error: &StoreError) {
+    /// Another connection has held the lock since then: whoever has waited for it for too long is
+    /// told.
+    pub(super) fn lock_was_busy(&mut self, since: Instant, patience: Duration, error: &StoreError) {
         let now = Instant::now();
         for lane in &mut self.0 {
             let mut patient = VecDeque::new();
             for write in lane.iter_mut() {
-                write.sees_the_lock_busy(now);
+                write.sees_the_lock_busy(since);
             }
             if !lane
                 .iter()
@@ -272,9 +273,9 @@ mod tests {
         lanes.add(claim);
         lanes.add(renew);
         let busy = StoreError::busy(NAME, std::io::Error::other("locked"));
-        lanes.lock_was_busy(Duration::from_secs(600), &busy);
+        lanes.lock_was_busy(Instant::now(), Duration::from_secs(600), &busy);
         assert!(claimed.try_recv().is_err() && renewed.try_recv().is_err());
-        lanes.lock_was_busy(Duration::ZERO, &busy);
+        lanes.lock_was_busy(Instant::now(), Duration::ZERO, &busy);
         for error in [
             claimed.try_recv().unwrap().unwrap_err(),
             renewed.try_recv().unwrap().unwrap_err(),

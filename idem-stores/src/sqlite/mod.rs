@@ -245,9 +245,11 @@ impl SqliteStore {
         let target = Target::with((*pool.connect_options()).clone());
         let mut opened = target.open().await?;
         let connection = &mut opened.connection;
-        target::refuse_memory(connection).await?;
-        schema::check(connection).await?;
         let own = Settings::of(connection).await.map_err(connect_error)?;
+        if !own.has_a_file() {
+            return Err(unfit(target::IN_MEMORY));
+        }
+        schema::check(connection).await?;
         refuse_without_journal(&own)?;
         let mut pooled = pool.acquire().await.map_err(connect_error)?;
         let settings = Settings::of(&mut pooled).await.map_err(connect_error)?;

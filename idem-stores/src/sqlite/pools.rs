@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use idem_core::StoreError;
 use sqlx::SqlitePool;
@@ -13,6 +14,7 @@ use sqlx::pool::CloseEvent;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use super::NAME;
 use super::checks::Settings;
@@ -103,34 +105,46 @@ pub(super) fn look_at(
         Found::File(file) => Some(file),
         Found::Nothing | Found::Unknown => None,
     };
-    let sweeping = sweep_every.map(|_| {
-        // Its own connection: the pool's may all be in transactions.
-        let target = Target::with((*options).clone().create_if_missing(false));
-        let sweeper = PoolSweeper {
-            target,
-            opened: None,
-        };
-        let (pause, paused) = watch::channel(sweep_every);
-        let closed = pool.close_event();
-        let task = Handle::current().spawn(async move {
-            tokio::select! {
-                () = closed => {}
-                () = sweeping::now_and_then(sweeper, paused) => {}
-            }
-        });
-        Sweeping {
-            task,
-            _pause: pause,
-        }
-    });
     let known = Known {
         closed: pool.close_event(),
         place,
         file,
-        sweeping,
+        // One in memory is swept by nobody: another connection would find another database.
+        sweeping: sweep_every
+            .filter(|_| settings.has_a_file())
+            .and_then(|every| sweep(pool, every)),
     };
     pools.insert(key, known);
     Ok(())
+}
+
+/// Sweeps on this runtime, as long as the pool is open.
+fn sweep(pool: &SqlitePool, every: Duration) -> Option<Sweeping> {
+    let Ok(runtime) = Handle::try_current() else {
+        warn!(
+            target: "idem",
+            "the sqlite database is not swept from this process: there is no runtime; call SqliteStore::sweep now and then"
+        );
+        return None;
+    };
+    // Its own connection: the pool's may all be in transactions.
+    let options = (*pool.connect_options()).clone().create_if_missing(false);
+    let sweeper = PoolSweeper {
+        target: Target::with(options),
+        opened: None,
+    };
+    let (pause, paused) = watch::channel(Some(every));
+    let closed = pool.close_event();
+    let task = runtime.spawn(async move {
+        tokio::select! {
+            () = closed => {}
+            () = sweeping::now_and_then(sweeper, paused) => {}
+        }
+    });
+    Some(Sweeping {
+        task,
+        _pause: pause,
+    })
 }
 
 struct PoolSweeper {

@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::errors::{OpenError, connect_error, is_busy, unfit};
+use super::errors::{OpenError, is_busy, unfit};
 use super::file::{FileId, Found, Place, Replaced};
 use super::{execute, schema};
 use crate::ConnectError;
@@ -23,7 +23,7 @@ pub(super) const EXTRA: i64 = 3;
 /// Between two tries to change the journal's mode, which SQLite itself does not wait for.
 const PAUSE: Duration = Duration::from_millis(5);
 
-const IN_MEMORY: &str = "a database in memory keeps nothing; use memory:// for that";
+pub(super) const IN_MEMORY: &str = "a database in memory keeps nothing; use memory:// for that";
 
 pub(super) struct Target {
     options: SqliteConnectOptions,
@@ -97,9 +97,13 @@ impl Target {
     }
 
     /// A database of the application's.
-    pub(super) fn with(options: SqliteConnectOptions) -> Self {
+    pub(super) fn with(mut options: SqliteConnectOptions) -> Self {
+        let place = Place::of(&options);
+        if let Some(path) = place.path() {
+            options = options.filename(path);
+        }
         Self {
-            place: Place::of(&options),
+            place,
             options: options
                 .disable_statement_logging()
                 .statement_cache_capacity(32)
@@ -259,18 +263,13 @@ async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// # Errors
-/// When the database is in memory, or temporary.
-pub(super) async fn refuse_memory(connection: &mut SqliteConnection) -> Result<(), ConnectError> {
+/// Not where the database is in memory, or temporary.
+pub(super) async fn has_a_file(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let file: String =
         sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
             .fetch_one(connection)
-            .await
-            .map_err(connect_error)?;
-    if file.is_empty() {
-        return Err(unfit(IN_MEMORY));
-    }
-    Ok(())
+            .await?;
+    Ok(!file.is_empty())
 }
 
 pub(super) async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {

@@ -189,7 +189,7 @@ impl Work {
             }
             Attempted::Busy(batch, error) => {
                 lanes.put_back(batch);
-                lanes.lock_was_busy(self.patience, &error);
+                lanes.lock_was_busy(began, self.patience, &error);
                 if began.elapsed() < BREATH {
                     sleep(BREATH).await;
                 }

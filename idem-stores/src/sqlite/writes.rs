@@ -111,8 +111,8 @@ impl Write {
         self.since.elapsed() >= long
     }
 
-    pub(super) fn sees_the_lock_busy(&mut self, now: Instant) {
-        self.busy_since.get_or_insert(now);
+    pub(super) fn sees_the_lock_busy(&mut self, since: Instant) {
+        self.busy_since.get_or_insert(since);
     }
 
     pub(super) fn was_kept_by_the_lock_for(&self, long: Duration, now: Instant) -> bool {

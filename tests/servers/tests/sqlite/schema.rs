@@ -13,7 +13,7 @@ use tokio::sync::Barrier;
 use crate::file::{File, acquire, again, claim, finish, replays, whole};
 use crate::worker::{Effects, Worker};
 
-const BY_HAND: [&str; 2] = [
+pub(crate) const BY_HAND: [&str; 2] = [
     include_str!("../../../../idem-stores/src/sqlite/migrations/0001_records.sql"),
     include_str!("../../../../idem-stores/src/sqlite/migrations/0002_min_version.sql"),
 ];

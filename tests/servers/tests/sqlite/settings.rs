@@ -193,6 +193,20 @@ async fn a_database_without_a_journal_on_the_disk_is_refused() {
 }
 
 #[tokio::test]
+async fn a_database_in_memory_serves_an_applications_own_tests() {
+    let (log, _guard) = listen();
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    for migration in crate::schema::BY_HAND {
+        sqlx::raw_sql(migration).execute(&pool).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(book(&pool).await.unwrap(), 1);
+    }
+    assert_eq!(log.take(), "");
+}
+
+#[tokio::test]
 async fn a_pool_that_turns_its_journal_off_by_itself_is_refused() {
     let file = made().await;
     file.run("PRAGMA journal_mode = DELETE").await;
