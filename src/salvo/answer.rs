@@ -89,12 +89,7 @@ fn lock(kept: &Kept) -> std::sync::MutexGuard<'_, Option<StatusError>> {
 /// Answers without the handler.
 pub async fn answer(response: &mut Response, answer: http::Response<Bytes>) {
     let before = std::mem::take(&mut response.headers);
-    put(
-        response,
-        before,
-        answer.map(CapturedBody::whole),
-    )
-    .await;
+    put(response, before, answer.map(CapturedBody::whole)).await;
 }
 
 /// Puts an answer where salvo expects it. `before` is what hoops had set before the handler.

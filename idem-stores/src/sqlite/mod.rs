@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+mod builder;
 mod checks;
 mod errors;
 mod file;
@@ -67,9 +68,8 @@ mod writer;
 mod writes;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -78,100 +78,19 @@ use idem_core::{
 };
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::watch;
 
 use crate::ConnectError;
-use checks::Settings;
-use errors::{connect_error, unfit};
+use builder::Limits;
+pub use builder::{SqlitePoolBuilder, SqliteStoreBuilder};
 use readers::Readers;
 use record::Record;
-use sweeping::{EVERY, Pause};
-use target::{Address, Opened, Target};
+use target::{Opened, Target};
 pub use transaction::SqliteTransactions;
 use watching::Watchers;
 use writer::Writer;
 use writes::{Change as Changing, Completion, End, To};
 
 const NAME: &str = "sqlite";
-
-/// The claims of 32 transactions: a third of a second where a commit takes 10 ms, and all of a claim's
-/// time where it takes 60. Behind more, a claim would wait for nothing.
-const MAX_WAITING: usize = 4096;
-
-/// Settings of a [`SqliteStore`] with a file of its own.
-#[must_use]
-pub struct SqliteStoreBuilder {
-    path: PathBuf,
-    busy_timeout: Duration,
-    max_waiting: usize,
-    sweep_every: Pause,
-}
-
-impl SqliteStoreBuilder {
-    /// How long a call waits while another process holds the database's lock; 2 seconds unless
-    /// given. Then it fails with [`StoreError::Busy`], and has changed nothing. Below the engine's
-    /// store timeout the caller learns why.
-    ///
-    /// A claim waits as long behind other calls of this process, but a second at least; then it is
-    /// [`StoreError::NotSent`]. What the holder of a lease asks for does not count that time.
-    pub const fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout;
-        self
-    }
-
-    /// How many claims may wait to be written, and how many claims and other looks to be read; 4096
-    /// each unless given. One more fails at once with [`StoreError::Overloaded`], and is not sent.
-    ///
-    /// The default is what 32 transactions take along: a third of a second where a commit takes
-    /// 10 ms. A longer queue serves nobody sooner.
-    pub const fn max_waiting(mut self, calls: usize) -> Self {
-        self.max_waiting = calls;
-        self
-    }
-
-    /// How often records whose time is over are deleted, about; every minute unless given, and a
-    /// millisecond apart at least. `None` leaves that to [`SqliteStore::sweep`].
-    /// Until then they take up room, and nothing else: they count as absent.
-    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
-        self.sweep_every = pause;
-        self
-    }
-
-    /// Opens the file. Where it is missing it is created, in a directory that is there; its
-    /// tables are created, or brought to this version.
-    ///
-    /// # Errors
-    /// When the file cannot be opened, created or written, is no SQLite database or a damaged
-    /// one, keeps no journal on the disk, has tables of another's making or of a version that this
-    /// one may not use, or is locked for longer than the timeout. Nothing that was there is changed
-    /// then.
-    pub async fn connect(self) -> Result<SqliteStore, ConnectError> {
-        let target = Target::file(self.path, self.busy_timeout);
-        let mut opened = target.create(self.busy_timeout).await?;
-        let connection = &mut opened.connection;
-        schema::migrate(connection).await?;
-        let settings = Settings::of(connection).await.map_err(connect_error)?;
-        refuse_without_journal(&settings)?;
-        settings.warn();
-        let hurries = target::hurries(connection).await;
-        hurries.map_err(connect_error)?;
-        let limits = Limits {
-            patience: self.busy_timeout,
-            max_waiting: self.max_waiting,
-        };
-        SqliteStore::over(target, Some(opened), limits, self.sweep_every)
-    }
-}
-
-impl fmt::Debug for SqliteStoreBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStoreBuilder")
-            .field("busy_timeout", &self.busy_timeout)
-            .field("max_waiting", &self.max_waiting)
-            .field("sweep_every", &self.sweep_every)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Keeps records in a SQLite database. Clones share its connections, which close with the last
 /// one.
@@ -191,33 +110,19 @@ struct Inner {
     readers: Readers,
     watchers: Arc<Watchers>,
     writer: Writer,
-    sweep_every: watch::Sender<Pause>,
-}
-
-/// How long calls wait, and how many.
-struct Limits {
-    patience: Duration,
-    max_waiting: usize,
 }
 
 impl SqliteStore {
+    /// The statements that make the tables, one text for each version, to be run by hand or by the
+    /// application's own migrations: in this order, each in one transaction, once.
+    pub const MIGRATIONS: &[&str] = schema::MIGRATIONS;
+
     /// Starts a store from a URL; see [`connect`](crate::connect()) for what it can say.
     ///
     /// # Errors
     /// When the URL is malformed, or names a database in memory. No message repeats it.
     pub fn builder(url: &str) -> Result<SqliteStoreBuilder, ConnectError> {
-        let Address {
-            path,
-            busy_timeout,
-            max_waiting,
-            sweep_every,
-        } = Target::parse(url)?;
-        Ok(SqliteStoreBuilder {
-            path,
-            busy_timeout: busy_timeout.unwrap_or(Duration::from_secs(2)),
-            max_waiting: max_waiting.unwrap_or(MAX_WAITING),
-            sweep_every: sweep_every.unwrap_or(Some(EVERY)),
-        })
+        SqliteStoreBuilder::of_url(url)
     }
 
     /// Opens the file that the URL names.
@@ -229,8 +134,7 @@ impl SqliteStore {
     }
 
     /// Keeps the records in the application's database, beside its own rows. Call
-    /// [`migrate`](Self::migrate) before the first use. Records whose time is over are deleted every
-    /// minute, unless [`sweep_every`](Self::sweep_every) says otherwise.
+    /// [`migrate`](Self::migrate) before the first use.
     ///
     /// Up to six connections of the store's own are opened with the pool's options, so that the
     /// pool may be as small as it likes, and whoever holds a lease never waits for it. They commit
@@ -242,58 +146,27 @@ impl SqliteStore {
     /// When the database cannot be opened, is in memory, keeps no journal on the disk, or has tables
     /// of another's making or of a version that this one may not use.
     pub async fn from_pool(pool: &SqlitePool) -> Result<Self, ConnectError> {
-        let target = Target::with((*pool.connect_options()).clone());
-        let mut opened = target.open().await?;
-        let connection = &mut opened.connection;
-        let own = Settings::of(connection).await.map_err(connect_error)?;
-        if !own.has_a_file() {
-            return Err(unfit(target::IN_MEMORY));
-        }
-        schema::check(connection).await?;
-        refuse_without_journal(&own)?;
-        let mut pooled = pool.acquire().await.map_err(connect_error)?;
-        let settings = Settings::of(&mut pooled).await.map_err(connect_error)?;
-        refuse_without_journal(&settings)?;
-        settings.warn();
-        // The writer opens its own: this one may have looked before the tables were there.
-        let patience = target::patience(connection).await;
-        let limits = Limits {
-            patience: patience.map_err(connect_error)?,
-            max_waiting: MAX_WAITING,
-        };
-        Self::over(target, None, limits, Some(EVERY))
+        Self::pool_builder(pool).connect().await
     }
 
-    fn over(
-        target: Target,
-        opened: Option<Opened>,
-        limits: Limits,
-        sweep_every: Pause,
-    ) -> Result<Self, ConnectError> {
-        let Limits {
-            patience,
-            max_waiting,
-        } = limits;
+    /// The same, with settings.
+    pub fn pool_builder(pool: &SqlitePool) -> SqlitePoolBuilder {
+        SqlitePoolBuilder::over(pool.clone())
+    }
+
+    fn over(target: Target, opened: Option<Opened>, limits: Limits) -> Result<Self, ConnectError> {
         let target = Arc::new(target);
         let watchers = Arc::<Watchers>::default();
-        let (sweep_every, swept_every) = watch::channel(sweep_every);
-        let writer = Writer::new(
-            Arc::clone(&target),
-            opened,
-            Arc::clone(&watchers),
-            patience,
-            max_waiting,
-            swept_every,
-        );
+        let readers = Readers::new(Arc::clone(&target), &limits);
+        let writer = Writer::new(Arc::clone(&target), opened, Arc::clone(&watchers), limits);
         // It sweeps, also where this process never writes.
         writer.start().map_err(ConnectError::Store)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                readers: Readers::new(Arc::clone(&target), max_waiting, patience),
+                readers,
                 watchers,
                 writer,
                 target,
-                sweep_every,
             }),
         })
     }
@@ -320,12 +193,6 @@ impl SqliteStore {
         writer
             .ask_in_the_queue(batch, Instant::now(), Changing::Sweep)
             .await
-    }
-
-    /// How often this process deletes records whose time is over, about, from now on, while a clone
-    /// of this store lives. `None` leaves that to [`sweep`](Self::sweep), or to another process.
-    pub fn sweep_every(&self, pause: Option<Duration>) {
-        self.inner.sweep_every.send_replace(pause);
     }
 
     async fn end(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
@@ -406,11 +273,6 @@ impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").finish_non_exhaustive()
     }
-}
-
-fn refuse_without_journal(settings: &Settings) -> Result<(), ConnectError> {
-    let refused = settings.refuse_without_journal();
-    refused.map_err(|problem| unfit(problem.to_string()))
 }
 
 /// Runs a statement without parameters.

@@ -12,7 +12,6 @@ use idem_core::StoreError;
 use sqlx::SqlitePool;
 use sqlx::pool::CloseEvent;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -32,13 +31,8 @@ struct Known {
     place: Place,
     /// What was there at the first transaction.
     file: Option<FileId>,
-    /// Ends when this is dropped, or with its pool or its runtime.
-    sweeping: Option<Sweeping>,
-}
-
-struct Sweeping {
-    task: JoinHandle<()>,
-    _pause: watch::Sender<Pause>,
+    /// Ends with the pool, or with the runtime of its first transaction.
+    sweeping: Option<JoinHandle<()>>,
 }
 
 fn pools() -> MutexGuard<'static, HashMap<Vec<u8>, Known>> {
@@ -54,10 +48,8 @@ impl Known {
             .is_ready()
     }
 
-    /// With the runtime of its first transaction.
-    fn has_ended_to_sweep(&self) -> bool {
-        let sweeping = self.sweeping.as_ref();
-        sweeping.is_some_and(|sweeping| sweeping.task.is_finished())
+    fn sweeps_no_more(&self) -> bool {
+        self.sweeping.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
 
@@ -70,7 +62,7 @@ pub(super) fn is_known(key: &[u8]) -> Result<bool, StoreError> {
     let Some(known) = pools.get_mut(key) else {
         return Ok(false);
     };
-    if known.is_closed() || known.has_ended_to_sweep() {
+    if known.is_closed() || known.sweeps_no_more() {
         pools.remove(key);
         return Ok(false);
     }
@@ -119,7 +111,7 @@ pub(super) fn look_at(
 }
 
 /// Sweeps on this runtime, as long as the pool is open.
-fn sweep(pool: &SqlitePool, every: Duration) -> Option<Sweeping> {
+fn sweep(pool: &SqlitePool, every: Duration) -> Option<JoinHandle<()>> {
     let Ok(runtime) = Handle::try_current() else {
         warn!(
             target: "idem",
@@ -133,18 +125,13 @@ fn sweep(pool: &SqlitePool, every: Duration) -> Option<Sweeping> {
         target: Target::with(options),
         opened: None,
     };
-    let (pause, paused) = watch::channel(Some(every));
     let closed = pool.close_event();
-    let task = runtime.spawn(async move {
+    Some(runtime.spawn(async move {
         tokio::select! {
             () = closed => {}
-            () = sweeping::now_and_then(sweeper, paused) => {}
+            () = sweeping::now_and_then(sweeper, every) => {}
         }
-    });
-    Some(Sweeping {
-        task,
-        _pause: pause,
-    })
+    }))
 }
 
 struct PoolSweeper {

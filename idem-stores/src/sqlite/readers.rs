@@ -9,6 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::builder::Limits;
 use super::errors::{spares_the_connection, without_effect};
 use super::file::Replaced;
 use super::lanes::{Queue, longest_wait, waited_too_long};
@@ -28,13 +29,13 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(target: Arc<Target>, max_waiting: usize, patience: Duration) -> Self {
+    pub(super) fn new(target: Arc<Target>, limits: &Limits) -> Self {
         Self {
             target,
-            queue: Queue::bounded(max_waiting.saturating_add(READERS)),
+            queue: Queue::bounded(limits.max_waiting.saturating_add(READERS)),
             permits: Semaphore::new(READERS),
             free: Mutex::default(),
-            patience,
+            patience: limits.patience,
         }
     }
 
@@ -99,7 +100,12 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_a_turn_until_the_time_is_over_is_not_sent() {
         let target = Arc::new(Target::file(PathBuf::from("/nowhere"), Duration::ZERO));
-        let readers = Readers::new(target, 16, Duration::from_secs(2));
+        let limits = Limits {
+            patience: Duration::from_secs(2),
+            max_waiting: 16,
+            sweep_every: None,
+        };
+        let readers = Readers::new(target, &limits);
         let turns = readers.permits.acquire_many(4).await.unwrap();
         let since = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
         let answer = readers.read(since, async |_| Ok(())).await;

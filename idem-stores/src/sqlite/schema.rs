@@ -10,7 +10,7 @@ use super::errors::{connect_error, is_refused_statement, unfit};
 use crate::ConnectError;
 
 /// Each makes of its predecessor's tables its own, and says so in `idem_schema`.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_records.sql"),
     include_str!("migrations/0002_min_version.sql"),
 ];

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use idem_core::StoreError;
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
@@ -25,29 +24,13 @@ pub(super) trait Sweeper: Send + 'static {
     -> impl Future<Output = Option<Result<u64, StoreError>>> + Send;
 }
 
-/// Sweeps until the database is not used any more, or nobody can change the pause.
-pub(super) async fn now_and_then(mut sweeper: impl Sweeper, mut pause: watch::Receiver<Pause>) {
+/// Sweeps every so often, until the database is not used any more.
+pub(super) async fn now_and_then(mut sweeper: impl Sweeper, every: Duration) {
+    let every = every.max(Duration::from_millis(1));
     let mut has_warned = false;
     loop {
-        let every = *pause.borrow_and_update();
-        let waited = async {
-            match every {
-                Some(every) => {
-                    let every = every.max(Duration::from_millis(1));
-                    sleep(every.mul_f64(rand::random_range(0.5..1.0))).await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            changed = pause.changed() => match changed {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-            () = waited => {}
-        }
-        while !pause.has_changed().is_ok_and(|changed| changed) {
+        sleep(every.mul_f64(rand::random_range(0.5..1.0))).await;
+        loop {
             match sweeper.sweep(SWEPT).await {
                 None => return,
                 Some(Ok(0)) => break,

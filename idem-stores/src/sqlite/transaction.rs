@@ -51,7 +51,7 @@ pub struct SqliteTransactions {
 
 impl SqliteTransactions {
     /// Transactions of this pool.
-    pub const fn over(pool: SqlitePool) -> Self {
+    pub const fn new(pool: SqlitePool) -> Self {
         Self {
             pool,
             sweep_every: Some(EVERY),
@@ -83,7 +83,7 @@ impl TransactionSource<Sqlx> for SqlitePool {
     type Database = SqliteTransactions;
 
     fn database(&self) -> SqliteTransactions {
-        SqliteTransactions::over(self.clone())
+        SqliteTransactions::new(self.clone())
     }
 }
 

@@ -15,9 +15,9 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
-use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::builder::Limits;
 use super::errors::{is_busy, spares_the_connection, while_writing};
 use super::lanes::{Lanes, Queue};
 use super::sweeping::{self, Pause, Sweeper};
@@ -51,7 +51,7 @@ struct Work {
     watchers: Arc<Watchers>,
     /// How long a write waits for the lock.
     patience: Duration,
-    sweep_every: watch::Receiver<Pause>,
+    sweep_every: Pause,
 }
 
 impl Writer {
@@ -60,18 +60,16 @@ impl Writer {
         target: Arc<Target>,
         opened: Option<Opened>,
         watchers: Arc<Watchers>,
-        patience: Duration,
-        max_waiting: usize,
-        sweep_every: watch::Receiver<Pause>,
+        limits: Limits,
     ) -> Self {
         Self {
             work: Work {
                 target,
                 watchers,
-                patience,
-                sweep_every,
+                patience: limits.patience,
+                sweep_every: limits.sweep_every,
             },
-            queue: Queue::bounded(max_waiting),
+            queue: Queue::bounded(limits.max_waiting),
             state: Mutex::new(State {
                 sender: None,
                 opened,
@@ -156,8 +154,9 @@ impl Work {
                 Arc::clone(&self.watchers),
                 Arc::clone(&self.target),
             ));
-            let sweeper = OwnSweeper(own);
-            tokio::spawn(sweeping::now_and_then(sweeper, self.sweep_every.clone()));
+            if let Some(every) = self.sweep_every {
+                tokio::spawn(sweeping::now_and_then(OwnSweeper(own), every));
+            }
             let mut lanes = Lanes::default();
             loop {
                 if lanes.is_empty() {

@@ -13,11 +13,6 @@ use tokio::sync::Barrier;
 use crate::file::{File, acquire, again, claim, finish, replays, whole};
 use crate::worker::{Effects, Worker};
 
-pub(crate) const BY_HAND: [&str; 2] = [
-    include_str!("../../../../idem-stores/src/sqlite/migrations/0001_records.sql"),
-    include_str!("../../../../idem-stores/src/sqlite/migrations/0002_min_version.sql"),
-];
-
 /// The tables' version, and the oldest one that may use them.
 async fn versions(file: &File) -> (i64, i64) {
     let version = file.number("SELECT version FROM idem_schema").await;
@@ -108,8 +103,8 @@ async fn tables_made_by_hand_are_taken_as_they_are_and_others_are_left_alone() {
     ";
     sqlx::raw_sql(own).execute(&pool).await.unwrap();
     let store = SqliteStore::from_pool(&pool).await.unwrap();
-    for by_hand in BY_HAND {
-        sqlx::raw_sql(by_hand).execute(&pool).await.unwrap();
+    for by_hand in SqliteStore::MIGRATIONS {
+        sqlx::raw_sql(*by_hand).execute(&pool).await.unwrap();
     }
     store.migrate().await.unwrap();
     finish(&store, &claim(), b"outcome").await;

@@ -197,8 +197,8 @@ async fn a_database_in_memory_serves_an_applications_own_tests() {
     let (log, _guard) = listen();
     let pool = SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect("sqlite::memory:").await.unwrap();
-    for migration in crate::schema::BY_HAND {
-        sqlx::raw_sql(migration).execute(&pool).await.unwrap();
+    for migration in SqliteStore::MIGRATIONS {
+        sqlx::raw_sql(*migration).execute(&pool).await.unwrap();
     }
     for _ in 0..3 {
         assert_eq!(book(&pool).await.unwrap(), 1);

@@ -99,26 +99,25 @@ async fn large_outcomes_are_swept_a_few_at_a_time() {
 
 #[tokio::test]
 async fn a_store_beside_the_application_sweeps_unless_told_not_to() {
-    let file = File::new();
-    let pool = SqlitePool::connect_with(file.options().create_if_missing(true))
-        .await
-        .unwrap();
-    let store = SqliteStore::from_pool(&pool).await.unwrap();
-    store.migrate().await.unwrap();
+    let file = made().await;
+    let pool = SqlitePool::connect_with(file.options()).await.unwrap();
     // More than one batch.
     expired(&file, 600, 10).await;
-    store.sweep_every(Some(Duration::from_millis(10)));
-    is_swept(&file).await;
-    store.sweep_every(None);
-    // A sweep that was asked for before is behind this.
-    acquire(&store, &claim()).await;
-    expired(&file, 10, 10).await;
+    let builder = || SqliteStore::pool_builder(&pool);
+    let never = builder().sweep_every(None).connect().await.unwrap();
     for _ in 0..20 {
-        acquire(&store, &claim()).await;
+        acquire(&never, &claim()).await;
     }
-    assert_eq!(file.number(RECORDS).await, 10);
-    store.sweep_every(Some(Duration::from_millis(10)));
+    assert_eq!(file.number(RECORDS).await, 600);
+    let often = builder().sweep_every(Some(Duration::from_millis(10)));
+    let often = often.connect().await.unwrap();
     is_swept(&file).await;
+    drop(often);
+    expired(&file, 10, 10).await;
+    // By itself it does as well, if seldom.
+    let seldom = SqliteStore::from_pool(&pool).await.unwrap();
+    acquire(&seldom, &claim()).await;
+    assert_eq!(file.number(RECORDS).await, 10);
 }
 
 async fn book<Via, S: TransactionSource<Via>>(source: &S) -> Result<i64, Error> {
@@ -161,7 +160,7 @@ async fn an_application_that_only_has_transactions_may_say_how_often_or_never() 
     let file = made().await;
     let pool = SqlitePool::connect_with(file.options()).await.unwrap();
     expired(&file, 10, 10).await;
-    let never = SqliteTransactions::over(pool.clone()).sweep_every(None);
+    let never = SqliteTransactions::new(pool.clone()).sweep_every(None);
     assert_eq!(book(&never).await.unwrap(), 1);
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(3600)).await;
@@ -172,7 +171,7 @@ async fn an_application_that_only_has_transactions_may_say_how_often_or_never() 
     assert_eq!(file.number(RECORDS).await, 10);
 
     let pool = SqlitePool::connect_with(file.options()).await.unwrap();
-    let often = SqliteTransactions::over(pool).sweep_every(Some(Duration::from_millis(10)));
+    let often = SqliteTransactions::new(pool).sweep_every(Some(Duration::from_millis(10)));
     assert_eq!(book(&often).await.unwrap(), 1);
     is_swept(&file).await;
     expired(&file, 10, 10).await;
@@ -184,7 +183,7 @@ async fn sweeping_keeps_no_pool_alive_and_ends_with_it() {
     for close in [false, true] {
         let file = made().await;
         let pool = SqlitePool::connect_with(file.options()).await.unwrap();
-        let often = SqliteTransactions::over(pool.clone());
+        let often = SqliteTransactions::new(pool.clone());
         let often = often.sweep_every(Some(Duration::from_millis(10)));
         assert_eq!(book(&often).await.unwrap(), 1);
         drop(often);
@@ -213,7 +212,7 @@ fn a_pool_that_outlives_the_runtime_of_its_first_transaction_is_swept_on_the_nex
     let (file, often) = kept.block_on(async {
         let file = made().await;
         let pool = SqlitePool::connect_with(file.options()).await.unwrap();
-        let often = SqliteTransactions::over(pool);
+        let often = SqliteTransactions::new(pool);
         (file, often.sweep_every(Some(Duration::from_millis(10))))
     });
     for runtime in [first, second] {
@@ -238,7 +237,7 @@ async fn where_it_cannot_be_swept_that_is_said_once() {
     )
     .await;
     let pool = SqlitePool::connect_with(file.options()).await.unwrap();
-    let often = SqliteTransactions::over(pool).sweep_every(Some(Duration::from_millis(5)));
+    let often = SqliteTransactions::new(pool).sweep_every(Some(Duration::from_millis(5)));
     assert_eq!(book(&often).await.unwrap(), 1);
     let mut said = String::new();
     while !said.contains("cannot be swept") {
