@@ -1,14 +1,15 @@
 //! The SQLite store against the same two writes without it, and an operation in the
 //! application's transaction against that transaction alone. Every commit is on the disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, RecordId, Store};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, sqlite as business};
-use idem_benches::crowd::{crowds, paced, two_threads};
+use idem_benches::crowd::{crowds, offered, paced, two_threads};
 use idem_benches::store::{OUTCOME_BYTES, RETENTION};
 use idem_benches::{Contender, interleave, print_rates, scaled};
 use idem_tests::TempDir;
@@ -24,6 +25,7 @@ const TURN: Duration = Duration::from_millis(300);
 
 fn main() {
     let runtime = two_threads();
+    offered_load(&runtime);
     for callers in crowds() {
         let directory = TempDir::new("bench");
         let bench = Bench {
@@ -35,6 +37,32 @@ fn main() {
         for work in [Work::Insert, Work::UpdateAndInsert] {
             bench.transactions(work);
         }
+    }
+}
+
+/// More callers than can be served: what is completed stays what it was, and who holds a lease does
+/// not notice.
+fn offered_load(runtime: &Runtime) {
+    println!("\n### Offered load: first calls, while 50 leases are renewed all the time\n");
+    println!(
+        "| callers at once | completed per second | refused per second | longest renewal | leases lost |"
+    );
+    println!("|---|---|---|---|---|");
+    for callers in [1, 8, 64, 512, 4096, 20_000] {
+        let directory = TempDir::new("bench");
+        let url = format!("sqlite://{}", directory.path().join("idem.db").display());
+        let store = runtime.block_on(SqliteStore::connect(&url));
+        let store: Arc<dyn Store> = Arc::new(store.expect("a store"));
+        let load = offered(
+            runtime,
+            &store,
+            callers,
+            Duration::from_secs(scaled(5, 2) as u64),
+        );
+        println!(
+            "| {callers} | {:.0} | {:.0} | {:.0?} | {} |",
+            load.completed, load.refused, load.longest_renewal, load.lost
+        );
     }
 }
 

@@ -34,13 +34,16 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// | `sqlite://file.db`, `sqlite:///directory/file.db` | a file, created where it is missing |
 ///
 /// Options after `?`, separated by `&`: `prefix=idem:` is what every key in Redis begins with,
-/// `timeout=2s` how long one call may take, and with SQLite how long a call waits for the lock
-/// of another process. Reserved characters of a login or an option are
+/// `timeout=2s` how long one call may take. Reserved characters of a login or an option are
 /// percent-encoded.
 ///
 /// With Redis, `max_claims=256` and `max_waiting=4096` bound the claims that are under way and those
 /// that wait for their turn, and `wait_replicas=1` and `wait_aof=1` say who must have a write before
 /// it counts; see `RedisStoreBuilder`.
+///
+/// With SQLite, `timeout=2s` is how long a call waits for the lock of another process,
+/// `max_waiting=4096` how many claims may wait to be written, and as many to be looked up, before
+/// more are refused, and `sweep=60s` how often what has expired is deleted, or `off`.
 ///
 /// With PostgreSQL, `max_connections=10` bounds the store's connections, `migrate=off` leaves the
 /// tables to whoever runs the migrations by hand, and `sweep=60s` is how often what has expired is

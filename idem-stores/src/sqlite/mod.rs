@@ -6,8 +6,13 @@
 //! one writer, which commits together whatever was asked for meanwhile. Every commit is on the
 //! disk before it is acknowledged.
 //!
+//! Who holds a lease goes first: renewals and the ends of attempts are written before claims, and
+//! claims wait in a queue with a bound. One that finds it full fails at once.
+//!
 //! Processes of one machine share the file; SQLite's lock decides between them. A file on a
-//! network file system is nobody's to promise anything about.
+//! network file system is nobody's to promise anything about. When the file is replaced while it is
+//! open, the store goes on with the one that is there now if it has the store's tables; when it is
+//! moved or deleted, the store refuses.
 //!
 //! | to find | look in |
 //! |---|---|
@@ -15,12 +20,16 @@
 //! | the statements, and the clock | `statements`, and the files beside it |
 //! | what a row says | `record` |
 //! | grouped commits | `writer`, `writes` |
+//! | who goes first, and who is refused | `lanes` |
 //! | connections that only read | `readers` |
 //! | waking waiters | `watching` |
-//! | claims inside the application's transactions | `transaction` |
+//! | claims inside the application's transactions | `transaction`, `pools` |
 //! | what a URL says, and how connections are opened | `target` |
+//! | whether the file is still the one that was opened | `file` |
 //! | whose the tables are | `schema` |
-//! | what is warned of at start-up | `checks` |
+//! | what an error means | `errors` |
+//! | what is refused or warned of at start-up | `checks` |
+//! | deleting what has expired | `sweeping` |
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,12 +50,17 @@
 //! # }
 //! ```
 
+mod builder;
 mod checks;
 mod errors;
+mod file;
+mod lanes;
+mod pools;
 mod readers;
 mod record;
 mod schema;
 mod statements;
+mod sweeping;
 mod target;
 mod transaction;
 mod watching;
@@ -54,9 +68,8 @@ mod writer;
 mod writes;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -67,76 +80,17 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::ConnectError;
-use errors::{connect_error, store_error};
+use builder::Limits;
+pub use builder::{SqlitePoolBuilder, SqliteStoreBuilder};
 use readers::Readers;
 use record::Record;
-use target::Target;
+use target::{Opened, Target};
 pub use transaction::SqliteTransactions;
 use watching::Watchers;
 use writer::Writer;
-use writes::{Completion, To, Write};
+use writes::{Change as Changing, Completion, End, To};
 
 const NAME: &str = "sqlite";
-
-/// Settings of a [`SqliteStore`] with a file of its own.
-#[must_use]
-pub struct SqliteStoreBuilder {
-    path: PathBuf,
-    busy_timeout: Duration,
-    sweep_every: Duration,
-}
-
-impl SqliteStoreBuilder {
-    /// How long a call waits while another process holds the database's lock; 2 seconds unless
-    /// given. Then it fails, and has changed nothing. Below half of the engine's store timeout
-    /// it leaves time for a second try.
-    pub const fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout;
-        self
-    }
-
-    /// How often records whose time is over are deleted, about; every minute unless given, and a
-    /// millisecond apart at least.
-    /// Until then they take up room, and nothing else: they count as absent.
-    pub const fn sweep_every(mut self, pause: Duration) -> Self {
-        self.sweep_every = pause;
-        self
-    }
-
-    /// Opens the file. Where it is missing it is created, in a directory that is there; its
-    /// tables are created, or brought to this version.
-    ///
-    /// # Errors
-    /// When the file cannot be opened, created or written, is no SQLite database or a damaged
-    /// one, has tables of another's making or of a newer version, or is locked for longer than
-    /// the timeout. Nothing that was there is changed then.
-    pub async fn connect(self) -> Result<SqliteStore, ConnectError> {
-        let target = Target::file(self.path, self.busy_timeout);
-        let mut connection = target
-            .create(self.busy_timeout)
-            .await
-            .map_err(connect_error)?;
-        schema::migrate(&mut connection).await?;
-        checks::run(&mut connection).await.map_err(connect_error)?;
-        target::hurries(&mut connection)
-            .await
-            .map_err(connect_error)?;
-        let (opened, sweep_every) = (Some(connection), Some(self.sweep_every));
-        let store = SqliteStore::over(target, opened, self.busy_timeout, sweep_every);
-        // It sweeps, also where this process never writes.
-        store.inner.writer.queue().map_err(ConnectError::Store)?;
-        Ok(store)
-    }
-}
-
-impl fmt::Debug for SqliteStoreBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteStoreBuilder")
-            .field("busy_timeout", &self.busy_timeout)
-            .field("sweep_every", &self.sweep_every)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Keeps records in a SQLite database. Clones share its connections, which close with the last
 /// one.
@@ -159,17 +113,16 @@ struct Inner {
 }
 
 impl SqliteStore {
+    /// The statements that make the tables, one text for each version, to be run by hand or by the
+    /// application's own migrations: in this order, each in one transaction, once.
+    pub const MIGRATIONS: &[&str] = schema::MIGRATIONS;
+
     /// Starts a store from a URL; see [`connect`](crate::connect()) for what it can say.
     ///
     /// # Errors
     /// When the URL is malformed, or names a database in memory. No message repeats it.
     pub fn builder(url: &str) -> Result<SqliteStoreBuilder, ConnectError> {
-        let (path, busy_timeout) = Target::parse(url)?;
-        Ok(SqliteStoreBuilder {
-            path,
-            busy_timeout: busy_timeout.unwrap_or(Duration::from_secs(2)),
-            sweep_every: Duration::from_secs(60),
-        })
+        SqliteStoreBuilder::of_url(url)
     }
 
     /// Opens the file that the URL names.
@@ -181,53 +134,41 @@ impl SqliteStore {
     }
 
     /// Keeps the records in the application's database, beside its own rows. Call
-    /// [`migrate`](Self::migrate) before the first use, and [`sweep`](Self::sweep) every now and
-    /// then.
+    /// [`migrate`](Self::migrate) before the first use.
     ///
     /// Up to six connections of the store's own are opened with the pool's options, so that the
-    /// pool may be as small as it likes. They commit with `synchronous` at `FULL` at least; the
-    /// pool's own settings stay as they are, and those that weaken what the store promises are
-    /// each a warning. How long a call waits for a lock is the pool's `busy_timeout`.
+    /// pool may be as small as it likes, and whoever holds a lease never waits for it. They commit
+    /// with `synchronous` at `EXTRA`; the pool's own settings stay as they are, and those that
+    /// weaken what the store promises are each a warning. How long a call waits for a lock is the
+    /// pool's `busy_timeout`.
     ///
     /// # Errors
-    /// When the database cannot be opened, is in memory, or has tables of another's making or of
-    /// a newer version.
+    /// When the database cannot be opened, is in memory, keeps no journal on the disk, or has tables
+    /// of another's making or of a version that this one may not use.
     pub async fn from_pool(pool: &SqlitePool) -> Result<Self, ConnectError> {
-        let target = Target::with((*pool.connect_options()).clone());
-        let mut connection = target.open().await.map_err(connect_error)?;
-        target::refuse_memory(&mut connection).await?;
-        schema::check(&mut connection).await?;
-        let mut pooled = pool.acquire().await.map_err(connect_error)?;
-        checks::run(&mut pooled).await.map_err(connect_error)?;
-        // The writer opens its own: this one may have looked before the tables were there.
-        let patience = target::patience(&mut connection).await;
-        let patience = patience.map_err(connect_error)?;
-        Ok(Self::over(target, None, patience, None))
+        Self::pool_builder(pool).connect().await
     }
 
-    fn over(
-        target: Target,
-        opened: Option<SqliteConnection>,
-        patience: Duration,
-        sweep_every: Option<Duration>,
-    ) -> Self {
+    /// The same, with settings.
+    pub fn pool_builder(pool: &SqlitePool) -> SqlitePoolBuilder {
+        SqlitePoolBuilder::over(pool.clone())
+    }
+
+    fn over(target: Target, opened: Option<Opened>, limits: Limits) -> Result<Self, ConnectError> {
         let target = Arc::new(target);
         let watchers = Arc::<Watchers>::default();
-        let writer = Writer::new(
-            Arc::clone(&target),
-            opened,
-            Arc::clone(&watchers),
-            patience,
-            sweep_every,
-        );
-        Self {
+        let readers = Readers::new(Arc::clone(&target), &limits);
+        let writer = Writer::new(Arc::clone(&target), opened, Arc::clone(&watchers), limits);
+        // It sweeps, also where this process never writes.
+        writer.start().map_err(ConnectError::Store)?;
+        Ok(Self {
             inner: Arc::new(Inner {
-                readers: Readers::new(Arc::clone(&target)),
+                readers,
                 watchers,
                 writer,
                 target,
             }),
-        }
+        })
     }
 
     /// Creates the tables `idem_schema` and `idem_records`, or brings them to this version; the
@@ -237,26 +178,30 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStoreBuilder::connect`]. It is all done, or nothing is.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
-        let mut connection = self.inner.target.open().await.map_err(connect_error)?;
-        schema::migrate(&mut connection).await
+        let mut opened = self.inner.target.open().await?;
+        schema::migrate(&mut opened.connection).await
     }
 
-    /// Deletes up to `batch` records whose time is over, in one transaction, and says how many.
-    /// A store that was opened by URL does it by itself.
+    /// Deletes up to `batch` records whose time is over, in one transaction, and says how many: none
+    /// only where none is left, and fewer where their outcomes come to more than 4 MiB.
+    /// The store does it by itself, unless it was told not to.
     ///
     /// # Errors
-    /// When the database cannot be written.
+    /// When the database cannot be written, or too many calls wait for it.
     pub async fn sweep(&self, batch: u32) -> Result<u64, StoreError> {
-        self.inner.writer.ask(batch, Write::Sweep).await
+        let writer = &self.inner.writer;
+        writer
+            .ask_in_the_queue(batch, Instant::now(), Changing::Sweep)
+            .await
     }
 
-    async fn change(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
-        let change = writes::Change {
+    async fn end(&self, id: &RecordId, token: &Token, to: To) -> Result<Change, StoreError> {
+        let end = End {
             id: *id,
             token: *token,
             to,
         };
-        self.inner.writer.ask(change, Write::Change).await
+        self.inner.writer.ask(end, Changing::End).await
     }
 }
 
@@ -267,59 +212,60 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let answer = self
-            .inner
-            .readers
-            .read(async |connection| statements::answer(connection, claim).await)
-            .await
-            .map_err(store_error)?;
+        let since = Instant::now();
+        let Inner {
+            readers, writer, ..
+        } = &*self.inner;
+        let answer = readers
+            .read(since, async |connection| {
+                statements::answer(connection, claim).await
+            })
+            .await?;
         match answer {
             Some(answer) => Ok(answer),
-            None => self.inner.writer.ask(*claim, Write::Claim).await,
+            None => {
+                writer
+                    .ask_in_the_queue(*claim, since, Changing::Claim)
+                    .await
+            }
         }
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
-        let to = To::Renewed {
-            lease: lease.duration,
-            retention: lease.retention,
-        };
-        self.change(&lease.id, &lease.token, to).await
+        self.inner.writer.ask(*lease, Changing::Renew).await
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
         let completion = Completion {
-            id: lease.id,
-            token: lease.token,
+            lease: *lease,
             outcome,
-            retention: lease.retention,
         };
-        self.inner.writer.ask(completion, Write::Complete).await
+        self.inner.writer.ask(completion, Changing::Complete).await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(id, token, To::Absent).await
+        self.end(id, token, To::Absent).await
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(id, token, To::Abandoned).await
+        self.end(id, token, To::Abandoned).await
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
         let record = self
             .inner
             .readers
-            .read(async |connection| statements::look(connection, id, None).await)
-            .await
-            .map_err(store_error)?;
+            .read(Instant::now(), async |connection| {
+                statements::look(connection, id, None).await
+            })
+            .await?;
         Ok(record.map(Record::inspection))
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
         // Whose thread looks for what other processes change.
-        self.inner.writer.queue()?;
-        let watch = self.inner.watchers.watch(id, &self.inner.readers).await;
-        watch.map_err(store_error)
+        self.inner.writer.start()?;
+        self.inner.watchers.watch(id, &self.inner.readers).await
     }
 }
 

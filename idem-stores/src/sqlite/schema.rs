@@ -3,28 +3,30 @@
 //! `idem_schema` holds the version of both. What the application keeps of its own migrations is
 //! not touched.
 
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection, Row};
 
-use super::NAME;
-use super::errors::{connect_error, is_refused_statement};
+use super::errors::{connect_error, is_refused_statement, unfit};
 use crate::ConnectError;
 
 /// Each makes of its predecessor's tables its own, and says so in `idem_schema`.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_records.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_records.sql"),
+    include_str!("migrations/0002_min_version.sql"),
+];
+
+/// The version that this code makes of the tables. It uses older ones as they are.
+const VERSION: usize = MIGRATIONS.len();
 
 const TABLES: &str = "SELECT name FROM sqlite_schema \
     WHERE name IN ('idem_schema', 'idem_records') ORDER BY name";
 
-/// The version of the tables; 0 where there are none.
+/// The version of the tables; 0 where there are none. A newer one than this code's where the tables
+/// say that this code may use them.
 ///
 /// # Errors
-/// When they are of another's making, or newer than this code.
+/// When they are of another's making, or too new for this code.
 pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, ConnectError> {
-    let unfit = |problem: String| ConnectError::Unfit {
-        store: NAME,
-        problem: problem.into(),
-    };
     let tables: Vec<String> = sqlx::query_scalar(TABLES)
         .fetch_all(&mut *connection)
         .await
@@ -32,23 +34,20 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, Co
     if tables.is_empty() {
         return Ok(0);
     }
-    let version: Result<Option<i64>, _> = sqlx::query_scalar("SELECT version FROM idem_schema")
-        .fetch_optional(connection)
-        .await;
-    match version {
-        Ok(Some(version)) if tables.len() == 2 => match usize::try_from(version) {
-            Ok(version) if version <= MIGRATIONS.len() => Ok(version),
-            _ => Err(unfit(format!(
-                "its tables are of version {version}, and this version of idem-rs knows {}; it is to be as new as the newest that uses them",
-                MIGRATIONS.len()
+    // Not kept: what it answers changes with a migration.
+    let row = sqlx::query("SELECT * FROM idem_schema").persistent(false);
+    let versions = match row.fetch_optional(connection).await {
+        Ok(row) => row.as_ref().and_then(Versions::read),
+        Err(error) if is_refused_statement(&error) => None,
+        Err(error) => return Err(connect_error(error)),
+    };
+    match versions {
+        Some(Versions { version, oldest }) if tables.len() == 2 => match oldest <= VERSION {
+            true => Ok(version),
+            false => Err(unfit(format!(
+                "its tables are of version {version} and may be used by programs that know version {oldest}; this version of idem-rs knows {VERSION}"
             ))),
         },
-        Err(error)
-            if !is_refused_statement(&error)
-                && !matches!(error, sqlx::Error::ColumnDecode { .. }) =>
-        {
-            Err(connect_error(error))
-        }
         _ => Err(unfit(format!(
             "it has tables of another's making, or only a part of ours: {}",
             tables.join(", ")
@@ -56,9 +55,33 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, Co
     }
 }
 
+/// What the tables say of themselves.
+struct Versions {
+    version: usize,
+    /// The oldest version that a program must know to use them.
+    oldest: usize,
+}
+
+impl Versions {
+    /// `None` where they are not of this code's making.
+    fn read(row: &SqliteRow) -> Option<Self> {
+        let number = |column| {
+            let number: i64 = row.try_get(column).ok()?;
+            usize::try_from(number).ok()
+        };
+        let version = number("version")?;
+        let oldest = match row.try_column("min_version") {
+            Ok(_) => number("min_version")?,
+            // Version 1 does not say so yet.
+            Err(_) => version,
+        };
+        Some(Self { version, oldest })
+    }
+}
+
 /// Brings the tables to this version. Of many processes at once one does, and the others wait.
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), ConnectError> {
-    if check(&mut *connection).await? == MIGRATIONS.len() {
+    if check(&mut *connection).await? >= VERSION {
         return Ok(());
     }
     let mut transaction = connection
@@ -66,7 +89,7 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Con
         .await
         .map_err(connect_error)?;
     let version = check(&mut transaction).await?;
-    for migration in &MIGRATIONS[version..] {
+    for migration in MIGRATIONS.iter().skip(version) {
         sqlx::raw_sql(*migration)
             .execute(&mut *transaction)
             .await

@@ -6,12 +6,12 @@
 
 mod many;
 
-use idem_core::{Change as Changed, Claim, Claimed, Fingerprint, OnCrash, RecordId, Token};
+use idem_core::{Change as Changed, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 
 use super::record::{self, Record, millis};
-use super::writes::{Change, Completion, To};
+use super::writes::{Completion, End, To};
 pub(super) use many::MANY;
 use many::Many;
 
@@ -41,6 +41,10 @@ const TRANSACTION_FINISH: &str = concat!(
 );
 static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
 static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
+
+/// Bytes of outcomes that one sweep deletes, but for those of its last record: a page of each has to
+/// be read, and others wait meanwhile.
+const SWEPT_BYTES: i64 = 4 * 1024 * 1024;
 
 /// One claim.
 pub(super) async fn claim(
@@ -117,16 +121,38 @@ pub(super) async fn look(
     row.as_ref().map(Record::read).transpose()
 }
 
+/// One renewal.
+pub(super) async fn renew(
+    connection: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<Changed, sqlx::Error> {
+    let done = sqlx::query(RENEW)
+        .bind(lease.id.as_bytes().as_slice())
+        .bind(lease.token.as_bytes().as_slice())
+        .bind(millis(lease.duration))
+        .bind(millis(lease.retention))
+        .bind(lease.fingerprint.to_bytes().as_slice())
+        .bind(lease.attempt)
+        .bind(lease.unbroken)
+        .execute(connection)
+        .await?;
+    Ok(changed(&done))
+}
+
 /// One completion.
 pub(super) async fn complete(
     connection: &mut SqliteConnection,
     completion: &Completion,
 ) -> Result<Changed, sqlx::Error> {
+    let Completion { lease, outcome } = completion;
     let done = sqlx::query(COMPLETE)
-        .bind(completion.id.as_bytes().as_slice())
-        .bind(completion.token.as_bytes().as_slice())
-        .bind(&completion.outcome[..])
-        .bind(millis(completion.retention))
+        .bind(lease.id.as_bytes().as_slice())
+        .bind(lease.token.as_bytes().as_slice())
+        .bind(&outcome[..])
+        .bind(millis(lease.retention))
+        .bind(lease.fingerprint.to_bytes().as_slice())
+        .bind(lease.attempt)
+        .bind(lease.unbroken)
         .execute(connection)
         .await?;
     Ok(changed(&done))
@@ -159,7 +185,7 @@ pub(super) async fn finish(
     })
 }
 
-/// Up to [`MANY`] completions, as [`claim_many`].
+/// Up to [`MANY`] completions of records that are present, as [`claim_many`].
 pub(super) async fn complete_many(
     connection: &mut SqliteConnection,
     completions: &[&Completion],
@@ -167,10 +193,10 @@ pub(super) async fn complete_many(
     let mut query = COMPLETE_MANY.of(completions.len());
     for completion in completions {
         query = query
-            .bind(completion.id.as_bytes().as_slice())
-            .bind(completion.token.as_bytes().as_slice())
+            .bind(completion.lease.id.as_bytes().as_slice())
+            .bind(completion.lease.token.as_bytes().as_slice())
             .bind(&completion.outcome[..])
-            .bind(millis(completion.retention));
+            .bind(millis(completion.lease.retention));
     }
     let done = query.execute(&mut *connection).await?;
     if done.rows_affected() == completions.len() as u64 {
@@ -183,22 +209,21 @@ pub(super) async fn complete_many(
     Ok(answers)
 }
 
-/// Any other change that needs the token.
-pub(super) async fn change(
+/// One release or abandonment.
+pub(super) async fn end(
     connection: &mut SqliteConnection,
-    change: &Change,
+    end: &End,
 ) -> Result<Changed, sqlx::Error> {
-    let of = |statement: &'static str| {
-        sqlx::query(statement)
-            .bind(change.id.as_bytes().as_slice())
-            .bind(change.token.as_bytes().as_slice())
+    let statement = match end.to {
+        To::Absent => RELEASE,
+        To::Abandoned => ABANDON,
     };
-    let query = match &change.to {
-        To::Renewed { lease, retention } => of(RENEW).bind(millis(*lease)).bind(millis(*retention)),
-        To::Absent => of(RELEASE),
-        To::Abandoned => of(ABANDON),
-    };
-    Ok(changed(&query.execute(connection).await?))
+    let done = sqlx::query(statement)
+        .bind(end.id.as_bytes().as_slice())
+        .bind(end.token.as_bytes().as_slice())
+        .execute(connection)
+        .await?;
+    Ok(changed(&done))
 }
 
 fn changed(done: &SqliteQueryResult) -> Changed {
@@ -226,12 +251,17 @@ pub(super) async fn running(
         .collect()
 }
 
-/// Deletes up to `batch` records whose time is over, and says how many.
+/// Deletes up to `batch` records whose time is over, and says how many: fewer where their outcomes
+/// are large, and none only where there is none.
 pub(super) async fn sweep(
     connection: &mut SqliteConnection,
     batch: u32,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(SWEEP).bind(batch).execute(connection).await?;
+    let done = sqlx::query(SWEEP)
+        .bind(batch)
+        .bind(SWEPT_BYTES)
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
 }
 

@@ -1,27 +1,49 @@
-//! Which file, and how a connection to it is opened. The one place that holds a path.
+//! Which file, and how a connection to it is opened. With `file` the one place that holds a path.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use super::errors::{connect_error, is_busy};
-use super::{NAME, execute};
+use super::errors::{OpenError, is_busy, unfit};
+use super::file::{FileId, Found, Place, Replaced};
+use super::{execute, schema};
 use crate::ConnectError;
 
 /// `PRAGMA synchronous`: every commit is on the disk before it returns.
 pub(super) const FULL: i64 = 2;
 
+/// The same where the journal is a file that a commit deletes: the deletion is on the disk, too.
+pub(super) const EXTRA: i64 = 3;
+
 /// Between two tries to change the journal's mode, which SQLite itself does not wait for.
 const PAUSE: Duration = Duration::from_millis(5);
 
-const IN_MEMORY: &str = "a database in memory keeps nothing; use memory:// for that";
+pub(super) const IN_MEMORY: &str = "a database in memory keeps nothing; use memory:// for that";
 
-#[derive(Clone)]
 pub(super) struct Target {
     options: SqliteConnectOptions,
+    place: Place,
+}
+
+/// A connection, and the file that it has opened.
+pub(super) struct Opened {
+    pub(super) connection: SqliteConnection,
+    file: Option<FileId>,
+}
+
+/// What a URL says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) path: PathBuf,
+    pub(super) busy_timeout: Option<Duration>,
+    pub(super) max_waiting: Option<usize>,
+    /// `Some(None)`: nothing is swept.
+    pub(super) sweep_every: Option<Option<Duration>>,
 }
 
 fn bad(expected: &'static str) -> ConnectError {
@@ -32,8 +54,8 @@ fn bad(expected: &'static str) -> ConnectError {
 }
 
 impl Target {
-    /// Reads `sqlite://path[?timeout=…]`.
-    pub(super) fn parse(url: &str) -> Result<(PathBuf, Option<Duration>), ConnectError> {
+    /// Reads `sqlite://path[?timeout=…&max_waiting=…&sweep=…]`.
+    pub(super) fn parse(url: &str) -> Result<Address, ConnectError> {
         let (scheme, rest) = url.split_once(':').ok_or(ConnectError::NotAUrl)?;
         if scheme != "sqlite" {
             return Err(ConnectError::UnknownScheme);
@@ -45,14 +67,6 @@ impl Target {
         let path = path
             .strip_prefix("//")
             .ok_or_else(|| bad("it is sqlite://path or sqlite:///path"))?;
-        let mut timeout = None;
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let value = option.strip_prefix("timeout=").and_then(decoded);
-            let value = value.ok_or_else(|| bad("the one option is timeout"))?;
-            let value = humantime::parse_duration(&value)
-                .map_err(|_| bad("timeout is a duration such as 2s or 500ms"))?;
-            timeout = Some(value);
-        }
         let path = decoded(path).ok_or_else(|| bad("the path is not UTF-8"))?;
         if path.is_empty() {
             return Err(bad("there is no path"));
@@ -60,7 +74,16 @@ impl Target {
         // Absolute, because a name may mean something else to SQLite (`file:…`), and because
         // connections are opened later, too, when the process may have gone elsewhere.
         let path = std::path::absolute(path).map_err(|_| bad("there is no such path"))?;
-        Ok((path, timeout))
+        let mut address = Address {
+            path,
+            busy_timeout: None,
+            max_waiting: None,
+            sweep_every: None,
+        };
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            address.set(option)?;
+        }
+        Ok(address)
     }
 
     /// A file of the store's own.
@@ -74,62 +97,144 @@ impl Target {
     }
 
     /// A database of the application's.
-    pub(super) fn with(options: SqliteConnectOptions) -> Self {
+    pub(super) fn with(mut options: SqliteConnectOptions) -> Self {
+        let place = Place::of(&options);
+        if let Some(path) = place.path() {
+            options = options.filename(path);
+        }
         Self {
+            place,
             options: options
                 .disable_statement_logging()
-                .statement_cache_capacity(32),
+                .statement_cache_capacity(32)
+                // Between connections that share one the driver waits for locks without an end.
+                .shared_cache(false),
         }
     }
 
     /// Opens a connection that writes, and whose commits are durable.
-    pub(super) async fn open(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.connect("idem-writer").await?;
-        if synchronous(&mut connection).await? < FULL {
-            execute(&mut connection, "PRAGMA synchronous = FULL").await?;
+    pub(super) async fn open(&self) -> Result<Opened, OpenError> {
+        let mut opened = self.connect(&self.options, "idem-writer").await?;
+        if synchronous(&mut opened.connection).await? < EXTRA {
+            execute(&mut opened.connection, "PRAGMA synchronous = EXTRA").await?;
         }
-        Ok(connection)
+        Ok(opened)
     }
 
     /// Opens the writer's connection, which [`hurries`].
-    pub(super) async fn open_to_write(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.open().await?;
-        hurries(&mut connection).await?;
-        Ok(connection)
+    pub(super) async fn open_to_write(&self) -> Result<Opened, OpenError> {
+        let mut opened = self.open().await?;
+        hurries(&mut opened.connection).await?;
+        Ok(opened)
     }
 
     /// Opens a connection that cannot write.
-    pub(super) async fn open_to_read(
-        &self,
-        thread: &'static str,
-    ) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.connect(thread).await?;
-        execute(&mut connection, "PRAGMA query_only = ON").await?;
-        Ok(connection)
+    pub(super) async fn open_to_read(&self, thread: &'static str) -> Result<Opened, OpenError> {
+        let mut opened = self.connect(&self.options, thread).await?;
+        execute(&mut opened.connection, "PRAGMA query_only = ON").await?;
+        Ok(opened)
     }
 
-    async fn connect(&self, thread: &'static str) -> Result<SqliteConnection, sqlx::Error> {
-        let options = self.options.clone().thread_name(move |_| thread.to_owned());
-        options.connect().await
+    /// Every connection is opened here. It is one to the file that is known, or to another one that
+    /// was put in its place and has the store's tables.
+    async fn connect(
+        &self,
+        options: &SqliteConnectOptions,
+        thread: &'static str,
+    ) -> Result<Opened, OpenError> {
+        let mut options = options.clone().thread_name(move |_| thread.to_owned());
+        let known = self.place.known();
+        let before = self.place.found();
+        if known.is_some() {
+            if before == Found::Nothing {
+                return Err(Replaced::ByNothing.into());
+            }
+            options = options.create_if_missing(false);
+        }
+        let mut connection = options.connect().await?;
+        let after = self.place.found();
+        let file = match after {
+            Found::File(file) if before == after || before == Found::Nothing => file,
+            Found::Unknown => {
+                let file = None;
+                return Ok(Opened { connection, file });
+            }
+            // Which of the two was opened nobody knows.
+            _ => return Err(Replaced::ByAnother.into()),
+        };
+        if known != Some(file) {
+            if known.is_some() {
+                take_over(&mut connection).await?;
+            }
+            let is_news = self.place.learn(file);
+            if is_news && known.is_some() {
+                warn!(
+                    target: "idem",
+                    "another file was put in place of the sqlite database's; it has the store's tables and is used from now on: what only the old one knew counts as forgotten"
+                );
+            }
+        }
+        let file = Some(file);
+        Ok(Opened { connection, file })
+    }
+
+    /// # Errors
+    /// When the file of this connection is not at its place any more.
+    pub(super) fn still_has(&self, opened: &Opened) -> Result<(), Replaced> {
+        self.place.still_has(opened.file)
     }
 
     /// Creates the file where it is missing, makes its journal a write-ahead log, and opens it
     /// as [`open`](Self::open) does.
-    pub(super) async fn create(
-        &self,
-        busy_timeout: Duration,
-    ) -> Result<SqliteConnection, sqlx::Error> {
-        let creating = Self {
-            options: self.options.clone().create_if_missing(true),
-        };
-        let mut connection = creating.open().await?;
+    pub(super) async fn create(&self, busy_timeout: Duration) -> Result<Opened, OpenError> {
+        let options = self.options.clone().create_if_missing(true);
+        let mut opened = self.connect(&options, "idem-writer").await?;
+        let connection = &mut opened.connection;
+        execute(connection, "PRAGMA synchronous = EXTRA").await?;
         let until = Instant::now() + busy_timeout;
         loop {
-            match write_ahead(&mut connection).await {
+            match write_ahead(connection).await {
                 Err(error) if is_busy(&error) && Instant::now() < until => sleep(PAUSE).await,
-                done => return done.map(|()| connection),
+                done => return Ok(done.map(|()| opened)?),
             }
         }
+    }
+}
+
+/// # Errors
+/// When the file that was put in the place of another one is not one to go on with.
+async fn take_over(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let problem = match schema::check(connection).await {
+        Ok(0) => unfit("it has no tables of ours"),
+        Ok(_) => return Ok(()),
+        Err(problem) => problem,
+    };
+    Err(Replaced::ByUnfit(Arc::new(problem)).into())
+}
+
+impl Address {
+    fn set(&mut self, option: &str) -> Result<(), ConnectError> {
+        let expected = "its options are timeout, max_waiting and sweep";
+        let (name, value) = option.split_once('=').ok_or_else(|| bad(expected))?;
+        let value = decoded(value).ok_or_else(|| bad(expected))?;
+        let duration = |expected| humantime::parse_duration(&value).map_err(|_| bad(expected));
+        match name {
+            "timeout" => {
+                let expected = "timeout is a duration such as 2s or 500ms";
+                self.busy_timeout = Some(duration(expected)?);
+            }
+            "max_waiting" => {
+                let expected = "max_waiting is a whole number of calls";
+                self.max_waiting = Some(value.parse().map_err(|_| bad(expected))?);
+            }
+            "sweep" if value == "off" => self.sweep_every = Some(None),
+            "sweep" => {
+                let expected = "sweep is a duration such as 60s, or off";
+                self.sweep_every = Some(Some(duration(expected)?));
+            }
+            _ => return Err(bad(expected)),
+        }
+        Ok(())
     }
 }
 
@@ -158,21 +263,13 @@ async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// # Errors
-/// When the database is in memory, or temporary.
-pub(super) async fn refuse_memory(connection: &mut SqliteConnection) -> Result<(), ConnectError> {
+/// Not where the database is in memory, or temporary.
+pub(super) async fn has_a_file(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let file: String =
         sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
             .fetch_one(connection)
-            .await
-            .map_err(connect_error)?;
-    if file.is_empty() {
-        return Err(ConnectError::Unfit {
-            store: NAME,
-            problem: IN_MEMORY.into(),
-        });
-    }
-    Ok(())
+            .await?;
+    Ok(!file.is_empty())
 }
 
 pub(super) async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
@@ -197,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_a_path_and_a_timeout() {
+    fn a_url_is_a_path_and_options() {
         let here = std::env::current_dir().unwrap();
         let cases = [
             ("sqlite://idem.db", here.join("idem.db")),
@@ -208,10 +305,24 @@ mod tests {
             ("sqlite://file:idem.db", here.join("file:idem.db")),
         ];
         for (url, path) in cases {
-            assert_eq!(Target::parse(url).unwrap(), (path, None), "{url}");
+            let bare = Address {
+                path,
+                busy_timeout: None,
+                max_waiting: None,
+                sweep_every: None,
+            };
+            assert_eq!(Target::parse(url).unwrap(), bare, "{url}");
         }
-        let (_, timeout) = Target::parse("sqlite://idem.db?timeout=500ms").unwrap();
-        assert_eq!(timeout, Some(Duration::from_millis(500)));
+        let url = "sqlite:///idem.db?timeout=500ms&max_waiting=7&sweep=90s";
+        let full = Address {
+            path: "/idem.db".into(),
+            busy_timeout: Some(Duration::from_millis(500)),
+            max_waiting: Some(7),
+            sweep_every: Some(Some(Duration::from_secs(90))),
+        };
+        assert_eq!(Target::parse(url).unwrap(), full);
+        let off = Target::parse("sqlite:///idem.db?sweep=off").unwrap();
+        assert_eq!(off.sweep_every, Some(None));
     }
 
     #[test]
@@ -225,7 +336,10 @@ mod tests {
             ("sqlite://", "no path"),
             ("sqlite://?timeout=1s", "no path"),
             ("sqlite://secret.db?timeout=soon", "duration"),
+            ("sqlite://secret.db?max_waiting=many", "number"),
+            ("sqlite://secret.db?sweep=never", "off"),
             ("sqlite://secret.db?cache=shared", "timeout"),
+            ("sqlite://secret.db?cache", "timeout"),
             ("sqlite://secret%ff.db", "UTF-8"),
         ];
         for (url, hint) in cases {

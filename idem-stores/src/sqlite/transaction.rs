@@ -8,17 +8,23 @@
 //! Nothing is written until the body has ended: the outcome is one insert. Every statement is two
 //! hand-overs between threads, and all but the first look are made while everybody waits.
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use idem_core::{
     BegunIn, Change, Claim, CommitError, Ended, StoreError, TransactionSource, Transactional,
     Watch, Writes,
 };
+use sqlx::pool::PoolConnection;
 use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool, Transaction, raw_sql};
 
-use super::NAME;
-use super::errors::store_error;
+use super::checks::Settings;
+use super::errors::{is_constraint, while_writing, without_effect};
 use super::record::Record;
-use super::statements;
+use super::sweeping::{EVERY, Pause};
+use super::{NAME, pools, statements};
 use crate::{Sqlx, place_of};
 
 /// The savepoint is what a body's writes are rolled back to. It has no name that a body would give
@@ -26,19 +32,58 @@ use crate::{Sqlx, place_of};
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_rs_before_body";
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO idem_rs_before_body";
 
-/// A SQLite database that an operation's transactions are opened in.
+/// A SQLite database that an operation's transactions are opened in: what a `SqlitePool` is taken
+/// for, and what says how it is swept.
 ///
 /// It needs the tables of [`SqliteStore::migrate`](super::SqliteStore::migrate). A transaction
 /// waits for the file's write lock for as long as the pool's `busy_timeout` says.
+///
+/// From the pool's first transaction on, until it is closed or its last handle is dropped, this
+/// process deletes records whose time is over, every minute, on a connection of its own and on the
+/// runtime of that transaction. At the first transaction the settings of the connection are looked
+/// at, too: a `journal_mode` of `MEMORY` or `OFF` is refused, and weak ones are warned of. When the
+/// file is moved, deleted or replaced under the pool, its transactions are refused from then on.
 #[derive(Clone, Debug)]
-pub struct SqliteTransactions(SqlitePool);
+pub struct SqliteTransactions {
+    pool: SqlitePool,
+    sweep_every: Pause,
+}
+
+impl SqliteTransactions {
+    /// Transactions of this pool.
+    pub const fn new(pool: SqlitePool) -> Self {
+        Self {
+            pool,
+            sweep_every: Some(EVERY),
+        }
+    }
+
+    /// How often records whose time is over are deleted, about. `None` leaves that to
+    /// [`SqliteStore::sweep`](super::SqliteStore::sweep), or to another process.
+    ///
+    /// What the pool's first transaction says counts for all.
+    #[must_use]
+    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
+        self.sweep_every = pause;
+        self
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl TransactionSource<Sqlx> for SqliteTransactions {
+    type Database = Self;
+
+    fn database(&self) -> Self {
+        self.clone()
+    }
+}
 
 #[diagnostic::do_not_recommend]
 impl TransactionSource<Sqlx> for SqlitePool {
     type Database = SqliteTransactions;
 
     fn database(&self) -> SqliteTransactions {
-        SqliteTransactions(self.clone())
+        SqliteTransactions::new(self.clone())
     }
 }
 
@@ -51,11 +96,20 @@ impl Transactional for SqliteTransactions {
     }
 
     fn place(&self) -> Vec<u8> {
-        place_of(&self.0, self.0.connect_options().get_filename())
+        place_of(&self.pool, self.pool.connect_options().get_filename())
     }
 
     async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
-        begin(&self.0, claim).await.map_err(store_error)
+        let key = self.place();
+        let is_known = pools::is_known(&key)?;
+        let mut connection = self.pool.acquire().await.map_err(without_effect)?;
+        if !is_known {
+            let settings = Settings::of(&mut connection).await;
+            let settings = settings.map_err(without_effect)?;
+            pools::look_at(&self.pool, key, &settings, self.sweep_every)?;
+        }
+        let begun = begin(&self.pool, connection, claim).await;
+        begun.map_err(without_effect)
     }
 
     async fn commit(
@@ -71,19 +125,27 @@ impl Transactional for SqliteTransactions {
                 return Err(match ended {
                     // The body has ended the transaction by itself, and somebody came between.
                     Ok(_) => CommitError::Overtaken,
-                    Err(error) => CommitError::RolledBack(store_error(error)),
+                    Err(error) if savepoint_is_gone(&error) => {
+                        CommitError::Refused(Arc::new(TransactionIsGone(error)))
+                    }
+                    Err(error) => CommitError::RolledBack(without_effect(error)),
                 });
             }
         }
-        transaction.commit().await.map_err(|error| match error {
-            // What SQLite refuses to commit is rolled back when the connection is used again.
-            error @ sqlx::Error::Database(_) => CommitError::RolledBack(store_error(error)),
-            error => CommitError::Unknown(store_error(error)),
+        // What SQLite refuses to commit is rolled back when the connection is used again.
+        transaction.commit().await.map_err(|error| {
+            if is_constraint(&error) {
+                return CommitError::Refused(Arc::new(error));
+            }
+            match while_writing(error) {
+                error if error.may_have_effect() => CommitError::Unknown(error),
+                error => CommitError::RolledBack(error),
+            }
         })
     }
 
     async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
-        roll_back(transaction).await.map_err(store_error)
+        roll_back(transaction).await.map_err(without_effect)
     }
 }
 
@@ -108,16 +170,39 @@ async fn roll_back(mut transaction: Transaction<'static, Sqlite>) -> Result<(), 
     transaction.rollback().await
 }
 
+/// Whether the transaction that the body was given is no more, and its savepoint with it.
+fn savepoint_is_gone(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.message().contains("no such savepoint"))
+}
+
+/// What a body has done to its transaction.
+#[derive(Debug)]
+struct TransactionIsGone(sqlx::Error);
+
+impl fmt::Display for TransactionIsGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the body's transaction had ended before its commit: the body has ended it, or has gone on after an error that made SQLite roll it back",
+        )
+    }
+}
+
+impl std::error::Error for TransactionIsGone {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 async fn begin(
     pool: &SqlitePool,
+    mut connection: PoolConnection<Sqlite>,
     claim: &Claim,
 ) -> Result<BegunIn<Transaction<'static, Sqlite>>, sqlx::Error> {
     // What is finished is given back without the lock.
-    let answer = statements::answer(&mut *pool.acquire().await?, claim).await?;
-    if let Some(answer) = answer {
+    if let Some(answer) = statements::answer(&mut connection, claim).await? {
         return Ok(BegunIn::Answered(answer));
     }
-    let mut connection = pool.acquire().await?;
     // SQLite rolls some transactions back by itself: when the disk is full, or as a statement asks
     // for. The driver goes on to count them, and begins none on such a connection any more.
     while connection.is_in_transaction() {

@@ -5,17 +5,18 @@
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use idem_core::{RecordHasher, RecordId, Token, Watch};
+use idem_core::{RecordHasher, RecordId, StoreError, Token, Watch};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::debug;
 
+use super::errors::without_effect;
 use super::readers::Readers;
 use super::statements;
-use super::target::Target;
+use super::target::{Opened, Target};
 
 /// The pause between two looks is drawn between half of this and all of it.
 const POLL: Duration = Duration::from_millis(10);
@@ -60,11 +61,13 @@ impl Watchers {
         self: &Arc<Self>,
         id: &RecordId,
         readers: &Readers,
-    ) -> Result<Watch, sqlx::Error> {
+    ) -> Result<Watch, StoreError> {
         // Registered first, so that no commit falls between the look and here.
         let (mut woken, subscription) = self.subscribe(id);
         let running = readers
-            .read(async |connection| statements::running(connection, [id]).await)
+            .read(Instant::now(), async |connection| {
+                statements::running(connection, [id]).await
+            })
             .await?;
         let Some((_, holder)) = running.first() else {
             return Ok(Watch::new(ready(())));
@@ -163,25 +166,28 @@ impl Drop for Subscription {
 
 /// Looks for what other processes have changed, for as long as it is polled.
 pub(super) async fn look_out(watchers: Arc<Watchers>, target: Arc<Target>) {
-    let mut connection = None;
+    let mut opened: Option<Opened> = None;
     let mut version = None;
     loop {
         watchers.somebody().await;
         sleep(POLL.mul_f64(rand::random_range(0.5..1.0))).await;
         let looked = async {
-            let connection = match &mut connection {
-                Some(connection) => connection,
+            let used = match &mut opened {
+                Some(used) => used,
                 none => none.insert(target.open_to_read("idem-watcher").await?),
             };
-            look(&watchers, connection, &mut version).await
+            let looked = look(&watchers, &mut used.connection, &mut version).await;
+            target.still_has(used)?;
+            looked.map_err(without_effect)
         };
-        if let Err(error) = looked.await {
+        let looked: Result<(), StoreError> = looked.await;
+        if let Err(error) = looked {
             debug!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,
                 "the sqlite database could not be asked for changes"
             );
-            connection = None;
+            opened = None;
             version = None;
             // They look themselves, and learn what is wrong.
             watchers.wake_all();

@@ -1,5 +1,6 @@
 //! The one that writes. Whatever has been asked for while a commit was under way is committed
-//! together in the next one, which is as durable and costs the disk as much as a single one.
+//! together in the next one, which is as durable and costs the disk as much as a single one. What
+//! each transaction takes along is taken when it begins, so that who holds a lease goes first.
 //!
 //! It has a thread of its own, and so outlives the runtimes of those who ask. The thread ends
 //! with the last handle, and begins anew with the next write if it has ended otherwise.
@@ -7,41 +8,40 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use idem_core::StoreError;
-use sqlx::sqlite::SqliteConnection;
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
-use tokio::time::{Instant, sleep};
-use tracing::{debug, error};
+use tokio::time::sleep;
 
-use super::errors::{is_busy, spares_the_connection, store_error};
-use super::target::Target;
+use super::builder::Limits;
+use super::errors::{is_busy, spares_the_connection, while_writing};
+use super::lanes::{Lanes, Queue};
+use super::sweeping::{self, Pause, Sweeper};
+use super::target::{Opened, Target};
 use super::watching::{Watchers, look_out};
-use super::writes::{Asked, Write};
+use super::writes::{Asked, Change, Write};
 use super::{NAME, execute};
 
-/// The most writes of one transaction, and the most bytes of outcomes: how long others wait.
-const MOST: usize = 128;
-const HEAVY: usize = 4 * 1024 * 1024;
-
-/// Records that are swept in one transaction, and the pause after it.
-const SWEPT: u32 = 256;
-const PAUSE: Duration = Duration::from_millis(20);
+/// The pause before the lock is asked for again, where SQLite itself has not waited.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Takes writes, from any runtime.
 pub(super) struct Writer {
     work: Work,
+    /// Of those who hold no lease. Who holds one waits beside it: there are no more of them than
+    /// there are leases.
+    queue: Queue,
     state: Mutex<State>,
 }
 
 struct State {
-    queue: Option<UnboundedSender<Write>>,
+    sender: Option<UnboundedSender<Write>>,
     /// For the first thread: a database that nobody has open is closed at some cost.
-    opened: Option<SqliteConnection>,
+    opened: Option<Opened>,
 }
 
 /// What the thread needs.
@@ -51,244 +51,243 @@ struct Work {
     watchers: Arc<Watchers>,
     /// How long a write waits for the lock.
     patience: Duration,
-    sweep_every: Option<Duration>,
+    sweep_every: Pause,
 }
 
 impl Writer {
     /// `opened` is a connection as [`Target::open_to_write`] opens it.
     pub(super) fn new(
         target: Arc<Target>,
-        opened: Option<SqliteConnection>,
+        opened: Option<Opened>,
         watchers: Arc<Watchers>,
-        patience: Duration,
-        sweep_every: Option<Duration>,
+        limits: Limits,
     ) -> Self {
         Self {
             work: Work {
                 target,
                 watchers,
-                patience,
-                sweep_every,
+                patience: limits.patience,
+                sweep_every: limits.sweep_every,
             },
+            queue: Queue::bounded(limits.max_waiting),
             state: Mutex::new(State {
-                queue: None,
+                sender: None,
                 opened,
             }),
         }
     }
 
-    /// Writes, and answers when it is committed. A caller that goes away does not stop it.
+    /// Writes what the holder of a lease asks for, and answers when it is committed. A caller that
+    /// goes away does not stop it.
     pub(super) async fn ask<Q, A>(
         &self,
         question: Q,
-        write: impl FnOnce(Asked<Q, A>) -> Write,
+        change: impl FnOnce(Asked<Q, A>) -> Change,
     ) -> Result<A, StoreError> {
         let (asked, answered) = Asked::new(question);
-        let ended = || Err(StoreError::unavailable(NAME, Ended));
-        match self.queue()?.send(write(asked)) {
-            Ok(()) => answered.await.unwrap_or_else(|_| ended()),
-            Err(_) => ended(),
-        }
+        self.send(Write::new(change(asked), Instant::now(), None))?;
+        answered.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// The same for who holds no lease, and has waited since then.
+    pub(super) async fn ask_in_the_queue<Q, A>(
+        &self,
+        question: Q,
+        since: Instant,
+        change: impl FnOnce(Asked<Q, A>) -> Change,
+    ) -> Result<A, StoreError> {
+        let place = self.queue.enter()?;
+        let (asked, answered) = Asked::new(question);
+        self.send(Write::new(change(asked), since, Some(place)))?;
+        answered.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn send(&self, write: Write) -> Result<(), StoreError> {
+        let unsent = |_| StoreError::not_sent(NAME, Ended);
+        self.start()?.send(write).map_err(unsent)
     }
 
     /// The way to the thread, which is started where there is none.
-    pub(super) fn queue(&self) -> Result<UnboundedSender<Write>, StoreError> {
+    pub(super) fn start(&self) -> Result<UnboundedSender<Write>, StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = state.queue.as_ref().filter(|queue| !queue.is_closed()) {
-            return Ok(queue.clone());
+        if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
         }
+        let unsent = |error| StoreError::not_sent(NAME, error);
+        let mut runtime = runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().map_err(unsent)?;
         let (sender, writes) = unbounded_channel();
         let (work, own, opened) = (self.work.clone(), sender.downgrade(), state.opened.take());
         thread::Builder::new()
             .name("idem-sqlite".to_owned())
-            .spawn(move || work.run(writes, own, opened))
-            .map_err(|error| StoreError::unavailable(NAME, error))?;
-        state.queue = Some(sender.clone());
+            .spawn(move || work.run(&runtime, writes, own, opened))
+            .map_err(unsent)?;
+        state.sender = Some(sender.clone());
         Ok(sender)
     }
+}
+
+/// What became of a transaction.
+enum Attempted {
+    /// Everybody has an answer, or an error.
+    Done,
+    /// Nobody has: another connection holds the lock.
+    Busy(Vec<Write>, StoreError),
+    /// Nobody has: one of them cannot be written, and the others can.
+    OneByOne(Vec<Write>),
 }
 
 impl Work {
     /// The thread.
     fn run(
         self,
+        runtime: &Runtime,
         mut writes: UnboundedReceiver<Write>,
         own: WeakUnboundedSender<Write>,
-        mut connection: Option<SqliteConnection>,
+        mut opened: Option<Opened>,
     ) {
         // However it ends, nobody waits for news that do not come.
         let _end = WakesAll(Arc::clone(&self.watchers));
-        let runtime = match runtime::Builder::new_current_thread().enable_time().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                error!(
-                    target: "idem",
-                    error = &error as &dyn std::error::Error,
-                    "the sqlite store cannot write"
-                );
-                return;
-            }
-        };
         runtime.block_on(async {
             // Both end with the runtime.
             tokio::spawn(look_out(
                 Arc::clone(&self.watchers),
                 Arc::clone(&self.target),
             ));
-            if let Some(pause) = self.sweep_every {
-                tokio::spawn(sweep(own, pause));
+            if let Some(every) = self.sweep_every {
+                tokio::spawn(sweeping::now_and_then(OwnSweeper(own), every));
             }
-            while let Some(first) = writes.recv().await {
-                let batch = collect(first, &mut writes);
-                self.write(batch, &mut connection).await;
+            let mut lanes = Lanes::default();
+            loop {
+                if lanes.is_empty() {
+                    match writes.recv().await {
+                        Some(write) => lanes.add(write),
+                        None => return,
+                    }
+                }
+                while let Ok(write) = writes.try_recv() {
+                    lanes.add(write);
+                }
+                self.write(&mut lanes, &mut opened).await;
             }
         });
     }
 
-    /// Writes, as soon as nobody else does.
-    async fn write(&self, mut batch: Vec<Write>, connection: &mut Option<SqliteConnection>) {
-        let since = Instant::now();
-        while let Err((left, busy)) = self.attempt(batch, connection).await {
-            if since.elapsed() >= self.patience {
-                return fail(left, busy);
+    /// Writes what goes next, if nobody else does at this moment.
+    async fn write(&self, lanes: &mut Lanes, opened: &mut Option<Opened>) {
+        let batch = lanes.next_batch(self.patience);
+        if batch.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        match self.attempt(batch, opened).await {
+            Attempted::Done => {}
+            Attempted::OneByOne(mut batch) => {
+                batch.iter_mut().for_each(Write::be_alone);
+                lanes.put_back(batch);
             }
-            batch = left;
+            Attempted::Busy(batch, error) => {
+                lanes.put_back(batch);
+                lanes.lock_was_busy(began, self.patience, &error);
+                if began.elapsed() < BREATH {
+                    sleep(BREATH).await;
+                }
+            }
         }
     }
 
-    /// # Errors
-    /// With what is left to write, when another process holds the lock.
-    async fn attempt(
-        &self,
-        mut batch: Vec<Write>,
-        connection: &mut Option<SqliteConnection>,
-    ) -> Result<(), (Vec<Write>, sqlx::Error)> {
-        batch.retain(Write::is_wanted);
+    async fn attempt(&self, mut batch: Vec<Write>, opened: &mut Option<Opened>) -> Attempted {
+        let used = match self.open(opened).await {
+            Ok(used) => used,
+            Err(busy @ StoreError::Busy { .. }) => return Attempted::Busy(batch, busy),
+            Err(error) => return fail(batch, &error),
+        };
         // A statement of its own is a transaction of its own.
-        if batch.len() > 1 {
-            match self.together(&mut batch, connection).await {
-                Ok(()) => {
-                    self.announce(batch);
-                    return Ok(());
+        let done = match &mut batch[..] {
+            [write] => write.run(&mut used.connection).await,
+            many => Self::together(many, used).await,
+        };
+        let error = match done {
+            Ok(()) => match self.target.still_has(used) {
+                Ok(()) => return self.announce(batch),
+                Err(replaced) => {
+                    *opened = None;
+                    return fail(batch, &replaced.after_writing());
                 }
-                Err(error) if is_busy(&error) => return Err((batch, error)),
-                // One of them cannot be written; the others can.
-                Err(_) => {}
-            }
+            },
+            Err(error) => error,
+        };
+        if is_busy(&error) {
+            return Attempted::Busy(batch, while_writing(error));
         }
-        let mut batch = batch.into_iter();
-        while let Some(mut write) = batch.next() {
-            let done = match self.open(connection).await {
-                Ok(used) => write.run(used).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = done else {
-                self.announce([write]);
-                continue;
-            };
-            if is_busy(&error) {
-                return Err(([write].into_iter().chain(batch).collect(), error));
-            }
-            if !spares_the_connection(&error) {
-                *connection = None;
-            }
-            write.fail(store_error(error));
+        if !spares_the_connection(&error) {
+            *opened = None;
         }
-        Ok(())
+        match batch.len() {
+            1 => fail(batch, &while_writing(error)),
+            _ => Attempted::OneByOne(batch),
+        }
     }
 
     /// All in one transaction, or none.
-    async fn together(
-        &self,
-        batch: &mut [Write],
-        connection: &mut Option<SqliteConnection>,
-    ) -> Result<(), sqlx::Error> {
-        let used = self.open(connection).await?;
+    async fn together(batch: &mut [Write], used: &mut Opened) -> Result<(), sqlx::Error> {
+        let connection = &mut used.connection;
         // Never a transaction that begins with a look and becomes one that writes: another
         // process could write in between, and SQLite would refuse the rest.
-        execute(used, "BEGIN IMMEDIATE").await?;
-        let done = match Write::run_all(batch, used).await {
-            Ok(()) => execute(used, "COMMIT").await,
+        execute(connection, "BEGIN IMMEDIATE").await?;
+        let done = match Write::run_all(batch, connection).await {
+            Ok(()) => execute(connection, "COMMIT").await,
             failed => failed,
         };
-        if done.is_err() && execute(used, "ROLLBACK").await.is_err() {
-            // It has rolled itself back, or it is broken: closing does the same.
-            *connection = None;
+        match done {
+            // It may have rolled itself back; nothing is left to roll back then.
+            Err(error) => match execute(connection, "ROLLBACK").await {
+                Err(broken @ sqlx::Error::WorkerCrashed) => Err(broken),
+                _ => Err(error),
+            },
+            done => done,
         }
-        done
     }
 
-    async fn open<'a>(
-        &self,
-        connection: &'a mut Option<SqliteConnection>,
-    ) -> Result<&'a mut SqliteConnection, sqlx::Error> {
-        match connection {
-            Some(connection) => Ok(connection),
+    async fn open<'a>(&self, opened: &'a mut Option<Opened>) -> Result<&'a mut Opened, StoreError> {
+        // Opened again, it is known what is there instead.
+        let in_place = opened.take_if(|opened| self.target.still_has(opened).is_err());
+        drop(in_place);
+        match opened {
+            Some(opened) => Ok(opened),
             none => Ok(none.insert(self.target.open_to_write().await?)),
         }
     }
 
     /// It is committed.
-    fn announce(&self, batch: impl IntoIterator<Item = Write>) {
+    fn announce(&self, batch: Vec<Write>) -> Attempted {
         for write in batch {
             if let Some(id) = write.news() {
                 self.watchers.wake(id);
             }
             write.give();
         }
+        Attempted::Done
     }
 }
 
-/// What waits, up to the bounds of a transaction.
-fn collect(first: Write, writes: &mut UnboundedReceiver<Write>) -> Vec<Write> {
-    let mut heavy = first.weight();
-    let mut batch = vec![first];
-    while batch.len() < MOST
-        && heavy < HEAVY
-        && let Ok(write) = writes.try_recv()
-    {
-        heavy += write.weight();
-        batch.push(write);
-    }
-    batch
-}
-
-fn fail(batch: impl IntoIterator<Item = Write>, error: sqlx::Error) {
-    let error = store_error(error);
+fn fail(batch: Vec<Write>, error: &StoreError) -> Attempted {
     for write in batch {
         write.fail(error.clone());
     }
+    Attempted::Done
 }
 
-/// Deletes what is over, a little at a time: in between, others write.
-async fn sweep(queue: WeakUnboundedSender<Write>, pause: Duration) {
-    let pause = pause.max(Duration::from_millis(1));
-    loop {
-        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        loop {
-            let (asked, answered) = Asked::new(SWEPT);
-            // Gone with the last handle.
-            let Some(queue) = queue.upgrade() else {
-                return;
-            };
-            if queue.send(Write::Sweep(asked)).is_err() {
-                return;
-            }
-            drop(queue);
-            match answered.await {
-                Ok(Ok(swept)) if swept == u64::from(SWEPT) => sleep(PAUSE).await,
-                Ok(Ok(_)) => break,
-                Ok(Err(error)) => {
-                    debug!(
-                        target: "idem",
-                        error = &error as &dyn std::error::Error,
-                        "the sqlite database could not be swept"
-                    );
-                    break;
-                }
-                Err(_) => return,
-            }
-        }
+/// Sweeps by way of the thread's own lanes.
+struct OwnSweeper(WeakUnboundedSender<Write>);
+
+impl Sweeper for OwnSweeper {
+    async fn sweep(&mut self, batch: u32) -> Option<Result<u64, StoreError>> {
+        let (asked, answered) = Asked::new(batch);
+        let write = Write::new(Change::Sweep(asked), Instant::now(), None);
+        // Gone with the last handle.
+        self.0.upgrade()?.send(write).ok()?;
+        answered.await.ok()
     }
 }
 
@@ -300,13 +299,17 @@ impl Drop for WakesAll {
     }
 }
 
-/// The thread has ended in the middle of a write.
+fn ended() -> StoreError {
+    StoreError::unavailable(NAME, Ended)
+}
+
+/// The thread has ended, in the middle of a write perhaps.
 #[derive(Debug)]
 struct Ended;
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the thread that writes has ended, and whether it has written is not known")
+        f.write_str("the thread that writes has ended")
     }
 }
 
@@ -340,13 +343,13 @@ mod tests {
             let watch = store.watch(&before.id).await.unwrap();
 
             // A claim, the panic, and two claims: alone or together with it.
-            let queue = store.inner.writer.queue().unwrap();
+            let sender = store.inner.writer.start().unwrap();
             let first = tokio::spawn({
                 let (store, claim) = (store.clone(), claim(100 + number));
                 async move { store.claim(&claim).await }
             });
             tokio::task::yield_now().await;
-            let _ = queue.send(Write::Panic);
+            let _ = sender.send(Write::new(Change::Panic, Instant::now(), None));
             let beside = [claim(30 + number), claim(60 + number)];
             let answers = tokio::join!(store.claim(&beside[0]), store.claim(&beside[1]), first);
             let answers = [answers.0, answers.1, answers.2.unwrap()];
@@ -354,7 +357,8 @@ mod tests {
                 // Answered, or lost.
                 match answer {
                     Ok(answer) => assert_eq!(*answer, acquired),
-                    Err(error) => assert!(matches!(error, StoreError::Unavailable { .. })),
+                    Err(StoreError::Unavailable { .. } | StoreError::NotSent { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
                 }
             }
             // Whoever waited looks.
@@ -365,7 +369,10 @@ mod tests {
                     match store.claim(claim).await {
                         Ok(answer) => break answer,
                         // The thread was still ending when this came to it.
-                        Err(StoreError::Unavailable { source, .. }) if source.is::<Ended>() => {
+                        Err(
+                            StoreError::NotSent { source, .. }
+                            | StoreError::Unavailable { source, .. },
+                        ) if source.is::<Ended>() => {
                             tokio::task::yield_now().await;
                         }
                         Err(error) => panic!("{error:?}"),

@@ -11,7 +11,7 @@ use idem::{
 };
 use tokio::sync::Notify;
 
-use crate::file::{ACQUIRED, File, acquire, again, claim, complete, finish, replays};
+use crate::file::{ACQUIRED, File, acquire, again, broken, claim, complete, finish, replays};
 
 fn operation(store: &SqliteStore) -> Operation {
     EngineBuilder::over(Arc::new(store.clone()))
@@ -59,18 +59,13 @@ async fn what_changes_nothing_writes_nothing() {
     let before = (version().await, std::fs::read(&log).unwrap());
 
     replays(&store, &finished, b"outcome").await;
-    let mismatch = idem::Claim {
-        fingerprint: Fingerprint::of("another").unwrap(),
-        ..again(&finished)
-    };
+    let mut mismatch = again(&finished);
+    mismatch.fingerprint = Fingerprint::of("another").unwrap();
     assert_eq!(store.claim(&mismatch).await.unwrap(), Claimed::Mismatch);
     let duplicate = store.claim(&again(&running)).await.unwrap();
     assert!(matches!(duplicate, Claimed::InFlight { .. }));
     assert_eq!(store.claim(&running).await.unwrap(), ACQUIRED);
-    let refused = idem::Claim {
-        on_crash: OnCrash::Refuse,
-        ..again(&crashed)
-    };
+    let refused = again(&crashed).on_crash(OnCrash::Refuse);
     let unknown = Claimed::OutcomeUnknown { attempt: 1 };
     assert_eq!(store.claim(&refused).await.unwrap(), unknown);
     store.inspect(&finished.id).await.unwrap();
@@ -120,7 +115,7 @@ async fn a_thousand_duplicates_in_one_process_are_two_commits_in_all() {
         for answer in answers {
             match policy {
                 InFlight::Reject => assert!(matches!(answer, Err(Error::InFlight { .. }))),
-                InFlight::Wait(_) => assert_eq!(answer.unwrap(), 7),
+                _ => assert_eq!(answer.unwrap(), 7),
             }
         }
         assert_eq!(first.await.unwrap().unwrap(), 7);
@@ -158,15 +153,12 @@ async fn of_what_is_committed_together_each_is_judged_by_itself() {
         acquire(&store, claim).await;
     }
     let _ = store.abandon(&crashed.id, &crashed.token).await.unwrap();
-    let fresh = claim();
     // Looked up one after the other and asked for together, at any rate often.
     for round in 0..20 {
-        let (one, other, refusing) = (claim(), claim(), again(&crashed));
-        let refusing = idem::Claim {
-            on_crash: OnCrash::Refuse,
-            ..refusing
-        };
-        let retention = fresh.retention;
+        let refusing = again(&crashed).on_crash(OnCrash::Refuse);
+        let (one, other) = (claim(), claim());
+        let outlived = broken(&gone);
+        let renewed = Lease::of(&running, 1);
         let (twin, also) = (again(&one), again(&other));
         let answers = tokio::join!(
             store.claim(&one),
@@ -174,8 +166,8 @@ async fn of_what_is_committed_together_each_is_judged_by_itself() {
             store.claim(&other),
             store.claim(&also),
             store.claim(&refusing),
-            store.complete(&gone.id, &gone.token, "x".into(), retention),
-            store.renew(&running.id, &running.token, fresh.lease, retention),
+            store.complete(&outlived, "x".into()),
+            store.renew(&renewed),
             store.release(&running.id, &gone.token),
         );
         let winners = [&answers.0, &answers.1, &answers.2, &answers.3].map(|answer| {
@@ -195,10 +187,13 @@ async fn of_what_is_committed_together_each_is_judged_by_itself() {
         let one = if winners[0] == 1 { one } else { twin };
         let other = if winners[2] == 1 { other } else { also };
         // The same completion twice at once, a wrong one, and an end of another kind.
+        let done = Lease::of(&one, 1);
+        let mut wrong = done;
+        wrong.token = gone.token;
         let answers = tokio::join!(
-            store.complete(&one.id, &one.token, "done".into(), retention),
-            store.complete(&one.id, &one.token, "done".into(), retention),
-            store.complete(&one.id, &gone.token, "wrong".into(), retention),
+            store.complete(&done, "done".into()),
+            store.complete(&done, "done".into()),
+            store.complete(&wrong, "wrong".into()),
             store.release(&other.id, &other.token),
         );
         assert_eq!(answers.0.unwrap(), Change::Applied);
@@ -227,7 +222,7 @@ async fn one_that_cannot_be_written_does_not_take_the_others_down() {
     for (claim, answer) in claims.iter().zip(answers) {
         if claim.id == poisoned.id {
             assert!(
-                matches!(answer, Err(StoreError::Unavailable { .. })),
+                matches!(answer, Err(StoreError::Rejected { .. })),
                 "{answer:?}"
             );
         } else {
@@ -249,7 +244,8 @@ async fn a_caller_that_goes_away_leaves_nothing_half_done() {
         // Like a lost answer: asked again, it recognises itself, or it is the first.
         acquire(&store, &claim).await;
         let outcome = b"outcome".as_slice();
-        let done = store.complete(&Lease::of(&claim, 1), outcome.into());
+        let lease = Lease::of(&claim, 1);
+        let done = store.complete(&lease, outcome.into());
         let _ = tokio::time::timeout(taken, done).await;
         complete(&store, &claim, b"outcome").await;
         replays(&store, &claim, b"outcome").await;

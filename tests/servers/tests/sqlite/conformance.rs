@@ -141,7 +141,7 @@ async fn a_store_with_a_file_of_its_own_sweeps_by_itself() {
     let file = File::new();
     let builder = SqliteStore::builder(&file.url()).unwrap();
     let store = builder
-        .sweep_every(Duration::from_millis(20))
+        .sweep_every(Some(Duration::from_millis(20)))
         .connect()
         .await
         .unwrap();

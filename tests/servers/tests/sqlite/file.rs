@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
@@ -114,6 +114,13 @@ pub(crate) fn again(claim: &Claim) -> Claim {
     claim.by_another()
 }
 
+/// The lease of an owner who cannot say that it has held without a break.
+pub(crate) fn broken(claim: &Claim) -> Lease {
+    let mut lease = Lease::of(claim, 1);
+    lease.unbroken = false;
+    lease
+}
+
 pub(crate) const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
 
 pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
@@ -121,7 +128,7 @@ pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
 }
 
 pub(crate) async fn complete(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
-    let done = store.complete(&Lease::of(&claim, 1), outcome.into()).await;
+    let done = store.complete(&Lease::of(claim, 1), outcome.into()).await;
     assert_eq!(done.unwrap(), Change::Applied);
 }
 

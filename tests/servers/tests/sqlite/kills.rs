@@ -25,7 +25,8 @@ impl<'a> Killed<'a> {
     fn start(file: &'a File) -> Self {
         let output = std::fs::File::create(file.directory().join("output")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_worker"))
-            .args(["--store", &file.url()])
+            // Every call is to be answered.
+            .args(["--store", &format!("{}?max_waiting=10000", file.url())])
             .arg("--effects")
             .arg(file.directory().join("effects"))
             .stdin(Stdio::piped())

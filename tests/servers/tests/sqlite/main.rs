@@ -8,12 +8,21 @@ mod many;
 #[path = "../support/worker.rs"]
 mod worker;
 
+mod clock;
 mod commits;
 mod conformance;
 mod file;
+mod flood;
+mod forgotten;
+mod holder;
 mod kills;
+mod lanes;
+mod late;
 mod locks;
+mod previous;
 mod processes;
+mod refusals;
+mod replaced;
 mod room;
 mod schema;
 mod settings;

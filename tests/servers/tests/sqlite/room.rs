@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
+use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, ConnectError, Store, StoreError};
+use idem::{Change, Claim, Claimed, ConnectError, Engine, Error, Fingerprint, Store, StoreError};
+use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::file::{ACQUIRED, File, acquire, again, claim, finish, replays};
@@ -58,10 +60,10 @@ async fn a_full_database_takes_nothing_new_and_forgets_nothing() {
 }
 
 /// A file system of half a mebibyte, where this may be made.
-struct Small<'a>(&'a File);
+pub(crate) struct Small<'a>(&'a File);
 
 impl<'a> Small<'a> {
-    fn mount(file: &'a File) -> Option<Self> {
+    pub(crate) fn mount(file: &'a File) -> Option<Self> {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]);
         let mounted = mount.arg(file.directory()).output();
@@ -141,6 +143,58 @@ async fn a_database_that_can_only_be_read_is_refused() {
     assert!(error.to_string().contains("cannot be written"), "{error}");
     let error = store.claim(&claim()).await.unwrap_err();
     assert!(matches!(error, StoreError::Rejected { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_written_a_finished_record_is_given_back_all_the_same() {
+    let file = File::new();
+    let (known, running) = (claim(), claim());
+    let store = file.store().await;
+    finish(&store, &known, b"outcome").await;
+    acquire(&store, &running).await;
+    let mut other = again(&known);
+    other.fingerprint = Fingerprint::of("another").unwrap();
+
+    let read_only = file.options().read_only(true);
+    let pool = SqlitePoolOptions::new().connect_lazy_with(read_only);
+    let store = SqliteStore::from_pool(&pool).await.unwrap();
+    replays(&store, &known, b"outcome").await;
+    assert_eq!(store.claim(&other).await.unwrap(), Claimed::Mismatch);
+    let duplicate = store.claim(&again(&running)).await.unwrap();
+    assert!(matches!(duplicate, Claimed::InFlight { .. }));
+    let watch = store.watch(&running.id).await.unwrap();
+    assert!(store.inspect(&known.id).await.unwrap().is_some());
+    drop(watch);
+    let refused = store.claim(&claim()).await;
+    assert!(
+        matches!(refused, Err(StoreError::Rejected { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn in_a_transaction_where_nothing_can_be_written_a_finished_record_is_given_back() {
+    let file = File::new();
+    drop(file.store().await);
+    let book = async |pool: &SqlitePool, key: &str, value| -> Result<i64, Error> {
+        Engine::new(MemoryStore::new())
+            .operation("tests.room")
+            .transaction(pool)
+            .run(key, Fingerprint::of("request").unwrap(), |tx| async move {
+                (tx, Ok(value))
+            })
+            .await
+    };
+    let pool = SqlitePoolOptions::new().connect_lazy_with(file.options());
+    assert_eq!(book(&pool, "known", 1).await.unwrap(), 1);
+    let read_only = file.options().read_only(true);
+    let read_only = SqlitePoolOptions::new().connect_lazy_with(read_only);
+    assert_eq!(book(&read_only, "known", 2).await.unwrap(), 1);
+    let refused = book(&read_only, "new", 2).await;
+    assert!(
+        matches!(refused, Err(Error::Store(StoreError::Rejected { .. }))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

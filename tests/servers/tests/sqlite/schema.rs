@@ -13,8 +13,12 @@ use tokio::sync::Barrier;
 use crate::file::{File, acquire, again, claim, finish, replays, whole};
 use crate::worker::{Effects, Worker};
 
-const BY_HAND: &str =
-    include_str!("../../../../idem-stores/src/sqlite/migrations/0001_records.sql");
+/// The tables' version, and the oldest one that may use them.
+async fn versions(file: &File) -> (i64, i64) {
+    let version = file.number("SELECT version FROM idem_schema").await;
+    let oldest = file.number("SELECT min_version FROM idem_schema").await;
+    (version, oldest)
+}
 
 fn pool(file: &File) -> SqlitePool {
     let options = file.options().create_if_missing(true);
@@ -82,8 +86,7 @@ async fn many_may_migrate_an_applications_database_at_once() {
     }
     all.join_all().await;
     assert_eq!(objects(&file).await, OURS);
-    let version = file.number("SELECT version FROM idem_schema").await;
-    assert_eq!(version, 1);
+    assert_eq!(versions(&file).await, (2, 1));
     assert_eq!(file.number("SELECT count(*) FROM idem_records").await, 16);
 }
 
@@ -100,7 +103,9 @@ async fn tables_made_by_hand_are_taken_as_they_are_and_others_are_left_alone() {
     ";
     sqlx::raw_sql(own).execute(&pool).await.unwrap();
     let store = SqliteStore::from_pool(&pool).await.unwrap();
-    sqlx::raw_sql(BY_HAND).execute(&pool).await.unwrap();
+    for by_hand in SqliteStore::MIGRATIONS {
+        sqlx::raw_sql(*by_hand).execute(&pool).await.unwrap();
+    }
     store.migrate().await.unwrap();
     finish(&store, &claim(), b"outcome").await;
 
@@ -149,14 +154,28 @@ async fn unfit(file: &File) -> String {
 }
 
 #[tokio::test]
-async fn tables_of_a_newer_version_are_refused_and_stay() {
+async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_where_not() {
     let file = File::new();
     let known = claim();
     finish(&file.store().await, &known, b"outcome").await;
-    file.run("UPDATE idem_schema SET version = 7").await;
+
+    // As a later version of this crate would leave them, before one of these processes goes back.
+    file.run("UPDATE idem_schema SET version = 7, min_version = 2; ALTER TABLE idem_records ADD COLUMN later BLOB")
+        .await;
+    replays(&file.store().await, &known, b"outcome").await;
+    let beside = SqliteStore::from_pool(&pool(&file)).await.unwrap();
+    beside.migrate().await.unwrap();
+    replays(&beside, &known, b"outcome").await;
+    finish(&beside, &claim(), b"outcome").await;
+    assert_eq!(versions(&file).await, (7, 2));
+
+    file.run("UPDATE idem_schema SET min_version = 3").await;
     let message = unfit(&file).await;
     assert!(message.contains("version 7"), "{message}");
-    file.run("UPDATE idem_schema SET version = 1").await;
+    assert!(message.contains("know version 3"), "{message}");
+    assert!(message.contains("knows 2"), "{message}");
+    assert_eq!(versions(&file).await, (7, 3));
+    file.run("UPDATE idem_schema SET min_version = 2").await;
     replays(&file.store().await, &known, b"outcome").await;
 }
 

@@ -3,18 +3,19 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use idem::ConnectError;
+use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
+use idem::{ConnectError, Engine, Error, Fingerprint, StoreError};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
-use crate::file::{File, claim, finish, replays};
+use crate::file::{File, claim, finish, replays, whole};
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn take(&self) -> String {
+    pub(crate) fn take(&self) -> String {
         String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
     }
 }
@@ -30,7 +31,7 @@ impl Write for Log {
 }
 
 /// Warnings of this thread, while the guard lives.
-fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
+pub(crate) fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -91,6 +92,11 @@ async fn an_applications_settings_stay_and_the_weak_ones_are_warned_of() {
             SqliteSynchronous::Full,
             [true, false],
         ),
+        (
+            SqliteJournalMode::Delete,
+            SqliteSynchronous::Extra,
+            [true, false],
+        ),
     ];
     for (mode, synchronous, warned) in cases {
         let file = File::new();
@@ -123,6 +129,98 @@ async fn an_applications_settings_stay_and_the_weak_ones_are_warned_of() {
         assert_eq!(mode == "wal", !warned[0]);
         assert_eq!(level < 2, warned[1]);
     }
+}
+
+/// A database that an operation may use.
+async fn made() -> File {
+    let file = File::new();
+    drop(file.store().await);
+    file.is_closed().await;
+    file
+}
+
+/// A call in the application's transaction.
+async fn book(pool: &SqlitePool) -> Result<i64, Error> {
+    let key = format!("{:032x}", rand::random::<u128>());
+    Engine::new(MemoryStore::new())
+        .operation("tests.settings")
+        .transaction(pool)
+        .run(&key, Fingerprint::of("request").unwrap(), |tx| async move {
+            (tx, Ok(1))
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_deleted_journal_that_is_not_on_the_disk_is_warned_of() {
+    let (log, _guard) = listen();
+    let hint = "a loss of power can undo";
+    for (synchronous, warned) in [(SqliteSynchronous::Full, 1), (SqliteSynchronous::Extra, 0)] {
+        let file = made().await;
+        let pool = pool(&file, SqliteJournalMode::Delete, synchronous);
+        let store = SqliteStore::from_pool(&pool).await.unwrap();
+        assert_eq!(log.take().matches(hint).count(), warned);
+        // Whoever only has transactions is told as well, and once.
+        for _ in 0..3 {
+            book(&pool).await.unwrap();
+        }
+        assert_eq!(log.take().matches(hint).count(), warned);
+        drop(store);
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_a_journal_on_the_disk_is_refused() {
+    for (mode, name) in [
+        (SqliteJournalMode::Memory, "MEMORY"),
+        (SqliteJournalMode::Off, "OFF"),
+    ] {
+        let file = made().await;
+        file.run("PRAGMA journal_mode = DELETE").await;
+        let pool = pool(&file, mode, SqliteSynchronous::Full);
+        let error = SqliteStore::from_pool(&pool).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Unfit { .. }), "{error:?}");
+        assert!(error.to_string().contains(name), "{error}");
+        // Nor does an operation run in its transaction: not in the first, and in no other.
+        for _ in 0..2 {
+            let Err(Error::Store(error)) = book(&pool).await else {
+                panic!("it ran");
+            };
+            assert!(matches!(error, StoreError::Rejected { .. }), "{error:?}");
+            assert!(whole(&error).contains(name), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_in_memory_serves_an_applications_own_tests() {
+    let (log, _guard) = listen();
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect("sqlite::memory:").await.unwrap();
+    for migration in SqliteStore::MIGRATIONS {
+        sqlx::raw_sql(*migration).execute(&pool).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(book(&pool).await.unwrap(), 1);
+    }
+    assert_eq!(log.take(), "");
+}
+
+#[tokio::test]
+async fn a_pool_that_turns_its_journal_off_by_itself_is_refused() {
+    let file = made().await;
+    file.run("PRAGMA journal_mode = DELETE").await;
+    let options = file.options();
+    let pool = SqlitePoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            let off = sqlx::query("PRAGMA journal_mode = OFF");
+            off.execute(connection).await.map(drop)
+        })
+    });
+    let pool = pool.connect_lazy_with(options);
+    let error = SqliteStore::from_pool(&pool).await.unwrap_err();
+    assert!(error.to_string().contains("OFF"), "{error}");
+    assert!(matches!(book(&pool).await, Err(Error::Store(_))));
 }
 
 #[tokio::test]
@@ -165,7 +263,7 @@ async fn databases_in_memory_are_refused_with_a_hint() {
 #[tokio::test]
 async fn urls_say_what_the_store_is_or_what_is_wrong() {
     let file = File::new();
-    for options in ["", "?", "?timeout=500ms"] {
+    for options in ["", "?", "?timeout=500ms", "?max_waiting=10&sweep=off"] {
         let url = format!("{}{options}", file.url());
         assert_eq!(idem::stores::connect(&url).await.unwrap().name(), "sqlite");
     }

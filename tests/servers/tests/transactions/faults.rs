@@ -396,8 +396,10 @@ async fn sqlite_a_body_whose_transaction_was_rolled_back_under_it_stores_nothing
         let transaction = operation().transaction(&pool);
         transaction.run("k", request(), body).await
     };
-    let refused = call("taken").await;
-    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    let Err(Error::CommitRefused(source)) = call("taken").await else {
+        panic!("it was committed, or is to be tried again");
+    };
+    assert!(source.to_string().contains("had ended before its commit"));
     let count = async |sql: &'static str| -> i64 {
         sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
     };
@@ -406,6 +408,100 @@ async fn sqlite_a_body_whose_transaction_was_rolled_back_under_it_stores_nothing
     // The key is free, and the connection is fit for use.
     assert_eq!(call("other").await.unwrap(), 7);
     assert_eq!(count("SELECT count(*) FROM entries").await, 3);
+}
+
+#[tokio::test]
+async fn sqlite_a_constraint_that_is_checked_at_the_commit_is_the_applications_and_frees_the_key() {
+    let (_file, pool) = sqlite(1).await;
+    let tables = "
+        CREATE TABLE accounts (id INTEGER PRIMARY KEY);
+        CREATE TABLE bookings (
+            account INTEGER NOT NULL REFERENCES accounts (id) DEFERRABLE INITIALLY DEFERRED
+        );
+        INSERT INTO accounts VALUES (1)";
+    sqlx::raw_sql(tables).execute(&pool).await.unwrap();
+    let book = async |account: i64| -> Result<i64, Error> {
+        let body = |mut tx: Transaction<'static, Sqlite>| async move {
+            let insert = sqlx::query("INSERT INTO bookings VALUES ($1)").bind(account);
+            insert.execute(&mut *tx).await.unwrap();
+            (tx, Ok(account))
+        };
+        let transaction = operation().transaction(&pool);
+        transaction.run("k", request(), body).await
+    };
+    for _ in 0..2 {
+        let refused = book(2).await;
+        let Err(Error::CommitRefused(source)) = refused else {
+            panic!("{refused:?}");
+        };
+        // The driver's own error.
+        let source = source.downcast_ref::<sqlx::Error>().unwrap();
+        let code = source.as_database_error().unwrap().code();
+        assert_eq!(code.as_deref(), Some("787"));
+    }
+    let count = async |sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!(count("SELECT count(*) FROM bookings").await, 0);
+    assert_eq!(count("SELECT count(*) FROM idem_records").await, 0);
+    // The key is free, and the pool's one connection is fit for use.
+    assert_eq!(book(1).await.unwrap(), 1);
+    assert_eq!(count("SELECT count(*) FROM bookings").await, 1);
+}
+
+#[tokio::test]
+async fn sqlite_a_trigger_that_raises_is_the_bodys_error_and_its_end_the_applications() {
+    let (_file, pool) = sqlite(1).await;
+    for (raises, commits) in [("ABORT", true), ("FAIL", true), ("ROLLBACK", false)] {
+        let trigger = format!(
+            "DROP TRIGGER IF EXISTS theirs;
+             CREATE TRIGGER theirs BEFORE INSERT ON entries WHEN NEW.reference = 'refused' BEGIN
+               SELECT RAISE({raises}, 'as the test asked'); END"
+        );
+        let trigger = sqlx::raw_sql(sqlx::AssertSqlSafe(trigger));
+        trigger.execute(&pool).await.unwrap();
+        // A body that swallows the error.
+        let answer: Result<i64, Error> = operation()
+            .transaction(&pool)
+            .run(raises, request(), |mut tx| async move {
+                let refused = sqlx::query("INSERT INTO entries VALUES ('refused', 1)");
+                assert!(refused.execute(&mut *tx).await.is_err());
+                (tx, Ok(1))
+            })
+            .await;
+        match answer {
+            Ok(1) => assert!(commits, "{raises}"),
+            Err(Error::CommitRefused(_)) => assert!(!commits, "{raises}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn sqlite_a_lock_that_is_held_when_it_commits_is_no_fault_of_the_application() {
+    // Without a write-ahead log a reader keeps a commit waiting.
+    let (_file, pool) = sqlite(4).await;
+    let mode = "PRAGMA journal_mode = DELETE";
+    let options = (*pool.connect_options()).clone();
+    pool.close().await;
+    let options = options
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Delete)
+        .busy_timeout(Duration::from_millis(100));
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::raw_sql(mode).execute(&pool).await.unwrap();
+    let mut reads = pool.begin().await.unwrap();
+    let look = "SELECT count(*) FROM entries";
+    let _: i64 = sqlx::query_scalar(look)
+        .fetch_one(&mut *reads)
+        .await
+        .unwrap();
+    let refused = book(&operation(), &pool, 1).await;
+    assert!(
+        matches!(refused, Err(Error::Store(StoreError::Busy { .. }))),
+        "{refused:?}"
+    );
+    reads.rollback().await.unwrap();
+    assert_eq!(book(&operation(), &pool, 2).await.unwrap(), 2);
 }
 
 /// A database whose commit gets lost, and another attempt finishes meanwhile.

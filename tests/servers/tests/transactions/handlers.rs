@@ -230,3 +230,34 @@ async fn of_a_double_click_one_runs() {
         .filter(|answer| answer.status == StatusCode::CREATED && !answer.is_replay);
     assert_eq!((firsts.count(), bench.entries().await), (1, 1));
 }
+
+#[tokio::test]
+async fn a_commit_that_the_database_refuses_is_a_500_that_says_so_and_frees_the_key() {
+    let bench = Bench::new().await;
+    // Where a row refers to a line that nobody has written by the end.
+    let tables = "
+        CREATE TABLE accounts (id INTEGER PRIMARY KEY);
+        CREATE TABLE lines (
+            account INTEGER NOT NULL REFERENCES accounts (id) DEFERRABLE INITIALLY DEFERRED
+        );
+        CREATE TRIGGER writes_a_line AFTER INSERT ON entries WHEN NEW.reference = 'dangling'
+        BEGIN INSERT INTO lines VALUES (7); END";
+    sqlx::raw_sql(tables)
+        .execute(&bench.shop.pool)
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let refused = bench.send("dangling", "k", "5").await;
+        assert_eq!(refused.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(refused.problem && !refused.is_replay);
+        assert!(refused.body.contains("commit-refused"), "{}", refused.body);
+        // Why is for the log.
+        assert!(!refused.body.contains("FOREIGN KEY"), "{}", refused.body);
+        assert_eq!(bench.entries().await, 0);
+    }
+    let account = sqlx::query("INSERT INTO accounts VALUES (7)");
+    account.execute(&bench.shop.pool).await.unwrap();
+    let answer = bench.send("dangling", "k", "5").await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    assert_eq!(bench.entries().await, 1);
+}
