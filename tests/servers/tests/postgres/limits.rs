@@ -136,7 +136,7 @@ async fn a_server_without_room_refuses_new_claims_and_replays_the_old() {
 #[tokio::test]
 async fn a_server_that_takes_no_writes_is_asked_again_on_another_connection() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=1", postgres.url());
+    let url = format!("{}?max_connections=2", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
     let pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'idem'";
     let before = postgres.psql(pid);
