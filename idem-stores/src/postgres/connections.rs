@@ -416,7 +416,7 @@ impl Owed {
             Line::Pool(..) => None,
         };
         if !self.answers {
-            hung.until_gone(session).await;
+            hung.end(session).gone().await;
             return false;
         }
         let mut answered = pin!(self.line.connection().ping());
@@ -427,11 +427,13 @@ impl Owed {
         if let Some(own) = doubted {
             doubt(&self.inner, &own, self.began);
         }
-        tokio::select! {
+        let mut ending = hung.end(session);
+        let answered = tokio::select! {
             biased;
             answered = answered => answered.is_ok(),
-            () = hung.until_gone(session) => false,
-        }
+            () = ending.gone() => false,
+        };
+        answered && ending.withdraw()
     }
 }
 

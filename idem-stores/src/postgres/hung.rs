@@ -8,6 +8,7 @@
 //! mean nothing on another server. Of the application's connections, and behind a pooler that
 //! shares sessions, no more is known than what their statements begin with.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -74,7 +75,8 @@ pub(super) struct Hung {
 
 #[derive(Default)]
 struct State {
-    awaited: Vec<Awaited>,
+    awaited: BTreeMap<u64, Awaited>,
+    next_number: u64,
     looks: bool,
 }
 
@@ -82,6 +84,8 @@ struct Awaited {
     /// `None`: any statement of this process that takes longer than it may.
     session: Option<Session>,
     since: Instant,
+    /// The server has been told to end it, or is about to be.
+    is_condemned: bool,
     gone: oneshot::Sender<()>,
 }
 
@@ -91,6 +95,32 @@ struct Found {
     sessions: Vec<Session>,
     /// Sessions with a statement of this process's that takes too long.
     with_statements: usize,
+}
+
+/// A session that is to end. Dropped, nobody waits for it any more.
+pub(super) struct Ending<'a> {
+    hung: &'a Hung,
+    number: u64,
+    is_gone: oneshot::Receiver<()>,
+}
+
+impl Ending<'_> {
+    /// Resolves when the session is gone.
+    pub(super) async fn gone(&mut self) {
+        let _ = (&mut self.is_gone).await;
+    }
+
+    /// It has answered after all. Whether it goes on: the server may have been told to end it.
+    pub(super) fn withdraw(self) -> bool {
+        let awaited = self.hung.state().awaited.remove(&self.number);
+        awaited.is_some_and(|awaited| !awaited.is_condemned)
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.hung.state().awaited.remove(&self.number);
+    }
 }
 
 impl Hung {
@@ -103,22 +133,29 @@ impl Hung {
     }
 
     /// Ends a session, or where it is not known, all those with a statement that takes longer than
-    /// it may. Resolves when they are gone.
-    pub(super) async fn until_gone(self: &Arc<Self>, session: Option<Session>) {
+    /// it may.
+    pub(super) fn end(self: &Arc<Self>, session: Option<Session>) -> Ending<'_> {
         let (gone, is_gone) = oneshot::channel();
-        {
-            let mut state = self.state();
-            state.awaited.push(Awaited {
+        let mut state = self.state();
+        let number = state.next_number;
+        state.next_number += 1;
+        state.awaited.insert(
+            number,
+            Awaited {
                 session,
                 since: Instant::now(),
+                is_condemned: false,
                 gone,
-            });
-            if !state.looks {
-                state.looks = true;
-                tokio::spawn(Arc::clone(self).look());
-            }
+            },
+        );
+        if !std::mem::replace(&mut state.looks, true) {
+            tokio::spawn(Arc::clone(self).look());
         }
-        let _ = is_gone.await;
+        Ending {
+            hung: self,
+            number,
+            is_gone,
+        }
     }
 
     /// Looks until nobody waits for an answer.
@@ -129,48 +166,55 @@ impl Hung {
             has_warned: false,
         };
         let mut pause = FIRST_PAUSE;
-        loop {
-            let (sessions, statements) = {
-                let mut state = self.state();
-                state.awaited.retain(|awaited| !awaited.gone.is_closed());
-                if state.awaited.is_empty() {
-                    state.looks = false;
-                    return;
-                }
-                let known = state.awaited.iter().filter_map(|awaited| awaited.session);
-                let known: Vec<_> = known.collect();
-                let statements = known.len() < state.awaited.len();
-                (known, statements)
-            };
-            let looked = Instant::now();
-            let found = timeout(self.timeout, self.find(&mut looking, &sessions, statements));
-            match found.await.unwrap_or(Err(Error::PoolTimedOut)) {
-                Ok(found) => {
-                    looking.warn(&found);
-                    self.tell(&sessions, looked, &found);
-                }
-                Err(_) => looking.connection = None,
+        while self.is_awaited() {
+            let looked = timeout(self.timeout, self.look_once(&mut looking)).await;
+            if !matches!(looked, Ok(Ok(()))) {
+                looking.connection = None;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
-    /// Tells those whose session is gone.
-    fn tell(&self, asked: &[Session], looked: Instant, found: &Found) {
+    /// Whether the look goes on.
+    fn is_awaited(&self) -> bool {
         let mut state = self.state();
-        let (gone, awaited) = std::mem::take(&mut state.awaited)
-            .into_iter()
-            .partition(|awaited: &Awaited| match &awaited.session {
-                Some(session) => asked.contains(session) && !found.sessions.contains(session),
-                // Whatever was sent before it came would have taken too long by then.
-                None => found.with_statements == 0 && looked >= awaited.since + self.timeout,
-            });
-        state.awaited = awaited;
-        drop(state);
+        state.looks = !state.awaited.is_empty();
+        state.looks
+    }
+
+    /// Ends what is to end, and tells those whose session is gone.
+    async fn look_once(&self, looking: &mut Looking) -> Result<(), Error> {
+        if looking.connection.is_none() {
+            let options = self.place.options();
+            looking.connection = Some(PgConnection::connect_with(&options).await?);
+        }
+        let looked = Instant::now();
+        let (mut sessions, mut statements) = (Vec::new(), false);
+        for awaited in self.state().awaited.values_mut() {
+            awaited.is_condemned = awaited.session.is_some();
+            sessions.extend(awaited.session);
+            statements |= awaited.session.is_none();
+        }
+        let found = self.find(looking, &sessions, statements).await?;
+        looking.warn(&found);
+        let is_gone = |awaited: &Awaited| match &awaited.session {
+            Some(session) => sessions.contains(session) && !found.sessions.contains(session),
+            // Whatever was sent before it came would have taken too long by then.
+            None => found.with_statements == 0 && looked >= awaited.since + self.timeout,
+        };
+        let gone: Vec<_> = {
+            let mut state = self.state();
+            let numbers = state.awaited.iter();
+            let numbers = numbers.filter(|(_, awaited)| is_gone(awaited));
+            let numbers: Vec<_> = numbers.map(|(number, _)| *number).collect();
+            let gone = numbers.iter();
+            gone.filter_map(|number| state.awaited.remove(number)).collect()
+        };
         for Awaited { gone, .. } in gone {
             let _ = gone.send(());
         }
+        Ok(())
     }
 
     /// Ends them, and says which are still there.
@@ -180,12 +224,8 @@ impl Hung {
         sessions: &[Session],
         statements: bool,
     ) -> Result<Found, Error> {
-        let may_end = looking.may_end;
-        let connection = match &mut looking.connection {
-            Some(connection) => connection,
-            none => none.insert(PgConnection::connect_with(&self.place.options()).await?),
-        };
-        let query = self.query(sessions, statements, may_end);
+        let query = self.query(sessions, statements, looking.may_end);
+        let connection = looking.connection.as_mut().ok_or(Error::PoolClosed)?;
         let rows = sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(connection);
         let rows = match rows.await {
             Ok(rows) => rows,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use idem::stores::memory::MemoryStore;
+use idem::stores::postgres::PgTransactions;
 use idem::{Engine, Error, Fingerprint, Operation};
 use sqlx::PgPool;
 
@@ -11,7 +12,7 @@ use crate::databases::postgres;
 async fn book(operation: &Operation, pool: &PgPool, key: &str) -> Result<i64, Error> {
     operation
         .clone()
-        .transaction(pool)
+        .transaction(&PgTransactions::new(pool.clone()).sweep_every(None))
         .run(
             key,
             Fingerprint::of("the request").unwrap(),
@@ -63,11 +64,11 @@ async fn a_call_adds_a_look_and_an_insert_to_the_bodys_transaction_and_no_second
         "SELECT set_config($1, CASE",
         "SAVEPOINT idem_rs_before_body",
         // The look: a round trip.
-        "SELECT current_setting('idem.locked') <>",
+        "SELECT $4 AS",
         // The body's own.
         "INSERT INTO entries",
         // The outcome: a round trip.
-        "INSERT INTO idem_records",
+        "WITH own AS",
         // And the one commit.
         "COMMIT",
     ];
