@@ -34,7 +34,9 @@ const ASK: &str = "SELECT current_setting('server_version_num')::integer AS numb
 /// Where the login may claim and not finish.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectError> {
     let row = sqlx::raw_sql(ASK).fetch_one(connection).await;
-    let server = row.and_then(|row| Server::read(&row)).map_err(schema_error)?;
+    let server = row
+        .and_then(|row| Server::read(&row))
+        .map_err(schema_error)?;
     server.warn();
     match &*server.missing_rights {
         "" => Ok(()),

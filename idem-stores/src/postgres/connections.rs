@@ -208,9 +208,7 @@ impl Connections {
     async fn lend(&self, lane: Lane, turn: Turn) -> Result<Loan, Error> {
         let line = match &self.0.source {
             Source::Own(own) => Line::Own(own.take(turn).await?, Arc::clone(own)),
-            Source::Pool(shared) => {
-                Line::Pool(shared.take(lane).await?, turn, Arc::clone(shared))
-            }
+            Source::Pool(shared) => Line::Pool(shared.take(lane).await?, turn, Arc::clone(shared)),
         };
         Ok(Loan {
             line: Some(line),
@@ -276,7 +274,9 @@ impl Asking {
         let connection = self.loan.connection()?;
         let asked = statement.ask(connection, protocol, Some(limits));
         let silent = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-        let row = timeout_at(self.deadline, asked).await.unwrap_or_else(silent);
+        let row = timeout_at(self.deadline, asked)
+            .await
+            .unwrap_or_else(silent);
         read(&row?)
     }
 

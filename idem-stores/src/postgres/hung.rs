@@ -209,7 +209,8 @@ impl Hung {
             let numbers = numbers.filter(|(_, awaited)| is_gone(awaited));
             let numbers: Vec<_> = numbers.map(|(number, _)| *number).collect();
             let gone = numbers.iter();
-            gone.filter_map(|number| state.awaited.remove(number)).collect()
+            gone.filter_map(|number| state.awaited.remove(number))
+                .collect()
         };
         for Awaited { gone, .. } in gone {
             let _ = gone.send(());

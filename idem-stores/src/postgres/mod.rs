@@ -205,7 +205,9 @@ impl PostgresStore {
             ..
         } = &*self.inner;
         let mut progress = sweeping::Progress::default();
-        sweeper.sweep(connections, batch.into(), &mut progress).await
+        sweeper
+            .sweep(connections, batch.into(), &mut progress)
+            .await
     }
 
     /// Deletes records whose time is over in the background from now on, in batches, after each

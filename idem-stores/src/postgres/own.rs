@@ -234,7 +234,9 @@ pub(super) async fn session(
             AND current_setting('jit') = 'off' AS is_set",
         Session::OWN
     );
-    let row = sqlx::raw_sql(AssertSqlSafe(ask)).fetch_one(connection).await?;
+    let row = sqlx::raw_sql(AssertSqlSafe(ask))
+        .fetch_one(connection)
+        .await?;
     Ok((Session::read(&row)?, row.try_get("is_set")?))
 }
 

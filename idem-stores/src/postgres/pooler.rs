@@ -98,7 +98,10 @@ impl Seen {
         let changes = |seen: &[Session]| seen.windows(2).any(|pair| pair[0] != pair[1]);
         changes(&self.first)
             || changes(&self.second)
-            || self.second.iter().any(|session| self.first.contains(session))
+            || self
+                .second
+                .iter()
+                .any(|session| self.first.contains(session))
     }
 
     /// Looks until it is seen that sessions are shared, or long enough.

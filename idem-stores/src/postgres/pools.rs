@@ -86,7 +86,9 @@ impl OfPool {
     /// Bounded: it does not keep the pool for long.
     async fn sweep(self: Arc<Self>, connections: Connections) {
         let mut progress = lock(&self.sweeps).progress.next();
-        let swept = self.sweeper.sweep(&connections, SWEPT_AT_ONCE, &mut progress);
+        let swept = self
+            .sweeper
+            .sweep(&connections, SWEPT_AT_ONCE, &mut progress);
         let swept = swept.await;
         let mut sweeps = lock(&self.sweeps);
         sweeps.progress = progress;
@@ -136,7 +138,9 @@ impl OfPool {
         loop {
             let every = {
                 let mut sessions = lock(&self.sessions);
-                sessions.watched.retain(|watched| !watched.ended.is_closed());
+                sessions
+                    .watched
+                    .retain(|watched| !watched.ended.is_closed());
                 let every = sessions.watched.iter().map(|watched| watched.every).min();
                 sessions.looks = every.is_some() && !pool.is_closed();
                 match every {

@@ -38,7 +38,11 @@ macro_rules! text {
             name: $name,
             sql: include_str!($file),
             marked: ::std::sync::LazyLock::new(|| {
-                format!("{}{}", *$crate::postgres::statement::MARK, include_str!($file))
+                format!(
+                    "{}{}",
+                    *$crate::postgres::statement::MARK,
+                    include_str!($file)
+                )
             }),
         }
     };
@@ -120,7 +124,9 @@ impl<'q> Statement<'q> {
             _ if self.is_planned_anew => self.send(connection, limits).await,
             Protocol::Prepared => connection.fetch_optional(self.query(self.text.sql)).await,
             Protocol::PreparedMarked => {
-                connection.fetch_optional(self.query(&self.text.marked)).await
+                connection
+                    .fetch_optional(self.query(&self.text.marked))
+                    .await
             }
             Protocol::Simple => self.send(connection, limits).await,
         };
@@ -245,7 +251,9 @@ pub(super) fn bytes_of(row: &PgRow, column: &str) -> Result<Option<Bytes>, Error
     let bytes = value.as_bytes().map_err(decode)?;
     Ok(Some(match format {
         PgValueFormat::Binary => Bytes::copy_from_slice(bytes),
-        PgValueFormat::Text => of_text(bytes).ok_or_else(|| decode("no bytea".into()))?.into(),
+        PgValueFormat::Text => of_text(bytes)
+            .ok_or_else(|| decode("no bytea".into()))?
+            .into(),
     }))
 }
 
@@ -343,8 +351,14 @@ mod tests {
         };
         let message = statement().message(Some(limits));
         assert!(message.starts_with(MARK.as_str()), "{message}");
-        assert!(message.contains("SET LOCAL statement_timeout = 1500;"), "{message}");
-        assert_eq!(message.matches("SET ").count(), message.matches("SET LOCAL ").count());
+        assert!(
+            message.contains("SET LOCAL statement_timeout = 1500;"),
+            "{message}"
+        );
+        assert_eq!(
+            message.matches("SET ").count(),
+            message.matches("SET LOCAL ").count()
+        );
     }
 
     #[test]
