@@ -14,13 +14,13 @@ use crate::conformance::{claim, finish};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A transaction of somebody else, until it is dropped.
-struct Transaction {
+pub(crate) struct Transaction {
     psql: Child,
     input: Option<ChildStdin>,
 }
 
 impl Transaction {
-    fn begin(postgres: &Postgres, statement: &str) -> Self {
+    pub(crate) fn begin(postgres: &Postgres, statement: &str) -> Self {
         let mut psql = postgres.psql_command();
         let psql = psql.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = psql.spawn().unwrap();

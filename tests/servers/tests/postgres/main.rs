@@ -13,6 +13,7 @@ mod worker;
 mod conformance;
 mod costs;
 mod dropped;
+mod lanes;
 mod limits;
 mod logins;
 mod outages;
