@@ -28,23 +28,29 @@ const ASK: &str = "SELECT current_setting('server_version_num')::integer AS numb
             ('DELETE', has_table_privilege('idem_records', 'DELETE')) \
         ) AS rights (name, is_there) WHERE NOT is_there), '') AS missing_rights";
 
+/// Fails where the table is not the store's.
+const COLUMNS: &str = "SELECT lease_until, expires_at, sweep_at, attempt, watched, id, \
+    fingerprint, token, outcome FROM idem_records LIMIT 0";
+
 /// Asks, and warns of what would break later.
 ///
 /// # Errors
-/// Where the login may claim and not finish.
+/// Where the login may claim and not finish, and where the table is another one.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectError> {
-    let row = sqlx::raw_sql(ASK).fetch_one(connection).await;
+    let row = sqlx::raw_sql(ASK).fetch_one(&mut *connection).await;
     let server = row
         .and_then(|row| Server::read(&row))
         .map_err(schema_error)?;
     server.warn();
-    match &*server.missing_rights {
-        "" => Ok(()),
-        missing => Err(ConnectError::Unfit {
+    if !server.missing_rights.is_empty() {
+        let missing = server.missing_rights;
+        return Err(ConnectError::Unfit {
             store: NAME,
             problem: format!("its login lacks rights on the table idem_records: {missing}").into(),
-        }),
+        });
     }
+    let columns = sqlx::raw_sql(COLUMNS).fetch_optional(connection).await;
+    columns.map(drop).map_err(schema_error)
 }
 
 #[derive(Debug)]

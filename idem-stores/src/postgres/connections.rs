@@ -246,11 +246,12 @@ impl Asking {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => {}
                 Err(error) if has_met_another(&error) => {
-                    let pausing = after(Instant::now(), pause.mul_f64(rand::random()));
-                    if pausing >= self.deadline {
+                    // One that is cut off would leave it open what it has done.
+                    let enough = self.loan.inner.timeout / 4;
+                    if Instant::now() + enough >= self.deadline {
                         return Err(error);
                     }
-                    sleep(pausing - Instant::now()).await;
+                    sleep(pause.mul_f64(rand::random())).await;
                     pause = (pause * 2).min(LAST_PAUSE);
                 }
                 Err(error) => return Err(error),

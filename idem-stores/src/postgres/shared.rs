@@ -46,6 +46,17 @@ struct Aside {
     watched: Option<Handle>,
 }
 
+impl Aside {
+    /// Those that rest while no lease is held, which are kept no longer.
+    fn rested_in_vain(&mut self, now: Instant) -> Vec<Kept> {
+        if self.leases.are_held(now) {
+            return Vec::new();
+        }
+        self.count -= self.idle.len();
+        std::mem::take(&mut self.idle)
+    }
+}
+
 struct Kept {
     connection: PoolConnection<Postgres>,
     since: Instant,
@@ -154,9 +165,13 @@ impl Shared {
         self.aside().leases.hold(token, lease);
     }
 
-    /// A lease is held no more.
+    /// A lease is held no more. Called within a runtime.
     pub(super) fn has_ended(&self, token: &Token) {
-        self.aside().leases.held.remove(token.as_bytes());
+        let mut aside = self.aside();
+        aside.leases.held.remove(token.as_bytes());
+        let rested = aside.rested_in_vain(Instant::now());
+        drop(aside);
+        drop(rested);
     }
 
     /// Gives those that are kept aside back when no lease is held any more, and when the pool is
@@ -168,14 +183,13 @@ impl Shared {
             let now = Instant::now();
             let (rested, next) = {
                 let mut aside = shared.aside();
-                let mut rested = Vec::new();
-                if is_closed || !aside.leases.are_held(now) {
-                    rested = std::mem::take(&mut aside.idle);
-                    aside.count -= rested.len();
-                    if aside.count == 0 {
-                        aside.watched = None;
-                        return;
-                    }
+                if is_closed {
+                    aside.leases.held.clear();
+                }
+                let rested = aside.rested_in_vain(now);
+                if aside.count == 0 {
+                    aside.watched = None;
+                    return;
                 }
                 (rested, aside.leases.last.unwrap_or(now).max(now + LOOK))
             };

@@ -150,19 +150,23 @@ impl Transactional for PgTransactions {
         mut transaction: Self::Transaction,
         ended: &Ended<'_>,
     ) -> Result<(), CommitError> {
-        let finished = self.finish(&mut transaction, ended).await;
-        match finished.map_err(finish_error)? {
-            Finished::Written => {}
-            Finished::Overtaken => {
-                let _ = transaction.rollback().await;
-                return Err(CommitError::Overtaken);
-            }
-            Finished::NotItsTransaction => {
-                let _ = transaction.rollback().await;
+        let refused = match self.finish(&mut transaction, ended).await {
+            Ok(Finished::Written) => None,
+            Ok(Finished::Overtaken) => Some(CommitError::Overtaken),
+            Ok(Finished::NotItsTransaction) => {
                 let error = StoreError::rejected(NAME, NotItsTransaction);
-                return Err(CommitError::RolledBack(error));
+                Some(CommitError::RolledBack(error))
             }
+            Err(error) => Some(finish_error(error)),
+        };
+        if let Some(refused) = refused {
+            // The record is free when this is said. Where there is no connection any more it fails
+            // at once.
+            let _ = transaction.rollback().await;
+            return Err(refused);
         }
+        // The server says why it has refused before it lets go of the record: a retry that comes at
+        // once may find it held for a moment.
         transaction.commit().await.map_err(commit_error)?;
         if self.sweep_every.is_some() {
             OfPool::of(&self.pool).sweep_in_time(&self.pool, self.pooler, self.sweep_every);
@@ -212,26 +216,29 @@ impl PgTransactions {
         let row = look.ask(&mut transaction, self.protocol(), None).await;
         let row = row.map_err(failed)?;
         let locked = row.try_get("locked").map_err(failed)?;
-        match answer(&row, locked, claim).map_err(failed)? {
-            Claimed::Acquired { attempt } => {
-                if row.try_get("read_only").map_err(failed)? {
-                    return Err(StoreError::not_ready(NAME, TakesNoWrites));
+        let answer = answer(&row, locked, claim).map_err(failed)?;
+        let refusal = match answer {
+            Claimed::Acquired { attempt } => match refusal(&row).map_err(failed)? {
+                None => {
+                    let session_ended = self.session_ended(&row).map_err(failed)?;
+                    return Ok(BegunIn::Acquired {
+                        attempt,
+                        transaction,
+                        session_ended,
+                    });
                 }
-                let session_ended = self.session_ended(&row).map_err(failed)?;
-                Ok(BegunIn::Acquired {
-                    attempt,
-                    transaction,
-                    session_ended,
-                })
-            }
-            answer => {
-                // Dropped it is rolled back, too, while the answer is on its way already. But who
-                // comes next would find the lock still taken, where it is what decides.
-                if locked && !matches!(answer, Claimed::Finished { .. }) {
-                    transaction.rollback().await.map_err(failed)?;
-                }
-                Ok(BegunIn::Answered(answer))
-            }
+                refusal => refusal,
+            },
+            _ => None,
+        };
+        // Dropped it is rolled back, too, while the answer is on its way already. But who comes
+        // next would find the lock still taken, where it is what decides.
+        if locked && !matches!(answer, Claimed::Finished { .. }) {
+            transaction.rollback().await.map_err(failed)?;
+        }
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(BegunIn::Answered(answer)),
         }
     }
 
@@ -292,6 +299,15 @@ enum Finished {
     NotItsTransaction,
 }
 
+/// Why the outcome could not be written, as far as is known before the body runs.
+fn refusal(row: &PgRow) -> Result<Option<StoreError>, Error> {
+    if row.try_get("read_only")? {
+        return Ok(Some(StoreError::not_ready(NAME, TakesNoWrites)));
+    }
+    let may_write: bool = row.try_get("may_write")?;
+    Ok((!may_write).then(|| StoreError::rejected(NAME, MayNotWrite)))
+}
+
 /// What the claim is answered.
 fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
     let in_flight = Claimed::InFlight {
@@ -324,6 +340,18 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
         (true, _) => Claimed::OutcomeUnknown { attempt },
     })
 }
+
+/// The login may read records, and not write them.
+#[derive(Debug)]
+struct MayNotWrite;
+
+impl fmt::Display for MayNotWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the login lacks INSERT or UPDATE on the table idem_records")
+    }
+}
+
+impl std::error::Error for MayNotWrite {}
 
 /// The server is a standby, or set to read only.
 #[derive(Debug)]

@@ -4,6 +4,8 @@
 SELECT 'look 1' AS statement,
     current_setting('idem.locked') <> '' AS locked,
     current_setting('transaction_read_only') = 'on' AS read_only,
+    has_any_column_privilege('idem_records', 'INSERT')
+        AND has_any_column_privilege('idem_records', 'UPDATE') AS may_write,
     silence, whole,
     CASE WHEN ends THEN pg_backend_pid() END AS pid,
     CASE WHEN ends THEN (SELECT (extract(epoch FROM backend_start) * 1000000)::bigint

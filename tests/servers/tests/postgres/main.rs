@@ -18,6 +18,7 @@ mod limits;
 mod logins;
 mod outages;
 mod processes;
+mod refusals;
 mod schema;
 mod sweeping;
 mod waiting;
