@@ -13,6 +13,7 @@ mod worker;
 mod conformance;
 mod costs;
 mod dropped;
+mod hung;
 mod lanes;
 mod limits;
 mod logins;
