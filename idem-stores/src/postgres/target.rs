@@ -148,7 +148,9 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
             bad("it is postgres://[user[:password]@][host][:port][/database][?option=value&…]")
         })?
         // Of every call there is a span already.
-        .disable_statement_logging();
+        .disable_statement_logging()
+        // Nothing here has a fraction, and poolers do not let pass what they do not know.
+        .extra_float_digits(None);
     if options.get_application_name().is_none() {
         options = options.application_name("idem");
     }

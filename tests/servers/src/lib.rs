@@ -18,12 +18,14 @@
 //! ```
 
 mod console;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
 mod support;
 
 pub use console::{Console, Reply};
+pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};

@@ -20,6 +20,11 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How often a port is taken by somebody else before we give up.
 const ATTEMPTS: usize = 10;
 
+/// Whom servers run as that refuse to run as root.
+pub(crate) fn user_for_servers() -> Option<crate::support::User> {
+    Programs::installed().user
+}
+
 /// A server with a port, a directory and processes of its own.
 #[derive(Debug)]
 pub struct Postgres {

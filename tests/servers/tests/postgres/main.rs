@@ -18,6 +18,7 @@ mod lanes;
 mod limits;
 mod logins;
 mod outages;
+mod poolers;
 mod processes;
 mod refusals;
 mod schema;
