@@ -26,7 +26,7 @@ mod support;
 
 pub use console::{Console, Reply};
 pub use pgbouncer::{PgBouncer, PoolMode};
-pub use postgres::{Postgres, PostgresBuilder};
+pub use postgres::{Backup, Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
 pub use support::{TempDir, free_port, wait_until};

@@ -15,6 +15,7 @@ mod costs;
 mod dropped;
 mod hung;
 mod lanes;
+mod late;
 mod limits;
 mod logins;
 mod outages;
