@@ -49,6 +49,15 @@ const POSTGRES: Server = Server {
     oldest: (14, 0),
 };
 
+const PGBOUNCER: Server = Server {
+    program: "pgbouncer",
+    variable: "IDEM_PGBOUNCER",
+    versions: None,
+    packages: &["pgbouncer"],
+    before: "PgBouncer ",
+    oldest: (1, 16),
+};
+
 /// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
 const WITHOUT_CLUSTER: &str = r#"
 directory=/etc/postgresql-common/createcluster.d
@@ -58,9 +67,9 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
 "#;
 
-/// Redis and PostgreSQL must be there afterwards; Valkey only where there is a package.
+/// Redis, PostgreSQL and PgBouncer must be there afterwards; Valkey only where there is a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    for server in [REDIS, POSTGRES] {
+    for server in [REDIS, POSTGRES, PGBOUNCER] {
         if server.version().is_none() {
             server.install()?;
         }
@@ -117,7 +126,8 @@ impl Server {
     fn version(&self) -> Option<String> {
         let output = Command::new(self.found()).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        output.status.success().then(|| text.trim().to_owned())
+        let first = text.lines().next().unwrap_or_default();
+        output.status.success().then(|| first.trim().to_owned())
     }
 
     /// The named program, else that in PATH, else that of the newest version.
@@ -132,6 +142,11 @@ impl Server {
         let mut in_path = std::env::split_paths(&path).map(|it| it.join(self.program));
         if in_path.any(|it| it.is_file()) {
             return self.program.into();
+        }
+        // What is no user's to run.
+        let of_the_system = Path::new("/usr/sbin").join(self.program);
+        if self.versions.is_none() && of_the_system.is_file() {
+            return of_the_system.into_os_string();
         }
         let newest = self.versions.and_then(|versions| self.newest(versions));
         newest.map_or_else(|| self.program.into(), PathBuf::into_os_string)

@@ -1,7 +1,6 @@
 //! The store of many processes beside the business data: PostgreSQL 14 and newer.
 //!
-//! One row per record, one prepared statement and one round trip per transition, and the server's
-//! clock. A claim reads first and writes only where it must, so a replay leaves nothing behind: no
+//! One row per record, one statement and one round trip per transition, and the server's clock. A claim reads first and writes only where it must, so a replay leaves nothing behind: no
 //! dead row, no log, no transaction number. Who waits is woken by `NOTIFY`, and only where
 //! somebody waits is anything notified.
 //!
@@ -14,11 +13,16 @@
 //! |---|---|
 //! | the tables | `migrations` |
 //! | the statements | `statements`, and the files beside it |
-//! | connections, and what happens when a call is dropped | `connections`, `own` |
+//! | how a statement is sent, and how it knows that it was the one | `statement` |
+//! | who goes first, and how many wait | `gate` |
+//! | connections, and what happens when a call is dropped | `connections`, `own`, `shared` |
+//! | sessions that hang | `hung` |
+//! | what an error means | `errors` |
+//! | poolers | `pooler` |
 //! | waking waiters | `watching` |
 //! | deleting what has expired | `sweeping` |
 //! | claims inside the application's transactions | `transaction` |
-//! | what a URL says | `target` |
+//! | what a URL says | `target`, `builder` |
 //! | migrating, and finding the tables | `schema` |
 //! | what is warned of at start-up | `checks` |
 //!
@@ -43,11 +47,18 @@
 //! # }
 //! ```
 
+mod builder;
 mod checks;
 mod connections;
 mod errors;
+mod gate;
+mod hung;
 mod own;
+mod pooler;
+mod pools;
 mod schema;
+mod shared;
+mod statement;
 mod statements;
 mod sweeping;
 mod target;
@@ -64,94 +75,19 @@ use idem_core::{
     Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
 };
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgRow};
 
 use crate::ConnectError;
-use checks::Server;
-use connections::{Connections, Statement};
-use sweeping::Sweeping;
-use target::Settings;
+pub use builder::{PostgresPoolBuilder, PostgresStoreBuilder};
+use connections::Connections;
+use errors::is_read_only;
+use gate::Lane;
+use statement::Statement;
+use sweeping::{Sweeper, Sweeping};
+pub use target::Pooler;
 pub use transaction::PgTransactions;
 use watching::Watching;
 
 const NAME: &str = "postgres";
-
-/// Settings of a [`PostgresStore`] with connections of its own.
-#[must_use]
-pub struct PostgresStoreBuilder {
-    options: PgConnectOptions,
-    settings: Settings,
-}
-
-impl PostgresStoreBuilder {
-    /// How many connections are open at most; 10 unless given, and 1 at least. One more is, while
-    /// anybody waits. A call takes one for as long as its statement runs; waiters take none.
-    pub const fn max_connections(mut self, connections: usize) -> Self {
-        self.settings.max_connections = connections;
-        self
-    }
-
-    /// How long a call may take, connecting included; 2 seconds unless given. Below half of the
-    /// engine's store timeout it leaves time for a second try. The server gives up a statement
-    /// after the same time.
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = timeout;
-        self
-    }
-
-    /// Whether [`connect`](Self::connect) brings the tables to this version; `true` unless given.
-    /// Otherwise it fails where they are not: then they are made by hand, from
-    /// [`PostgresStore::MIGRATIONS`].
-    pub const fn migrate(mut self, migrate: bool) -> Self {
-        self.settings.migrate = migrate;
-        self
-    }
-
-    /// How often records whose time is over are deleted, at most; every minute unless given, and a
-    /// millisecond apart at least.
-    /// `None` leaves that to [`PostgresStore::sweep`]. Until then they take up room, and nothing
-    /// else: they count as absent.
-    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
-        self.settings.sweep_every = pause;
-        self
-    }
-
-    /// Connects, makes or checks the tables, and warns of settings of the server that weaken what
-    /// the store promises.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or refuses the login, and when the tables are missing,
-    /// of a newer version, or may not be made.
-    pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
-        let Settings {
-            max_connections,
-            timeout,
-            migrate,
-            sweep_every,
-        } = self.settings;
-        let store = PostgresStore::over(Connections::own(self.options, max_connections, timeout));
-        if migrate {
-            store.migrate().await?;
-        } else {
-            store.check().await?;
-        }
-        let server = store.inner.connections.ask(checks::ask, Server::read);
-        server.await.map_err(ConnectError::Store)?.warn();
-        if let Some(pause) = sweep_every {
-            store.sweep_every(pause);
-        }
-        Ok(store)
-    }
-}
-
-impl fmt::Debug for PostgresStoreBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The options hold the password, and show it.
-        f.debug_struct("PostgresStoreBuilder")
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Keeps records in PostgreSQL. Clones share its connections.
 ///
@@ -164,6 +100,7 @@ pub struct PostgresStore {
 struct Inner {
     connections: Connections,
     watching: Watching,
+    sweeper: Sweeper,
     sweeping: Mutex<Option<Sweeping>>,
 }
 
@@ -177,8 +114,7 @@ impl PostgresStore {
     /// # Errors
     /// When the URL is malformed. No message repeats it.
     pub fn builder(url: &str) -> Result<PostgresStoreBuilder, ConnectError> {
-        let (options, settings) = target::parse(url)?;
-        Ok(PostgresStoreBuilder { options, settings })
+        PostgresStoreBuilder::of_url(url)
     }
 
     /// Connects to what the URL names.
@@ -190,21 +126,30 @@ impl PostgresStore {
     }
 
     /// A store over the application's own pool, as it is. Nothing is asked of the server yet, and
-    /// nothing is migrated or swept: see [`migrate`](Self::migrate) and
-    /// [`sweep_every`](Self::sweep_every).
+    /// nothing is migrated: see [`migrate`](Self::migrate).
     ///
     /// A call takes at most 2 seconds, whatever the pool would wait. Each one costs the server a
     /// second, shorter look, when the pool asks whether a connection that was returned still
     /// answers, and a third one unless `test_before_acquire` is off. Where somebody waits, one
-    /// connection beside the pool is open.
+    /// connection beside the pool is open, and another one while the server is asked to end
+    /// sessions that hang.
+    ///
+    /// While leases are held, one of the pool's connections is kept aside for those who hold them,
+    /// and two of a pool of eight or more: the application can use all the others, and no lease is
+    /// lost for it. A pool of one connection has none to spare: a renewal then waits for it like
+    /// anybody else, which is warned of.
     ///
     /// What the application leaves behind on a connection is in the store's way, too: with `sqlx`
     /// 0.9 a [`begin`](sqlx::Pool::begin) that is dropped before it was answered leaves a transaction
     /// open there, and what is written in it, records as well, is not committed. Where that may
     /// happen, in handlers that end with their clients say, give the store connections of its own.
     pub fn from_pool(pool: PgPool) -> Self {
-        let Settings { timeout, .. } = Settings::default();
-        Self::over(Connections::of_pool(pool, timeout))
+        Self::pool_builder(pool).build()
+    }
+
+    /// The same, with settings.
+    pub fn pool_builder(pool: PgPool) -> PostgresPoolBuilder {
+        PostgresPoolBuilder::over(pool)
     }
 
     fn over(connections: Connections) -> Self {
@@ -212,6 +157,7 @@ impl PostgresStore {
             inner: Arc::new(Inner {
                 watching: Watching::new(connections.clone()),
                 connections,
+                sweeper: Sweeper::default(),
                 sweeping: Mutex::default(),
             }),
         }
@@ -226,9 +172,12 @@ impl PostgresStore {
     ///
     /// # Errors
     /// When the server cannot be reached, the tables may not be made, or they are of a newer
-    /// version.
+    /// version; and where a pooler gives each transaction another session and nobody has said so.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
         let connections = &self.inner.connections;
+        if connections.as_pool().is_some() && connections.have_sessions() {
+            pooler::prove_pool(connections).await?;
+        }
         connections
             .with(async |connection| schema::migrate(connection).await)
             .await
@@ -241,16 +190,24 @@ impl PostgresStore {
             .await
     }
 
-    /// Deletes records whose time is over, at most `batch` of them, oldest first, in a short
-    /// transaction of its own. None that somebody else has locked is waited for. Answers how many
-    /// it deleted: as many as `batch` says that there may be more. A thousand take some twenty
+    /// Deletes records whose time is over, at most `batch` of them, oldest first, in short
+    /// transactions of their own: one, unless their outcomes are so large that it would take longer
+    /// than a call may. None that somebody else has locked is waited for. Answers how many it
+    /// deleted: as many as `batch` says that there may be more. A thousand take some twenty
     /// milliseconds.
     ///
     /// # Errors
-    /// When the server cannot be reached, or the batch takes longer than a call may.
+    /// When the server cannot be reached, or refuses it.
     pub async fn sweep(&self, batch: u32) -> Result<u64, StoreError> {
-        let swept = sweeping::sweep(&self.inner.connections, batch, None).await?;
-        Ok(swept.records)
+        let Inner {
+            connections,
+            sweeper,
+            ..
+        } = &*self.inner;
+        let mut progress = sweeping::Progress::default();
+        sweeper
+            .sweep(connections, batch.into(), &mut progress)
+            .await
     }
 
     /// Deletes records whose time is over in the background from now on, in batches, after each
@@ -269,25 +226,40 @@ impl PostgresStore {
         *running = Some(sweeping);
     }
 
-    /// A change that needs the token.
-    async fn change<'q>(
+    /// A change that needs the token. Where the record is absent, and was so before anybody else
+    /// can have claimed it, it is created again.
+    async fn change(
         &self,
-        statement: impl Fn() -> Statement<'q>,
-        read: impl Fn(Option<PgRow>) -> Result<Option<bool>, sqlx::Error>,
+        lane: Lane,
+        statement: Statement<'_>,
+        recreate: Option<Statement<'_>>,
     ) -> Result<Change, StoreError> {
-        let applied = self.inner.connections.ask(statement, read).await?;
-        Ok(if applied {
-            Change::Applied
-        } else {
-            Change::LeaseLost
+        let mut asking = self.inner.connections.begin(lane).await?;
+        let mut answer = asking.ask(&statement, statements::applied).await;
+        if let (Ok(false), Some(recreate)) = (&answer, recreate) {
+            answer = asking.ask(&recreate, statements::applied).await;
+            if let Ok(false) = answer {
+                // Another call of the same owner's may have been faster.
+                answer = asking.ask(&statement, statements::applied).await;
+            }
+        }
+        Ok(match asking.end(answer)? {
+            true => Change::Applied,
+            false => Change::LeaseLost,
         })
     }
-}
 
-/// What a statement has changed, it has answered with a row.
-#[allow(clippy::unnecessary_wraps, reason = "as every reader of a row")]
-fn is_there(row: Option<PgRow>) -> Result<Option<bool>, sqlx::Error> {
-    Ok(Some(row.is_some()))
+    /// The end of an attempt.
+    async fn end(
+        &self,
+        token: &Token,
+        statement: Statement<'_>,
+        recreate: Option<Statement<'_>>,
+    ) -> Result<Change, StoreError> {
+        let change = self.change(Lane::End, statement, recreate).await?;
+        self.inner.connections.has_ended(token);
+        Ok(change)
+    }
 }
 
 #[async_trait]
@@ -298,50 +270,66 @@ impl Store for PostgresStore {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let connections = &self.inner.connections;
-        connections
-            .ask(|| statements::claim(claim), statements::claimed)
-            .await
+        let mut asking = connections.begin(Lane::Other).await?;
+        let statement = statements::claim(claim);
+        let mut answer = asking.ask(&statement, statements::claimed).await;
+        match &answer {
+            Ok(Claimed::Acquired { .. }) => connections.holds(&claim.token, claim.lease),
+            // What is finished is so for good: no write is needed to say so.
+            Err(error) if is_read_only(error) => {
+                let finished = statements::finished(claim);
+                if let Ok(Some(finished)) = asking.once(&finished, statements::claimed).await {
+                    answer = Ok(finished);
+                }
+            }
+            _ => {}
+        }
+        asking.end(answer)
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
-        self.change(|| statements::renew(lease), is_there).await
+        let recreate = lease.unbroken.then(|| statements::recreate(lease, None));
+        let renewed = self.change(Lane::Renewal, statements::renew(lease), recreate);
+        let change = renewed.await?;
+        match change {
+            Change::Applied => self.inner.connections.holds(&lease.token, lease.duration),
+            _ => self.inner.connections.has_ended(&lease.token),
+        }
+        Ok(change)
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
-        let statement = || statements::complete(lease, &outcome);
-        self.change(statement, statements::answer).await
+        let recreate = || statements::recreate(lease, Some(&outcome));
+        let recreate = lease.unbroken.then(recreate);
+        let statement = statements::complete(lease, &outcome);
+        self.end(&lease.token, statement, recreate).await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(|| statements::release(id, token), is_there)
-            .await
+        self.end(token, statements::release(id, token), None).await
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.change(|| statements::abandon(id, token), is_there)
-            .await
+        self.end(token, statements::abandon(id, token), None).await
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        let inspect = statements::inspect(id);
         let connections = &self.inner.connections;
         connections
-            .ask(
-                || statements::inspect(id),
-                |row| {
-                    row.as_ref()
-                        .map(statements::inspection)
-                        .transpose()
-                        .map(Some)
-                },
-            )
+            .ask(Lane::Other, &inspect, statements::inspection)
             .await
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
-        let subscription = self.inner.watching.subscribe(*id).await?;
         let connections = &self.inner.connections;
+        if !connections.have_sessions() {
+            return Ok(Watch::never());
+        }
+        let subscription = self.inner.watching.subscribe(*id).await?;
+        let watch = statements::watch(id);
         let runs = connections
-            .ask(|| statements::watch(id), statements::answer)
+            .ask(Lane::Other, &watch, statements::runs)
             .await?;
         Ok(if runs {
             subscription.into_watch()

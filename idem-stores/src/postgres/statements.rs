@@ -1,60 +1,77 @@
 //! The statements, one per transition, and what their rows say.
 //!
-//! Each is prepared once per connection and is a transaction of its own: one round trip, and
-//! nothing to clean up. The server's `now()`, the start of that transaction, is the only clock.
+//! Each is a transaction of its own: one round trip, and nothing to clean up. The server's `now()`,
+//! the start of that transaction, is the only clock. Each gives exactly one row.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use idem_core::{Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Token};
 use sqlx::postgres::PgRow;
-use sqlx::postgres::types::PgInterval;
 use sqlx::{Error, Row};
 
-use super::connections::Statement;
+use super::statement::{Statement, Text, Value, bytes_of, text};
 
 /// The longest time that is counted with: added to any date it still makes a date.
 const LONGEST: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 const SHORTEST: Duration = Duration::from_millis(1);
 
-const MICROS_PER_DAY: i64 = 24 * 60 * 60 * 1_000_000;
+static CLAIM: Text = text!("claim 1", "statements/claim.sql");
+static FINISHED: Text = text!("finished 1", "statements/finished.sql");
+static RENEW: Text = text!("renew 1", "statements/renew.sql");
+static COMPLETE: Text = text!("complete 1", "statements/complete.sql");
+static RECREATE: Text = text!("recreate 1", "statements/recreate.sql");
+static RELEASE: Text = text!("release 1", "statements/release.sql");
+static ABANDON: Text = text!("abandon 1", "statements/abandon.sql");
+static INSPECT: Text = text!("inspect 1", "statements/inspect.sql");
+static WATCH: Text = text!("watch 1", "statements/watch.sql");
+static SWEEP: Text = text!("sweep 1", "statements/sweep.sql");
 
-/// A duration as the server counts: in microseconds, rounded up.
-fn interval(duration: Duration) -> PgInterval {
+/// A duration in microseconds, rounded up.
+fn micros(duration: Duration) -> Value<'static> {
     let micros = duration.clamp(SHORTEST, LONGEST).as_nanos().div_ceil(1000);
-    PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(micros).unwrap_or(i64::MAX),
-    }
+    Value::Bigint(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
 /// What lies between two times of the server; nothing where the later one is past.
-fn duration(interval: PgInterval) -> Duration {
-    // A difference of two times has days, and no months.
-    let days = i64::from(interval.days).saturating_mul(MICROS_PER_DAY);
-    let micros = days.saturating_add(interval.microseconds);
+fn duration(micros: i64) -> Duration {
     Duration::from_micros(micros.try_into().unwrap_or(0))
 }
 
 pub(super) fn claim(claim: &Claim) -> Statement<'_> {
-    sqlx::query(include_str!("statements/claim.sql"))
-        .bind(claim.id.as_bytes())
-        .bind(claim.fingerprint.to_bytes())
-        .bind(claim.token.as_bytes())
-        .bind(interval(claim.lease))
-        .bind(interval(claim.retention))
-        .bind(claim.on_crash == OnCrash::Rerun)
+    Statement::new(
+        &CLAIM,
+        [
+            Value::Bytes(claim.id.as_bytes()),
+            Value::Fingerprint(claim.fingerprint.to_bytes()),
+            Value::Bytes(claim.token.as_bytes()),
+            micros(claim.lease),
+            micros(claim.retention),
+            Value::Boolean(claim.on_crash == OnCrash::Rerun),
+        ],
+    )
 }
 
-/// `None` is to ask again.
-pub(super) fn claimed(row: Option<PgRow>) -> Result<Option<Claimed>, Error> {
-    let Some(row) = row else { return Ok(None) };
-    let attempt = attempt(&row)?;
+/// What a server that takes no writes can say of a claim.
+pub(super) fn finished(claim: &Claim) -> Statement<'_> {
+    Statement::new(
+        &FINISHED,
+        [
+            Value::Bytes(claim.id.as_bytes()),
+            Value::Fingerprint(claim.fingerprint.to_bytes()),
+        ],
+    )
+}
+
+/// `None` is to ask again, or that nothing is finished.
+pub(super) fn claimed(row: &PgRow) -> Result<Option<Claimed>, Error> {
+    let Some(attempt) = attempt(row)? else {
+        return Ok(None);
+    };
     if !row.try_get("same")? {
         return Ok(Some(Claimed::Mismatch));
     }
-    if let Some(outcome) = outcome(&row)? {
+    if let Some(outcome) = outcome(row)? {
         return Ok(Some(Claimed::Finished {
             outcome,
             retention_left: row.try_get::<Option<_>, _>("kept")?.map(duration),
@@ -63,53 +80,86 @@ pub(super) fn claimed(row: Option<PgRow>) -> Result<Option<Claimed>, Error> {
     if row.try_get::<Option<bool>, _>("own")? == Some(true) {
         return Ok(Some(Claimed::Acquired { attempt }));
     }
-    Ok(Some(match lease_left(&row)? {
+    Ok(Some(match lease_left(row)? {
         Some(lease_left) => Claimed::InFlight { lease_left },
         None => Claimed::OutcomeUnknown { attempt },
     }))
 }
 
 pub(super) fn renew(lease: &Lease) -> Statement<'_> {
-    of_holder(
-        include_str!("statements/renew.sql"),
-        &lease.id,
-        &lease.token,
+    Statement::new(
+        &RENEW,
+        [
+            Value::Bytes(lease.id.as_bytes()),
+            Value::Bytes(lease.token.as_bytes()),
+            micros(lease.duration),
+            micros(lease.retention),
+        ],
     )
-    .bind(interval(lease.duration))
-    .bind(interval(lease.retention))
 }
 
 pub(super) fn complete<'q>(lease: &'q Lease, outcome: &'q [u8]) -> Statement<'q> {
-    of_holder(
-        include_str!("statements/complete.sql"),
-        &lease.id,
-        &lease.token,
+    Statement::new(
+        &COMPLETE,
+        [
+            Value::Bytes(lease.id.as_bytes()),
+            Value::Bytes(lease.token.as_bytes()),
+            Value::Bytes(outcome),
+            micros(lease.retention),
+        ],
     )
-    .bind(outcome)
-    .bind(interval(lease.retention))
+}
+
+/// Creates a record again that the server has forgotten: running, or finished where there is an
+/// outcome.
+pub(super) fn recreate<'q>(lease: &'q Lease, outcome: Option<&'q [u8]>) -> Statement<'q> {
+    let kept = match outcome {
+        Some(_) => lease.retention,
+        None => lease.duration.saturating_add(lease.retention),
+    };
+    Statement::new(
+        &RECREATE,
+        [
+            Value::Bytes(lease.id.as_bytes()),
+            Value::Fingerprint(lease.fingerprint.to_bytes()),
+            Value::Bytes(lease.token.as_bytes()),
+            Value::Integer(i32::try_from(lease.attempt).unwrap_or(i32::MAX)),
+            micros(kept),
+            micros(lease.duration),
+            Value::MaybeBytes(outcome),
+        ],
+    )
 }
 
 pub(super) fn release<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
-    of_holder(include_str!("statements/release.sql"), id, token)
+    of_holder(&RELEASE, id, token)
 }
 
 pub(super) fn abandon<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
-    of_holder(include_str!("statements/abandon.sql"), id, token)
+    of_holder(&ABANDON, id, token)
 }
 
-fn of_holder<'q>(statement: &'static str, id: &'q RecordId, token: &'q Token) -> Statement<'q> {
-    sqlx::query(statement)
-        .bind(id.as_bytes())
-        .bind(token.as_bytes())
+fn of_holder<'q>(text: &'static Text, id: &'q RecordId, token: &'q Token) -> Statement<'q> {
+    let values = [Value::Bytes(id.as_bytes()), Value::Bytes(token.as_bytes())];
+    Statement::new(text, values)
+}
+
+/// Whether what was asked for was done. `None` is to ask again.
+pub(super) fn applied(row: &PgRow) -> Result<Option<bool>, Error> {
+    row.try_get("applied")
 }
 
 pub(super) fn inspect(id: &RecordId) -> Statement<'_> {
-    sqlx::query(include_str!("statements/inspect.sql")).bind(id.as_bytes())
+    Statement::new(&INSPECT, [Value::Bytes(id.as_bytes())])
 }
 
-pub(super) fn inspection(row: &PgRow) -> Result<Inspection, Error> {
-    let fingerprint: &[u8] = row.try_get("fingerprint")?;
-    let fingerprint = fingerprint
+#[allow(clippy::unnecessary_wraps, reason = "as every reader of a row")]
+pub(super) fn inspection(row: &PgRow) -> Result<Option<Option<Inspection>>, Error> {
+    let Some(attempt) = attempt(row)? else {
+        return Ok(Some(None));
+    };
+    let fingerprint = bytes_of(row, "fingerprint")?.unwrap_or_default();
+    let fingerprint = fingerprint[..]
         .try_into()
         .map_err(|error| Error::Decode(Box::new(error)))?;
     let phase = match outcome(row)? {
@@ -119,39 +169,37 @@ pub(super) fn inspection(row: &PgRow) -> Result<Inspection, Error> {
         },
     };
     let fingerprint = Fingerprint::from_bytes(fingerprint);
-    Ok(Inspection::new(fingerprint, attempt(row)?, phase))
+    Ok(Some(Some(Inspection::new(fingerprint, attempt, phase))))
 }
 
 pub(super) fn watch(id: &RecordId) -> Statement<'_> {
-    sqlx::query(include_str!("statements/watch.sql")).bind(id.as_bytes())
+    Statement::new(&WATCH, [Value::Bytes(id.as_bytes())])
 }
 
-/// The one value of a row. `None` is to ask again.
-pub(super) fn answer(row: Option<PgRow>) -> Result<Option<bool>, Error> {
-    row.map(|row| row.try_get(0)).transpose()
+/// Whether what is watched runs. `None` is to ask again.
+pub(super) fn runs(row: &PgRow) -> Result<Option<bool>, Error> {
+    row.try_get("runs")
 }
 
-/// Not prepared: its plan depends on how much there is to sweep.
-pub(super) fn sweep(batch: u32, from: Option<&str>) -> Statement<'_> {
-    sqlx::query(include_str!("statements/sweep.sql"))
-        .bind(i64::from(batch))
-        .bind(from)
-        .persistent(false)
+/// Deletes what has expired, from a place on that an earlier sweep came to.
+pub(super) fn sweep(batch: u32, from: Option<i64>) -> Statement<'static> {
+    let values = [Value::Bigint(batch.into()), Value::MaybeBigint(from)];
+    Statement::new(&SWEEP, values).planned_anew()
 }
 
-fn attempt(row: &PgRow) -> Result<u32, Error> {
-    let attempt: i32 = row.try_get("attempt")?;
-    u32::try_from(attempt).map_err(|error| Error::Decode(Box::new(error)))
+fn attempt(row: &PgRow) -> Result<Option<u32>, Error> {
+    let attempt: Option<i32> = row.try_get("attempt")?;
+    let unsigned = |attempt| u32::try_from(attempt).map_err(|error| Error::Decode(Box::new(error)));
+    attempt.map(unsigned).transpose()
 }
 
 fn outcome(row: &PgRow) -> Result<Option<Bytes>, Error> {
-    let outcome: Option<&[u8]> = row.try_get("outcome")?;
-    Ok(outcome.map(Bytes::copy_from_slice))
+    bytes_of(row, "outcome")
 }
 
 /// `None` when the lease is over.
 fn lease_left(row: &PgRow) -> Result<Option<Duration>, Error> {
-    let left: Option<PgInterval> = row.try_get("lease_left")?;
+    let left: Option<i64> = row.try_get("lease_left")?;
     Ok(left.map(duration).filter(|left| !left.is_zero()))
 }
 
@@ -161,7 +209,10 @@ mod tests {
 
     #[test]
     fn times_are_rounded_up_and_bounded() {
-        let micros = |duration| interval(duration).microseconds;
+        let micros = |duration| match micros(duration) {
+            Value::Bigint(micros) => micros,
+            other => panic!("{other:?}"),
+        };
         assert_eq!(micros(Duration::ZERO), 1000);
         assert_eq!(micros(Duration::from_nanos(1_000_001)), 1001);
         assert_eq!(micros(Duration::MAX), micros(LONGEST));
@@ -169,15 +220,20 @@ mod tests {
 
     #[test]
     fn what_is_past_is_nothing() {
-        let between = |days, microseconds| {
-            duration(PgInterval {
-                months: 0,
-                days,
-                microseconds,
-            })
-        };
-        assert_eq!(between(0, -1), Duration::ZERO);
-        assert_eq!(between(-1, 5), Duration::ZERO);
-        assert_eq!(between(1, 5), Duration::from_micros(86_400_000_005));
+        assert_eq!(duration(-1), Duration::ZERO);
+        assert_eq!(duration(5), Duration::from_micros(5));
+    }
+
+    #[test]
+    fn every_statement_calls_itself_by_its_name() {
+        let texts = [
+            &CLAIM, &FINISHED, &RENEW, &COMPLETE, &RECREATE, &RELEASE, &ABANDON, &INSPECT, &WATCH,
+            &SWEEP,
+        ];
+        for Text { name, sql, .. } in texts {
+            let said = format!("SELECT '{name}' AS statement");
+            let compared = format!("$1 = '{name}'");
+            assert!(sql.contains(&said) && sql.contains(&compared), "{name}");
+        }
     }
 }

@@ -35,10 +35,27 @@ const OF_THE_DRIVER: &[&str] = &[
 /// prepared twice.
 const FEWEST_STATEMENTS: usize = 16;
 
-/// The options of a URL that are not the driver's.
+/// What stands between a store and its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pooler {
+    /// Nothing, or a pooler that gives each connection a session of its own.
+    #[default]
+    Session,
+    /// A pooler that gives each transaction a session: `pool_mode = transaction` in PgBouncer.
+    ///
+    /// Nothing is prepared then, and nothing is set that outlives a transaction. Statements carry
+    /// their values in their text, which a server that logs its statements logs, too. Who waits
+    /// asks the server now and then, because nobody can be notified.
+    Transaction,
+}
+
+/// What is not the driver's to know.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) max_connections: usize,
+    pub(super) max_waiting: usize,
+    pub(super) pooler: Pooler,
     pub(super) timeout: Duration,
     pub(super) migrate: bool,
     pub(super) sweep_every: Option<Duration>,
@@ -48,6 +65,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_connections: 10,
+            max_waiting: 1024,
+            pooler: Pooler::Session,
             timeout: Duration::from_secs(2),
             migrate: true,
             sweep_every: Some(Duration::from_secs(60)),
@@ -75,9 +94,20 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name {
             "max_connections" => {
-                let count = value.parse().ok().filter(|count| *count > 0);
+                let count = value.parse().ok().filter(|count| *count > 1);
                 settings.max_connections =
-                    count.ok_or(bad("max_connections is a whole number from 1"))?;
+                    count.ok_or(bad("max_connections is a whole number from 2"))?;
+            }
+            "max_waiting" => {
+                let count = value.parse().ok();
+                settings.max_waiting = count.ok_or(bad("max_waiting is a whole number"))?;
+            }
+            "pooler" => {
+                settings.pooler = match value {
+                    "session" => Pooler::Session,
+                    "transaction" => Pooler::Transaction,
+                    _ => return Err(bad("pooler is session or transaction")),
+                };
             }
             "timeout" => {
                 settings.timeout = humantime::parse_duration(value)
@@ -108,7 +138,7 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
             }
             _ => {
                 return Err(bad(
-                    "the options are max_connections, timeout, migrate, sweep, and those of the driver",
+                    "the options are max_connections, max_waiting, timeout, pooler, migrate, sweep, and those of the driver",
                 ));
             }
         }
@@ -118,7 +148,9 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
             bad("it is postgres://[user[:password]@][host][:port][/database][?option=value&…]")
         })?
         // Of every call there is a span already.
-        .disable_statement_logging();
+        .disable_statement_logging()
+        // Nothing here has a fraction, and poolers do not let pass what they do not know.
+        .extra_float_digits(None);
     if options.get_application_name().is_none() {
         options = options.application_name("idem");
     }
@@ -142,7 +174,8 @@ mod tests {
     fn the_drivers_options_are_its_own() {
         let (options, settings) = parse(
             "postgresql://app:p%40ss@db.example:6432/shop?sslmode=disable&max_connections=3\
-             &options[search_path]=idem&timeout=800ms&migrate=off&sweep=5m&application_name=till",
+             &options[search_path]=idem&timeout=800ms&migrate=off&sweep=5m&application_name=till\
+             &max_waiting=7&pooler=transaction",
         )
         .unwrap();
         assert_eq!(
@@ -154,6 +187,8 @@ mod tests {
         assert_eq!(options.get_application_name(), Some("till"));
         assert_eq!(options.get_options(), Some("-c search_path=idem"));
         assert_eq!(settings.max_connections, 3);
+        assert_eq!(settings.max_waiting, 7);
+        assert_eq!(settings.pooler, Pooler::Transaction);
         assert_eq!(settings.timeout, Duration::from_millis(800));
         assert_eq!(settings.sweep_every, Some(Duration::from_secs(300)));
         assert!(!settings.migrate);
@@ -165,6 +200,8 @@ mod tests {
         assert_eq!(options.get_application_name(), Some("idem"));
         assert!(settings.migrate && settings.sweep_every.is_none());
         assert_eq!(settings.max_connections, 10);
+        assert_eq!(settings.max_waiting, 1024);
+        assert_eq!(settings.pooler, Pooler::Session);
         assert_eq!(settings.timeout, Duration::from_secs(2));
     }
 

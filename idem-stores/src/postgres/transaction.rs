@@ -19,42 +19,111 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use idem_core::{
     BegunIn, Claim, Claimed, CommitError, Ended, OnCrash, RecordId, StoreError, TransactionSource,
     Transactional, Watch, Writes,
 };
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgRow, PgSeverity};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, SqlSafeStr, Transaction, raw_sql};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, SqlSafeStr, Transaction, raw_sql};
 use tokio::runtime::Handle;
 
 use super::NAME;
-use super::errors::{of_the_server, store_error};
-use crate::{Sqlx, place_of};
+use super::errors::{Came, commit_error, finish_error, store_error};
+use super::hung::Session;
+use super::pools::{self, OfPool};
+use super::statement::{Protocol, Statement, Text, Value, bytes_of, text};
+use super::target::{Pooler, Settings};
+use crate::Sqlx;
 
 /// What a body's writes are rolled back to. No name that a body would give one of its own: the
 /// newest of a name is the one that is rolled back to.
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT idem_rs_before_body";
 
-const LOOK: &str = include_str!("statements/transaction_look.sql");
-const FINISH: &str = include_str!("statements/transaction_finish.sql");
-const STANDS: &str = include_str!("statements/transaction_stands.sql");
+static LOOK: Text = text!("look 1", "statements/transaction_look.sql");
+static FINISH: Text = text!("finish 1", "statements/transaction_finish.sql");
 
 /// A PostgreSQL database that an operation's transactions are opened in.
 ///
+/// A pool is as good where nothing is to be said: `transaction = bank.pool`.
+///
+/// ```no_run
+/// # fn example(pool: sqlx::PgPool) {
+/// use idem_stores::postgres::{PgTransactions, Pooler};
+///
+/// let transactions = PgTransactions::new(pool).pooler(Pooler::Transaction);
+/// # }
+/// ```
+///
 /// It needs the tables of [`PostgresStore::migrate`](super::PostgresStore::migrate), and
 /// transactions at `READ COMMITTED`, PostgreSQL's default, or stricter.
+///
+/// Where the server ends sessions that are silent within a transaction
+/// (`idle_in_transaction_session_timeout`), such an attempt is told so within five seconds, over
+/// another connection of the pool; where the pool has no other one, it finds out when it ends.
 #[derive(Clone, Debug)]
-pub struct PgTransactions(PgPool);
+pub struct PgTransactions {
+    pool: PgPool,
+    pooler: Pooler,
+    sweep_every: Option<Duration>,
+}
+
+impl PgTransactions {
+    /// Transactions of this pool's.
+    pub fn new(pool: PgPool) -> Self {
+        let Settings {
+            pooler,
+            sweep_every,
+            ..
+        } = Settings::default();
+        Self {
+            pool,
+            pooler,
+            sweep_every,
+        }
+    }
+
+    /// What stands between the pool and its server; [`Pooler::Session`] unless given, which also
+    /// means nothing.
+    #[must_use]
+    pub const fn pooler(mut self, pooler: Pooler) -> Self {
+        self.pooler = pooler;
+        self
+    }
+
+    /// How often records whose time is over are deleted, at most; every minute unless given. It is
+    /// done in the background after a commit, over one connection of the pool, where nothing else
+    /// of this process sweeps through the pool. `None` leaves it to others.
+    #[must_use]
+    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
+        self.sweep_every = pause;
+        self
+    }
+
+    const fn protocol(&self) -> Protocol {
+        match self.pooler {
+            Pooler::Session => Protocol::Prepared,
+            Pooler::Transaction => Protocol::Simple,
+        }
+    }
+}
 
 #[diagnostic::do_not_recommend]
 impl TransactionSource<Sqlx> for PgPool {
     type Database = PgTransactions;
 
     fn database(&self) -> PgTransactions {
-        PgTransactions(self.clone())
+        PgTransactions::new(self.clone())
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl TransactionSource<Sqlx> for PgTransactions {
+    type Database = Self;
+
+    fn database(&self) -> Self {
+        self.clone()
     }
 }
 
@@ -67,20 +136,13 @@ impl Transactional for PgTransactions {
     }
 
     fn place(&self) -> Vec<u8> {
-        let options = self.0.connect_options();
-        place_of(
-            &self.0,
-            (
-                (options.get_host(), options.get_port()),
-                options.get_socket(),
-                (options.get_username(), options.get_database()),
-                options.get_options(),
-            ),
-        )
+        pools::place(&self.pool)
     }
 
     async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
-        begin(&self.0, claim).await.map_err(store_error)
+        let connection = self.pool.acquire().await;
+        let connection = connection.map_err(|error| store_error(error, Came::NoFurther))?;
+        self.begin_on(connection, claim).await
     }
 
     async fn commit(
@@ -88,41 +150,34 @@ impl Transactional for PgTransactions {
         mut transaction: Self::Transaction,
         ended: &Ended<'_>,
     ) -> Result<(), CommitError> {
-        // Whatever fails before COMMIT is sent, the connection, too, rolls back.
-        let rolled_back = |error| CommitError::RolledBack(store_error(error));
-        let finished = finish(&mut transaction, ended).await.map_err(rolled_back)?;
-        if !finished {
-            let stands = stands(&mut transaction).await.map_err(rolled_back)?;
+        let refused = match self.finish(&mut transaction, ended).await {
+            Ok(Finished::Written) => None,
+            Ok(Finished::Overtaken) => Some(CommitError::Overtaken),
+            Ok(Finished::NotItsTransaction) => {
+                let error = StoreError::rejected(NAME, NotItsTransaction);
+                Some(CommitError::RolledBack(error))
+            }
+            Err(error) => Some(finish_error(error)),
+        };
+        if let Some(refused) = refused {
+            // The record is free when this is said. Where there is no connection any more it fails
+            // at once.
             let _ = transaction.rollback().await;
-            return Err(match stands {
-                true => CommitError::Overtaken,
-                false => CommitError::RolledBack(StoreError::rejected(NAME, NotItsTransaction)),
-            });
+            return Err(refused);
         }
-        transaction.commit().await.map_err(|error| match error {
-            // Refused, by a deferred constraint for example.
-            error @ sqlx::Error::Database(_) if !leaves_open(&error) => rolled_back(error),
-            error => CommitError::Unknown(store_error(error)),
-        })
+        // The server says why it has refused before it lets go of the record: a retry that comes at
+        // once may find it held for a moment.
+        transaction.commit().await.map_err(commit_error)?;
+        if self.sweep_every.is_some() {
+            OfPool::of(&self.pool).sweep_in_time(&self.pool, self.pooler, self.sweep_every);
+        }
+        Ok(())
     }
 
     async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
-        transaction.rollback().await.map_err(store_error)
+        let rolled_back = transaction.rollback().await;
+        rolled_back.map_err(|error| store_error(error, Came::ToTheServer))
     }
-}
-
-/// Whether the error speaks of the session and not of the transaction: a server that ends, or a
-/// pooler that has lost it (not all of them have a class of their own for that: `58` is the
-/// system's). <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn leaves_open(error: &sqlx::Error) -> bool {
-    of_the_server(error).is_some_and(|error| {
-        let code = error.code();
-        matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
-            || ["08", "57P0", "58"]
-                .iter()
-                .any(|class| code.starts_with(class))
-            || code == "40003"
-    })
 }
 
 /// Advisory locks have 64 bits, and are the database's: the table takes part in them, too, because
@@ -134,53 +189,127 @@ fn lock_of(id: &RecordId) -> i64 {
     i64::from_be_bytes(lock)
 }
 
-async fn begin(
-    pool: &PgPool,
-    claim: &Claim,
-) -> Result<BegunIn<Transaction<'static, Postgres>>, sqlx::Error> {
-    // The lock comes before BEGIN, which makes it a part of the transaction: where it fails, none
-    // has begun. The driver would leave one open.
-    let begin = format!(
-        "SELECT set_config('idem.locked', CASE WHEN pg_try_advisory_xact_lock(\
-         '{}'::bigint # ('idem_records'::regclass::oid::bigint << 32)) \
-         THEN 'idem_records'::regclass::oid::text ELSE '' END, true); \
-         BEGIN; SAVEPOINT idem_rs_before_body",
-        lock_of(&claim.id)
-    );
-    let mut transaction = Beginning::new(pool.acquire().await?, begin).await?;
-    let (locked, answer) = look(&mut transaction, claim).await?;
-    Ok(match answer {
-        Claimed::Acquired { attempt } => BegunIn::Acquired {
-            attempt,
-            transaction,
-            session_ended: Watch::never(),
-        },
-        answer => {
-            // Dropped it is rolled back, too, while the answer is on its way already. But who
-            // comes next would find the lock still taken, where it is what decides.
-            if locked && !matches!(answer, Claimed::Finished { .. }) {
-                transaction.rollback().await?;
-            }
-            BegunIn::Answered(answer)
+impl PgTransactions {
+    async fn begin_on(
+        &self,
+        connection: PoolConnection<Postgres>,
+        claim: &Claim,
+    ) -> Result<BegunIn<Transaction<'static, Postgres>>, StoreError> {
+        let failed = |error| store_error(error, Came::ToTheServer);
+        // The lock comes before BEGIN, which makes it a part of the transaction: where it fails, none
+        // has begun. The driver would leave one open.
+        let begin = format!(
+            "SELECT set_config('idem.locked', CASE WHEN pg_try_advisory_xact_lock(\
+             '{}'::bigint # ('idem_records'::regclass::oid::bigint << 32)) \
+             THEN 'idem_records'::regclass::oid::text ELSE '' END, true); \
+             BEGIN; SAVEPOINT idem_rs_before_body",
+            lock_of(&claim.id)
+        );
+        let mut transaction = Beginning::new(connection, begin).await.map_err(failed)?;
+        let look = Statement::new(
+            &LOOK,
+            [
+                Value::Bytes(claim.id.as_bytes()),
+                Value::Fingerprint(claim.fingerprint.to_bytes()),
+            ],
+        );
+        let row = look.ask(&mut transaction, self.protocol(), None).await;
+        let row = row.map_err(failed)?;
+        let locked = row.try_get("locked").map_err(failed)?;
+        let answer = answer(&row, locked, claim).map_err(failed)?;
+        let refusal = match answer {
+            Claimed::Acquired { attempt } => match refusal(&row).map_err(failed)? {
+                None => {
+                    let session_ended = self.session_ended(&row).map_err(failed)?;
+                    return Ok(BegunIn::Acquired {
+                        attempt,
+                        transaction,
+                        session_ended,
+                    });
+                }
+                refusal => refusal,
+            },
+            _ => None,
+        };
+        // Dropped it is rolled back, too, while the answer is on its way already. But who comes
+        // next would find the lock still taken, where it is what decides.
+        if locked && !matches!(answer, Claimed::Finished { .. }) {
+            transaction.rollback().await.map_err(failed)?;
         }
-    })
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(BegunIn::Answered(answer)),
+        }
+    }
+
+    /// What tells that the server has ended the session, where it does so by itself.
+    fn session_ended(&self, row: &PgRow) -> Result<Watch, Error> {
+        if row.try_get::<Option<i32>, _>("pid")?.is_none() {
+            return Ok(Watch::never());
+        }
+        let limits = [row.try_get("silence")?, row.try_get("whole")?];
+        // As the server writes times: "500ms", "5min".
+        let limits = limits.map(|limit: &str| humantime::parse_duration(limit).unwrap_or_default());
+        let limit = limits.into_iter().filter(|limit| !limit.is_zero()).min();
+        let pool = &self.pool;
+        let ended = |limit| Ok(OfPool::of(pool).session_ended(pool, Session::read(row)?, limit));
+        limit.map_or_else(|| Ok(Watch::never()), ended)
+    }
+
+    /// Writes the finished record.
+    async fn finish(
+        &self,
+        transaction: &mut Transaction<'static, Postgres>,
+        ended: &Ended<'_>,
+    ) -> Result<Finished, Error> {
+        if ended.writes == Writes::Discard {
+            // Also mends a transaction that an error has aborted.
+            raw_sql(ROLLBACK_TO_SAVEPOINT)
+                .execute(&mut **transaction)
+                .await?;
+        }
+        let claim = ended.claim;
+        let retention = i64::try_from(claim.retention.as_micros()).unwrap_or(i64::MAX);
+        let finish = Statement::new(
+            &FINISH,
+            [
+                Value::Bytes(claim.id.as_bytes()),
+                Value::Fingerprint(claim.fingerprint.to_bytes()),
+                Value::Integer(i32::try_from(ended.attempt).unwrap_or(i32::MAX)),
+                Value::Bytes(claim.token.as_bytes()),
+                Value::Bigint(retention),
+                Value::Bytes(&ended.outcome),
+            ],
+        );
+        let row = finish.ask(transaction, self.protocol(), None).await?;
+        Ok(match (row.try_get("applied")?, row.try_get("stands")?) {
+            (true, _) => Finished::Written,
+            (false, true) => Finished::Overtaken,
+            (false, false) => Finished::NotItsTransaction,
+        })
+    }
 }
 
-/// Whether the lock was taken, and what the claim is answered. Changes nothing.
-async fn look(
-    transaction: &mut Transaction<'static, Postgres>,
-    claim: &Claim,
-) -> Result<(bool, Claimed), sqlx::Error> {
-    let row = sqlx::query(LOOK)
-        .bind(claim.id.as_bytes().as_slice())
-        .bind(claim.fingerprint.to_bytes().to_vec())
-        .fetch_one(&mut **transaction)
-        .await?;
-    let locked = row.try_get("locked")?;
-    Ok((locked, answer(&row, locked, claim)?))
+/// What became of a record that was to be written.
+enum Finished {
+    Written,
+    /// Another one is in its place.
+    Overtaken,
+    /// The transaction is not the one that began, or sees another table.
+    NotItsTransaction,
 }
 
-fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, sqlx::Error> {
+/// Why the outcome could not be written, as far as is known before the body runs.
+fn refusal(row: &PgRow) -> Result<Option<StoreError>, Error> {
+    if row.try_get("read_only")? {
+        return Ok(Some(StoreError::not_ready(NAME, TakesNoWrites)));
+    }
+    let may_write: bool = row.try_get("may_write")?;
+    Ok((!may_write).then(|| StoreError::rejected(NAME, MayNotWrite)))
+}
+
+/// What the claim is answered.
+fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
     let in_flight = Claimed::InFlight {
         lease_left: Duration::ZERO,
     };
@@ -194,10 +323,10 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, sqlx::Err
     if !row.try_get::<bool, _>("same")? {
         return Ok(Claimed::Mismatch);
     }
-    if let Some(outcome) = row.try_get::<Option<Vec<u8>>, _>("outcome")? {
+    if let Some(outcome) = bytes_of(row, "outcome")? {
         let kept: i64 = row.try_get("kept")?;
         return Ok(Claimed::Finished {
-            outcome: Bytes::from(outcome),
+            outcome,
             retention_left: Some(Duration::from_micros(kept.unsigned_abs())),
         });
     }
@@ -212,36 +341,29 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, sqlx::Err
     })
 }
 
-/// Writes the finished record; `false` where another one is in its place.
-async fn finish(
-    transaction: &mut Transaction<'static, Postgres>,
-    ended: &Ended<'_>,
-) -> Result<bool, sqlx::Error> {
-    if ended.writes == Writes::Discard {
-        // Also mends a transaction that an error has aborted.
-        raw_sql(ROLLBACK_TO_SAVEPOINT)
-            .execute(&mut **transaction)
-            .await?;
+/// The login may read records, and not write them.
+#[derive(Debug)]
+struct MayNotWrite;
+
+impl fmt::Display for MayNotWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the login lacks INSERT or UPDATE on the table idem_records")
     }
-    let retention = i64::try_from(ended.claim.retention.as_micros()).unwrap_or(i64::MAX);
-    let done = sqlx::query(FINISH)
-        .bind(ended.claim.id.as_bytes().as_slice())
-        .bind(ended.claim.fingerprint.to_bytes().to_vec())
-        .bind(i32::try_from(ended.attempt).unwrap_or(i32::MAX))
-        .bind(ended.claim.token.as_bytes().as_slice())
-        .bind(retention)
-        .bind(&ended.outcome[..])
-        .execute(&mut **transaction)
-        .await?;
-    Ok(done.rows_affected() == 1)
 }
 
-/// Whether the transaction is still the one that began, and sees the same table.
-async fn stands(transaction: &mut Transaction<'static, Postgres>) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(STANDS)
-        .fetch_one(&mut **transaction)
-        .await
+impl std::error::Error for MayNotWrite {}
+
+/// The server is a standby, or set to read only.
+#[derive(Debug)]
+struct TakesNoWrites;
+
+impl fmt::Display for TakesNoWrites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server takes no writes: it is a standby, or set to read only")
+    }
 }
+
+impl std::error::Error for TakesNoWrites {}
 
 /// A body has ended its transaction, or sees another table.
 #[derive(Debug)]

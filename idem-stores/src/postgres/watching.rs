@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::NAME;
 use super::connections::Connections;
-use super::errors::store_error;
+use super::errors::{Came, store_error};
 
 const LISTEN: &str = "LISTEN idem";
 
@@ -98,7 +98,7 @@ impl Watching {
         let task = tokio::spawn(ear.listen(self.connections.clone(), opened));
         let opening = opening
             .map(|opened| {
-                let lost = |_| Err(StoreError::unavailable(NAME, sqlx::Error::WorkerCrashed));
+                let lost = |_| Err(StoreError::not_sent(NAME, sqlx::Error::WorkerCrashed));
                 opened.unwrap_or_else(lost)
             })
             .boxed()
@@ -165,7 +165,7 @@ impl Ear {
             Err(error) => {
                 // The next watch tries again.
                 drop(self);
-                let _ = opened.send(Err(store_error(error)));
+                let _ = opened.send(Err(store_error(error, Came::NoFurther)));
             }
         }
     }

@@ -19,13 +19,15 @@
 
 mod console;
 pub mod declared;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
 mod support;
 
 pub use console::{Console, Reply};
-pub use postgres::{Postgres, PostgresBuilder};
+pub use pgbouncer::{PgBouncer, PoolMode};
+pub use postgres::{Backup, Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
 pub use support::{TempDir, free_port, wait_until};

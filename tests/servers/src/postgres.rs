@@ -5,6 +5,7 @@ mod template;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +21,11 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How often a port is taken by somebody else before we give up.
 const ATTEMPTS: usize = 10;
 
+/// Whom servers run as that refuse to run as root.
+pub(crate) fn user_for_servers() -> Option<crate::support::User> {
+    Programs::installed().user
+}
+
 /// A server with a port, a directory and processes of its own.
 #[derive(Debug)]
 pub struct Postgres {
@@ -30,6 +36,10 @@ pub struct Postgres {
     login: Option<(String, String)>,
     directory: TempDir,
 }
+
+/// A copy of a server's files.
+#[derive(Debug)]
+pub struct Backup(TempDir);
 
 /// What a server starts with.
 #[derive(Debug)]
@@ -246,6 +256,43 @@ impl Postgres {
             "the server did not come back; its log ends:\n{}",
             self.process.log_tail()
         );
+    }
+
+    /// A copy of its files as they are now, for which it is stopped and started.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be copied, or it does not come back.
+    pub fn backup(&self) -> Backup {
+        self.stop();
+        let backup = Backup(TempDir::new("backup"));
+        self.copy(
+            &self.directory.path().join("data"),
+            &backup.0.path().join("data"),
+        );
+        self.restart();
+        backup
+    }
+
+    /// Ends it at once, and starts it with the files of a copy: what was written since is
+    /// forgotten.
+    ///
+    /// # Panics
+    ///
+    /// As [`Postgres::backup`].
+    pub fn restore(&self, backup: &Backup) {
+        self.kill();
+        let data = self.directory.path().join("data");
+        fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
+        self.copy(&backup.0.path().join("data"), &data);
+        self.restart();
+    }
+
+    fn copy(&self, from: &Path, to: &Path) {
+        // Owners and rights as well: a server refuses files that others can read.
+        let mut copy = Command::new("cp");
+        run(copy.arg("-a").arg(from).arg(to), &[], READY)
+            .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
 
     fn create_login(&self) {

@@ -6,9 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
 use idem::stores::postgres::PostgresStore;
-use idem::{
-    Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Store, StoreError, Token,
-};
+use idem::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store, StoreError};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
@@ -179,8 +177,8 @@ pub(crate) async fn finish(store: &PostgresStore, claim: &Claim, outcome: &[u8])
     let acquired = store.claim(claim).await.unwrap();
     assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
     let outcome = bytes::Bytes::copy_from_slice(outcome);
-    let change = store.complete(&Lease::of(&claim, 1), outcome);
-    assert_eq!(change.await.unwrap(), Change::Applied);
+    let change = store.complete(&Lease::of(claim, 1), outcome).await;
+    assert_eq!(change.unwrap(), Change::Applied);
 }
 
 #[tokio::test]
@@ -205,25 +203,17 @@ async fn a_replay_always_says_how_long_it_is_kept() {
 async fn times_without_end_are_two_hundred_years() {
     let postgres = Postgres::start();
     let store = PostgresStore::connect(&postgres.url()).await.unwrap();
-    let for_ever = Claim {
-        lease: Duration::MAX,
-        retention: Duration::MAX,
-        ..claim(1)
-    };
+    let for_ever = claim(1).lease(Duration::MAX).retention(Duration::MAX);
     store.claim(&for_ever).await.unwrap();
     let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
         panic!("the lease is alive");
     };
     let years = Duration::from_secs(365 * 24 * 60 * 60);
     assert!(lease_left > 199 * years && lease_left <= 200 * years);
-    let renewed = store.renew(&for_ever.id, &for_ever.token, Duration::MAX, Duration::MAX);
-    assert_eq!(renewed.await.unwrap(), Change::Applied);
+    let renewed = store.renew(&Lease::of(&for_ever, 1)).await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
     // And none is shorter than a millisecond.
-    let brief = Claim {
-        lease: Duration::ZERO,
-        retention: Duration::ZERO,
-        ..claim(2)
-    };
+    let brief = claim(2).lease(Duration::ZERO).retention(Duration::ZERO);
     store.claim(&brief).await.unwrap();
     let kept = "SELECT expires_at - lease_until FROM idem_records WHERE lease_until < now() + interval '1 year'";
     assert_eq!(postgres.psql(kept), "00:00:00.001");

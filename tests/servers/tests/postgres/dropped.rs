@@ -19,13 +19,14 @@ fn outcome(number: u8) -> Bytes {
     vec![number; 3_000_000 + usize::from(number)].into()
 }
 
-/// Calls a store with one connection, and drops some of them.
+/// Calls a store whose claims have one connection, and drops some of them.
 async fn survives(store: PostgresStore) {
     for number in 0..RECORDS {
         let claim = claim(number);
         store.claim(&claim).await.unwrap();
-        let change = store.complete(&idem::Lease::of(&claim, 1), outcome(number));
-        assert_eq!(change.await.unwrap(), Change::Applied);
+        let lease = idem::Lease::of(&claim, 1);
+        let change = store.complete(&lease, outcome(number)).await;
+        assert_eq!(change.unwrap(), Change::Applied);
     }
     // The quickest of calls that are not dropped.
     let mut takes = Duration::MAX;
@@ -54,7 +55,7 @@ async fn survives(store: PostgresStore) {
 #[tokio::test]
 async fn on_a_connection_of_its_own() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=1", postgres.url());
+    let url = format!("{}?max_connections=2", postgres.url());
     survives(PostgresStore::connect(&url).await.unwrap()).await;
     // The connection that was cut off is the one that went on.
     let log = postgres.psql("SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'");

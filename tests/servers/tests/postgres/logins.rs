@@ -110,15 +110,23 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         ("postgres://app:hunter2@host:notaport", "postgres://[user"),
         (
             "postgres://app:hunter2@host/db?speed=hunter2",
-            "max_connections, timeout, migrate, sweep",
+            "max_connections, max_waiting, timeout, pooler, migrate, sweep",
         ),
         (
             "postgres://app:hunter2@host/db?timeout=hunter2",
             "2s or 500ms",
         ),
         (
-            "postgres://app:hunter2@host/db?max_connections=0",
+            "postgres://app:hunter2@host/db?max_connections=1",
+            "whole number from 2",
+        ),
+        (
+            "postgres://app:hunter2@host/db?max_waiting=hunter2",
             "whole number",
+        ),
+        (
+            "postgres://app:hunter2@host/db?pooler=hunter2",
+            "session or transaction",
         ),
         (
             "postgres://app:hunter2@host/db?max_connections=hunter2",

@@ -130,5 +130,5 @@ async fn a_store_that_cannot_be_reached_is_an_error_of_connecting() {
     let postgres = Postgres::start();
     postgres.kill();
     let error = PostgresStore::connect(&postgres.url()).await.unwrap_err();
-    assert!(error.to_string().contains("cannot be reached"), "{error}");
+    assert!(error.to_string().contains("no connection to it"), "{error}");
 }

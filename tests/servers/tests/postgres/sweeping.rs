@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Phase, Store};
+use idem::{Change, Claimed, Lease, Phase, Store};
 use idem_tests::{Postgres, wait_until};
 
 use crate::conformance::{claim, finish};
@@ -45,10 +45,7 @@ async fn only_what_has_expired_is_deleted_in_batches() {
         finish(&store, &claim(number), b"done").await;
     }
     expire(&postgres, "true");
-    let crashed = Claim {
-        lease: Duration::from_millis(1),
-        ..claim(11)
-    };
+    let crashed = claim(11).lease(Duration::from_millis(1));
     finish(&store, &claim(10), b"done").await;
     for kept in [crashed, claim(12)] {
         store.claim(&kept).await.unwrap();
@@ -147,17 +144,16 @@ async fn claims_of_what_is_just_swept_are_first_attempts() {
         tokio::spawn(async move {
             for round in 0..200_u32 {
                 let moment = Duration::from_millis(1);
-                let brief = Claim {
-                    lease: moment,
-                    retention: moment,
-                    ..claim(task)
-                };
+                let brief = claim(task).lease(moment).retention(moment);
                 let answer = store.claim(&brief).await.unwrap();
                 assert_eq!(answer, Claimed::Acquired { attempt: 1 }, "round {round}");
                 let outcome = bytes::Bytes::from_static(b"done");
-                let change = store.complete(&brief.id, &brief.token, outcome, moment);
+                let mut lease = Lease::of(&brief, 1);
+                // It would be created again.
+                lease.unbroken = false;
+                let change = store.complete(&lease, outcome).await;
                 // It may be late.
-                let _: Change = change.await.unwrap();
+                let _: Change = change.unwrap();
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
         })

@@ -7,5 +7,6 @@ mod dropped;
 mod faults;
 mod handlers;
 mod places;
+mod refusals;
 mod statements;
 mod suite;

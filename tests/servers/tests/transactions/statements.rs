@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use idem::stores::memory::MemoryStore;
+use idem::stores::postgres::PgTransactions;
 use idem::{Engine, Error, Fingerprint, Operation};
 use sqlx::PgPool;
 
@@ -11,7 +12,7 @@ use crate::databases::postgres;
 async fn book(operation: &Operation, pool: &PgPool, key: &str) -> Result<i64, Error> {
     operation
         .clone()
-        .transaction(pool)
+        .transaction(&PgTransactions::new(pool.clone()).sweep_every(None))
         .run(
             key,
             Fingerprint::of("the request").unwrap(),
@@ -26,17 +27,24 @@ async fn book(operation: &Operation, pool: &PgPool, key: &str) -> Result<i64, Er
 
 /// Statements by their first two words, since the last look.
 async fn counted(pool: &PgPool) -> BTreeMap<String, i64> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT query, calls FROM pg_stat_statements WHERE query !~ 'pg_stat'")
-            .fetch_all(pool)
-            .await
-            .unwrap();
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT query, calls FROM pg_stat_statements WHERE query !~ 'pg_stat_statements'",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
     sqlx::query("SELECT pg_stat_statements_reset()")
         .execute(pool)
         .await
         .unwrap();
     let mut counted = BTreeMap::new();
     for (query, calls) in rows {
+        // The server may have put parameters in the place of constants.
+        let told = [("AS locked", "look"), ("finished AS", "finish")];
+        if let Some((_, name)) = told.iter().find(|(by, _)| query.contains(by)) {
+            *counted.entry((*name).to_owned()).or_default() += calls;
+            continue;
+        }
         let statement = query.lines().filter(|line| !line.starts_with("--"));
         let statement: Vec<_> = statement.flat_map(str::split_whitespace).take(3).collect();
         *counted.entry(statement.join(" ")).or_default() += calls;
@@ -63,11 +71,11 @@ async fn a_call_adds_a_look_and_an_insert_to_the_bodys_transaction_and_no_second
         "SELECT set_config($1, CASE",
         "SAVEPOINT idem_rs_before_body",
         // The look: a round trip.
-        "SELECT current_setting('idem.locked') <>",
+        "look",
         // The body's own.
         "INSERT INTO entries",
         // The outcome: a round trip.
-        "INSERT INTO idem_records",
+        "finish",
         // And the one commit.
         "COMMIT",
     ];

@@ -1,0 +1,468 @@
+//! Load: who holds a lease goes first, whoever else comes, and who cannot be served is told so at
+//! once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use idem::stores::postgres::PostgresStore;
+use idem::{
+    Change, Claimed, EngineBuilder, Error, Fingerprint, Lease, Operation, Store, StoreError,
+};
+use idem_tests::{Postgres, wait_until};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::conformance::claim;
+use crate::limits::Transaction;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Somebody's transaction that has the records of these numbers, and does not end: who claims one
+/// of them waits.
+fn hold(postgres: &Postgres, numbers: &[u8]) -> Transaction {
+    let row = |number: &u8| {
+        let id = claim(*number).id;
+        format!("(now(), now() + interval '1 h', now(), 1, '\\x{id}', '\\x01', '\\x02')")
+    };
+    let rows: Vec<_> = numbers.iter().map(row).collect();
+    let insert = "INSERT INTO idem_records \
+        (lease_until, expires_at, sweep_at, attempt, id, fingerprint, token) VALUES";
+    Transaction::begin(postgres, &format!("{insert} {}", rows.join(", ")))
+}
+
+/// Waits until so many statements of the store wait for a lock.
+async fn until_waiting(postgres: &Postgres, count: usize) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let started = Instant::now();
+    loop {
+        let seen = postgres.psql(waiting);
+        if seen == count.to_string() {
+            return;
+        }
+        assert!(started.elapsed() < LIMIT, "{seen} wait, not {count}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn store(postgres: &Postgres, options: &str) -> PostgresStore {
+    let url = format!("{}?{options}", postgres.url());
+    PostgresStore::connect(&url).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_hang_leave_connections_to_who_holds_a_lease() {
+    let postgres = Postgres::start();
+    // Three serve claims, and one serves nothing else than holders.
+    let store = store(&postgres, "max_connections=4&timeout=20s").await;
+    let held: Vec<_> = (0..5).map(claim).collect();
+    for claim in &held {
+        store.claim(claim).await.unwrap();
+    }
+    let others = hold(&postgres, &[100]);
+    let mut hanging = JoinSet::new();
+    for _ in 0..10 {
+        let store = store.clone();
+        hanging.spawn(async move { store.claim(&claim(100)).await });
+    }
+    until_waiting(&postgres, 3).await;
+    let started = Instant::now();
+    for claim in &held {
+        let renewed = store.renew(&Lease::of(claim, 1)).await;
+        assert_eq!(renewed.unwrap(), Change::Applied);
+    }
+    let done = bytes::Bytes::from_static(b"done");
+    let completed = store.complete(&Lease::of(&held[0], 1), done).await;
+    assert_eq!(completed.unwrap(), Change::Applied);
+    let released = store.release(&held[1].id, &held[1].token).await;
+    assert_eq!(released.unwrap(), Change::Applied);
+    let abandoned = store.abandon(&held[2].id, &held[2].token).await;
+    assert_eq!(abandoned.unwrap(), Change::Applied);
+    println!("eight calls of holders took {:?}", started.elapsed());
+    until_waiting(&postgres, 3).await;
+    drop(others);
+    // The transaction was rolled back: one of them has the record.
+    let answers: Vec<_> = hanging
+        .join_all()
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let acquired = answers
+        .iter()
+        .filter(|answer| matches!(answer, Claimed::Acquired { .. }));
+    assert_eq!(acquired.count(), 1, "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_finds_the_line_full_fails_at_once_and_unsent() {
+    let postgres = Postgres::start();
+    let store = store(&postgres, "max_connections=2&max_waiting=3&timeout=20s").await;
+    let others = hold(&postgres, &[100]);
+    let ask = |number: u8| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            loop {
+                match store.claim(&claim(number)).await {
+                    // Another one of this test was in line before.
+                    Err(StoreError::Overloaded { .. }) => tokio::task::yield_now().await,
+                    answer => return answer,
+                }
+            }
+        })
+    };
+    let first = ask(100);
+    until_waiting(&postgres, 1).await;
+    let waiting: Vec<_> = (1..=3).map(ask).collect();
+    // All that come now find the line full, once those are in it.
+    let started = Instant::now();
+    loop {
+        let another = claim(50);
+        let asked = store.claim(&another);
+        match tokio::time::timeout(Duration::from_millis(50), asked).await {
+            Ok(Err(StoreError::Overloaded { store: "postgres" })) => break,
+            // It was in line itself, and has left it.
+            other => assert!(started.elapsed() < LIMIT, "{other:?}"),
+        }
+    }
+    for number in 51..80 {
+        let asked = Instant::now();
+        let refused = store.claim(&claim(number)).await;
+        assert!(
+            matches!(refused, Err(StoreError::Overloaded { .. })),
+            "{refused:?}"
+        );
+        assert!(asked.elapsed() < Duration::from_secs(1));
+    }
+    drop(others);
+    first.await.unwrap().unwrap();
+    for claimed in waiting {
+        let claimed = claimed.await.unwrap().unwrap();
+        assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+    }
+    let refused = format!(
+        "SELECT count(*) FROM idem_records WHERE id >= '\\x{}'",
+        claim(51).id
+    );
+    assert_eq!(
+        postgres.psql(&format!("{refused} AND id < '\\x{}'", claim(80).id)),
+        "0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_time_is_over_in_line_was_not_sent() {
+    let postgres = Postgres::start();
+    let store = store(&postgres, "max_connections=2&timeout=1500ms").await;
+    // It has the one connection for claims, until its time is over as well.
+    let others = hold(&postgres, &[100]);
+    let first = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(&claim(100)).await }
+    });
+    until_waiting(&postgres, 1).await;
+    let waiting = (1..=20).map(|number| {
+        let store = store.clone();
+        async move { store.claim(&claim(number)).await }
+    });
+    for refused in join_all(waiting).await {
+        let Err(error @ StoreError::NotSent { .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(!error.may_have_effect() && error.is_outage());
+    }
+    first.await.unwrap().unwrap_err();
+    drop(others);
+    // The first was sent, and may have taken effect by now.
+    let others = format!(
+        "SELECT count(*) FROM idem_records WHERE id <> '\\x{}'",
+        claim(100).id
+    );
+    assert_eq!(postgres.psql(&others), "0");
+}
+
+/// Handlers that hold their leases until they are told to end, and a witness of what befalls them.
+struct Held {
+    executions: Arc<AtomicUsize>,
+    lost: Arc<AtomicUsize>,
+    end: watch::Sender<bool>,
+    running: JoinSet<Result<u32, Error>>,
+}
+
+const HELD: usize = 50;
+
+fn request() -> Fingerprint {
+    Fingerprint::of("the request").unwrap()
+}
+
+impl Held {
+    async fn start(operation: &Operation) -> Self {
+        let mut held = Self {
+            executions: Arc::default(),
+            lost: Arc::default(),
+            end: watch::Sender::new(false),
+            running: JoinSet::new(),
+        };
+        for number in 0..HELD {
+            held.running.spawn(held.call(operation, number));
+        }
+        let started = Instant::now();
+        while held.executions.load(Ordering::SeqCst) < HELD {
+            assert!(started.elapsed() < LIMIT);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        held
+    }
+
+    fn call(
+        &self,
+        operation: &Operation,
+        number: usize,
+    ) -> impl Future<Output = Result<u32, Error>> + Send + 'static {
+        let (executions, lost) = (Arc::clone(&self.executions), Arc::clone(&self.lost));
+        let (operation, mut end) = (operation.clone(), self.end.subscribe());
+        async move {
+            let body = async {
+                executions.fetch_add(1, Ordering::SeqCst);
+                let _ = end.wait_for(|end| *end).await;
+                let attempt = idem::attempt();
+                lost.fetch_add(usize::from(attempt.lease_lost()), Ordering::SeqCst);
+                Ok(attempt.number())
+            };
+            operation
+                .run(&format!("held {number}"), request(), body)
+                .await
+        }
+    }
+
+    /// Retries, in another process, of what runs: none of them may.
+    async fn none_runs_again(&self, elsewhere: &Operation) {
+        for number in 0..HELD {
+            let answer = self.call(elsewhere, number).await;
+            assert!(
+                matches!(answer, Err(Error::InFlight { .. } | Error::Store(_))),
+                "{number}: {answer:?}"
+            );
+        }
+    }
+
+    async fn end(mut self) {
+        self.end.send_replace(true);
+        while let Some(ended) = self.running.join_next().await {
+            assert_eq!(ended.unwrap().unwrap(), 1);
+        }
+        assert_eq!(self.lost.load(Ordering::SeqCst), 0, "leases were lost");
+        assert_eq!(self.executions.load(Ordering::SeqCst), HELD);
+    }
+}
+
+/// So many callers at once, each with a key of its own, who come again until they are served or
+/// it has gone on for long enough.
+async fn flood(
+    operation: &Operation,
+    callers: usize,
+    time: Duration,
+) -> BTreeMap<&'static str, usize> {
+    let until = Instant::now() + time;
+    let mut calls = JoinSet::new();
+    for number in 0..callers {
+        let operation = operation.clone();
+        calls.spawn(async move {
+            let key = format!("flood {number}");
+            loop {
+                let answer: Result<u32, Error> =
+                    operation.run(&key, request(), async { Ok(1) }).await;
+                let answer = match answer {
+                    Ok(_) => return "served",
+                    Err(Error::Store(StoreError::Overloaded { .. })) => "refused in the end",
+                    Err(Error::Store(StoreError::NotSent { .. })) => "not sent in the end",
+                    Err(_) => "failed in the end",
+                };
+                if Instant::now() > until {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(answer) = calls.join_next().await {
+        *answers.entry(answer.unwrap()).or_default() += 1;
+    }
+    answers
+}
+
+const LEASE: Duration = Duration::from_secs(5);
+
+fn operation(store: PostgresStore) -> Operation {
+    let engine = EngineBuilder::over(Arc::new(store)).build();
+    engine.operation("tests.lanes").lease(LEASE)
+}
+
+/// For longer than two leases.
+async fn a_flood_costs_no_lease(here: PostgresStore, elsewhere: PostgresStore, callers: usize) {
+    let [here, elsewhere] = [here, elsewhere].map(operation);
+    let held = Held::start(&here).await;
+    flooded(held, here, elsewhere, callers).await;
+}
+
+async fn flooded(held: Held, here: Operation, elsewhere: Operation, callers: usize) {
+    let (flooded, again) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let flooding = async {
+        let answers = flood(&here, callers, LEASE * 5 / 2).await;
+        flooded.store(true, Ordering::SeqCst);
+        answers
+    };
+    let watching = async {
+        while !flooded.load(Ordering::SeqCst) {
+            held.none_runs_again(&elsewhere).await;
+            again.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let started = Instant::now();
+    let (answers, ()) = tokio::join!(flooding, watching);
+    println!(
+        "{callers} callers in {:?}: {answers:?}; {HELD} retries each, {again:?} times",
+        started.elapsed()
+    );
+    held.none_runs_again(&elsewhere).await;
+    held.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn twenty_thousand_callers_cost_no_lease() {
+    let postgres = Postgres::start();
+    let [here, elsewhere] = [store(&postgres, "").await, store(&postgres, "").await];
+    a_flood_costs_no_lease(here, elsewhere, 20_000).await;
+}
+
+/// A server whose commits take ten milliseconds.
+fn slow() -> Postgres {
+    let builder = Postgres::builder().setting("commit_delay", "10000");
+    builder.setting("commit_siblings", "0").start()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn four_thousand_callers_of_a_slow_server_cost_no_lease() {
+    let postgres = slow();
+    let [here, elsewhere] = [store(&postgres, "").await, store(&postgres, "").await];
+    a_flood_costs_no_lease(here, elsewhere, 4000).await;
+}
+
+async fn pool(postgres: &Postgres, connections: u32) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(connections);
+    options.connect(&postgres.url()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn twenty_thousand_callers_cost_no_lease_in_a_pool_that_the_application_uses_up() {
+    let postgres = Postgres::start();
+    let pool = pool(&postgres, 10).await;
+    let here = PostgresStore::from_pool(pool.clone());
+    here.migrate().await.unwrap();
+    let [here, elsewhere] = [here, store(&postgres, "").await].map(operation);
+    let held = Held::start(&here).await;
+    let used = Arc::new(AtomicBool::new(true));
+    let mut application = JoinSet::new();
+    for _ in 0..100 {
+        let (pool, used) = (pool.clone(), Arc::clone(&used));
+        application.spawn(async move {
+            while used.load(Ordering::SeqCst) {
+                let slow = sqlx::query("SELECT pg_sleep(0.05)").execute(&pool).await;
+                // It has waited in vain, as others do.
+                drop(slow);
+            }
+        });
+    }
+    flooded(held, here, elsewhere, 20_000).await;
+    used.store(false, Ordering::SeqCst);
+    application.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_kept_aside_while_leases_are_held_and_no_longer() {
+    let postgres = Postgres::start();
+    for (size, kept) in [(2, 1), (7, 1), (8, 2), (20, 2)] {
+        let pool = pool(&postgres, size).await;
+        let store = PostgresStore::from_pool(pool.clone());
+        store.migrate().await.unwrap();
+        let number = u8::try_from(size).unwrap() * 4;
+        let (first, second) = (claim(number), claim(number + 1));
+        for claim in [&first, &second] {
+            store.claim(claim).await.unwrap();
+        }
+        // The application takes all that it can have, and keeps it.
+        let mut taken = Vec::new();
+        for _ in 0..size - kept {
+            taken.push(pool.acquire().await.unwrap());
+        }
+        let none = tokio::time::timeout(Duration::from_millis(300), pool.acquire()).await;
+        assert!(none.is_err(), "{size}");
+        let renewed = store.renew(&Lease::of(&first, 1)).await;
+        assert_eq!(renewed.unwrap(), Change::Applied, "{size}");
+        let released = store.release(&first.id, &first.token).await;
+        assert_eq!(released.unwrap(), Change::Applied, "{size}");
+        let done = bytes::Bytes::from_static(b"done");
+        let completed = store.complete(&Lease::of(&second, 1), done).await;
+        assert_eq!(completed.unwrap(), Change::Applied, "{size}");
+        // Nothing is held: all of it is the application's.
+        for _ in 0..kept {
+            let next = tokio::time::timeout(LIMIT, pool.acquire()).await;
+            taken.push(next.expect("a connection was kept").unwrap());
+        }
+        drop(taken);
+        tokio::time::timeout(LIMIT, pool.close()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_may_be_closed_and_a_lease_run_out_while_connections_are_kept_aside() {
+    let postgres = Postgres::start();
+    let pool = pool(&postgres, 4).await;
+    let store = PostgresStore::from_pool(pool.clone());
+    store.migrate().await.unwrap();
+    // Its end is never heard of.
+    let brief = claim(1).lease(Duration::from_millis(500));
+    store.claim(&brief).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        let next = tokio::time::timeout(LIMIT, pool.acquire()).await;
+        taken.push(next.expect("a connection was kept").unwrap());
+    }
+    drop(taken);
+    store.claim(&claim(2)).await.unwrap();
+    tokio::time::timeout(LIMIT, pool.close())
+        .await
+        .expect("the pool waits for the store");
+    let refused = store.renew(&Lease::of(&claim(2), 1)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Rejected { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn many_wait_and_are_served_in_time() {
+    let postgres = Postgres::start();
+    let store = store(&postgres, "max_connections=4&timeout=20s").await;
+    let claims = (0..=255).map(|number| {
+        let store = store.clone();
+        async move { store.claim(&claim(number)).await }
+    });
+    for claimed in join_all(claims).await {
+        assert_eq!(claimed.unwrap(), Claimed::Acquired { attempt: 1 });
+    }
+    wait_until("connections", LIMIT, || {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idem'";
+        // Three are for claims.
+        match &*postgres.psql(open) {
+            "3" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+}
