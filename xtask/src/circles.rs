@@ -148,7 +148,7 @@ impl Modules {
             }
             if let Some(circle) = shortest_way_back(&imports, start) {
                 seen.extend(circle.iter().cloned());
-                let names = circle.iter().map(|name| format!("{}", shown(name)));
+                let names = circle.iter().map(shown);
                 circles.push(names.chain([shown(start)]).collect());
             }
         }
@@ -224,7 +224,8 @@ fn leaves(tree: &UseTree, before: Name, take: &mut impl FnMut(Name, String)) {
         }
         UseTree::Name(name) => {
             let known_as = name.ident.to_string();
-            take([&before[..], &[known_as.clone()]].concat(), known_as);
+            let path = [&before[..], std::slice::from_ref(&known_as)].concat();
+            take(path, known_as);
         }
         UseTree::Rename(name) => {
             let path = [&before[..], &[name.ident.to_string()]].concat();

@@ -31,7 +31,7 @@ pub(super) struct FlowingBody<B: Body<Data = Bytes>> {
 }
 
 enum State<B: Body<Data = Bytes>> {
-    Recorded(Recording<B>),
+    Recorded(Box<Recording<B>>),
     /// Longer than what is kept: it is passed on, and nothing of it is recorded any more.
     Passed(Pin<Box<B>>),
     /// The attempt's end is being stored. (Never locked: bodies are shared between threads by their
@@ -174,9 +174,9 @@ impl<B: Body<Data = Bytes> + 'static> Recording<B> {
 }
 
 impl<B: Body<Data = Bytes>> FlowingBody<B> {
-    pub(super) const fn new(recording: Recording<B>, read_on: fn(Recording<B>)) -> Self {
+    pub(super) fn new(recording: Recording<B>, read_on: fn(Recording<B>)) -> Self {
         Self {
-            state: State::Recorded(recording),
+            state: State::Recorded(Box::new(recording)),
             read_on,
         }
     }
@@ -283,7 +283,7 @@ impl<B: Body<Data = Bytes>> Drop for FlowingBody<B> {
         match std::mem::replace(&mut self.state, State::Ended) {
             // Dropped with it, the attempt counts as crashed.
             State::Recorded(recording) if recording.is_polled => {}
-            State::Recorded(recording) => (self.read_on)(recording),
+            State::Recorded(recording) => (self.read_on)(*recording),
             State::Ending {
                 stored, runtime, ..
             } => {
