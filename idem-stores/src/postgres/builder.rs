@@ -61,9 +61,10 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Whether [`connect`](Self::connect) brings the tables to this version; `true` unless given.
-    /// Otherwise it fails where they are not: then they are made by hand, from
-    /// [`PostgresStore::MIGRATIONS`].
+    /// Whether [`connect`](Self::connect) makes the tables, and brings them to this version where the
+    /// login may; `true` unless given. Otherwise they are made by hand, from
+    /// [`PostgresStore::MIGRATIONS`]: it fails where there are none, and uses those of an older
+    /// version as they are.
     pub const fn migrate(mut self, migrate: bool) -> Self {
         self.settings.migrate = migrate;
         self
@@ -83,7 +84,7 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     /// When the server cannot be reached or refuses the login; when the tables are missing, of a
-    /// newer version, or may not be made or used; and where a pooler gives each transaction another
+    /// newer version that this one may not use, or may not be made or used by the login; and where a pooler gives each transaction another
     /// session and [`pooler`](Self::pooler) does not say so.
     pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
         let connections = Connections::own(self.options, &self.settings);
@@ -92,7 +93,7 @@ impl PostgresStoreBuilder {
         }
         let store = PostgresStore::over(connections);
         if self.settings.migrate {
-            store.migrate().await?;
+            store.migrate_if_allowed().await?;
         } else {
             store.check().await?;
         }

@@ -75,6 +75,7 @@ use idem_core::{
     Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
 };
 use sqlx::PgPool;
+use tracing::warn;
 
 use crate::ConnectError;
 pub use builder::{PostgresPoolBuilder, PostgresStoreBuilder};
@@ -164,15 +165,17 @@ impl PostgresStore {
     }
 
     /// Brings the tables to this version, in one transaction. Of many processes that do so at
-    /// once one does, and the others wait for it, for as long as it takes. Where they are of this
-    /// version already, nothing is locked and no right to make tables is needed. Dropping the
-    /// future rolls back.
+    /// once one does, and the others wait for it, for as long as it takes. Claims and the ends of
+    /// attempts go on meanwhile. Where the tables are of this version already, or of a newer one
+    /// that this one may use, nothing is locked and no right to make tables is needed. Dropping
+    /// the future rolls back.
     ///
     /// The application's own migrations are neither used nor disturbed.
     ///
     /// # Errors
-    /// When the server cannot be reached, the tables may not be made, or they are of a newer
-    /// version; and where a pooler gives each transaction another session and nobody has said so.
+    /// When the server cannot be reached, the tables may not be made or changed, or they are of a
+    /// newer version that this one may not use; and where a pooler gives each transaction another
+    /// session and nobody has said so.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
         let connections = &self.inner.connections;
         if connections.as_pool().is_some() && connections.have_sessions() {
@@ -181,6 +184,23 @@ impl PostgresStore {
         connections
             .with(async |connection| schema::migrate(connection).await)
             .await
+    }
+
+    /// The same. Tables of an older version that may not be changed are used as they are: not by
+    /// this login, or not on a standby.
+    async fn migrate_if_allowed(&self) -> Result<(), ConnectError> {
+        let Err(refused) = self.migrate().await else {
+            return Ok(());
+        };
+        if !matches!(refused, ConnectError::Unfit { .. }) || self.check().await.is_err() {
+            return Err(refused);
+        }
+        warn!(
+            target: "idem",
+            error = &refused as &dyn std::error::Error,
+            "the tables of the postgres store are of an older version and are used as they are; let their owner run the migrations"
+        );
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), ConnectError> {
