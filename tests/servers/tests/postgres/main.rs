@@ -25,5 +25,6 @@ mod previous;
 mod processes;
 mod refusals;
 mod schema;
+mod standby;
 mod sweeping;
 mod waiting;
