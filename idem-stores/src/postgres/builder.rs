@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use tracing::warn;
 
 use super::connections::Connections;
+use super::pools::OfPool;
 use super::target::{Pooler, Settings};
 use super::{PostgresStore, checks, pooler, target};
 use crate::ConnectError;
@@ -91,7 +92,7 @@ impl PostgresStoreBuilder {
         if let (Some(own), true) = (connections.as_own(), connections.have_sessions()) {
             pooler::prove(own, connections.timeout()).await?;
         }
-        let store = PostgresStore::over(connections);
+        let store = PostgresStore::over(connections, None);
         if self.settings.migrate {
             store.migrate_if_allowed().await?;
         } else {
@@ -149,6 +150,16 @@ impl PostgresPoolBuilder {
         self
     }
 
+    /// How often records whose time is over are deleted, at most; every minute unless given, and as
+    /// fast as they come where there are more than 10,000. It is done in the background while
+    /// records are claimed, over one connection of the pool, and keeps the pool open for no longer
+    /// than it takes. `None` leaves that to [`PostgresStore::sweep`], or to another process;
+    /// [`PostgresStore::sweep_every`] does so at rest, too.
+    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
+        self.settings.sweep_every = pause;
+        self
+    }
+
     /// The store. Nothing is asked of the server yet: see [`PostgresStore::from_pool`].
     pub fn build(self) -> PostgresStore {
         if self.pool.options().get_max_connections() < 2 {
@@ -157,7 +168,9 @@ impl PostgresPoolBuilder {
                 "the pool that the postgres store uses has one connection: renewals of leases wait for it like everybody else, and leases may be lost; give it two at least, or give the store connections of its own"
             );
         }
-        PostgresStore::over(Connections::of_pool(self.pool, &self.settings))
+        let of_pool = OfPool::of(&self.pool);
+        let sweeps = self.settings.sweep_every.map(|every| (of_pool, every));
+        PostgresStore::over(Connections::of_pool(self.pool, &self.settings), sweeps)
     }
 }
 

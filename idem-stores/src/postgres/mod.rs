@@ -42,7 +42,6 @@
 //! # let pool = sqlx::PgPool::connect_lazy("postgres://app@127.0.0.1/shop")?;
 //! let store = PostgresStore::from_pool(pool);
 //! store.migrate().await?;
-//! store.sweep_every(Duration::from_secs(60));
 //! # Ok(())
 //! # }
 //! ```
@@ -66,7 +65,7 @@ mod transaction;
 mod watching;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,6 +81,7 @@ pub use builder::{PostgresPoolBuilder, PostgresStoreBuilder};
 use connections::Connections;
 use errors::is_read_only;
 use gate::Lane;
+use pools::OfPool;
 use statement::Statement;
 use sweeping::{Sweeper, Sweeping};
 pub use target::Pooler;
@@ -103,6 +103,23 @@ struct Inner {
     watching: Watching,
     sweeper: Sweeper,
     sweeping: Mutex<Option<Sweeping>>,
+    /// Sweeps while the store is used, and how often.
+    of_pool: Option<(Arc<OfPool>, Duration)>,
+}
+
+impl Inner {
+    fn sweeping(&self) -> MutexGuard<'_, Option<Sweeping>> {
+        self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where nothing sweeps all the time.
+    fn sweep_in_time(&self) {
+        if let Some((of_pool, every)) = &self.of_pool
+            && self.sweeping().is_none()
+        {
+            of_pool.sweep_in_time(*every, || self.connections.clone());
+        }
+    }
 }
 
 impl PostgresStore {
@@ -140,6 +157,9 @@ impl PostgresStore {
     /// lost for it. A pool of one connection has none to spare: a renewal then waits for it like
     /// anybody else, which is warned of.
     ///
+    /// Records whose time is over are deleted while the store is used, once a minute; see
+    /// [`PostgresPoolBuilder::sweep_every`].
+    ///
     /// What the application leaves behind on a connection is in the store's way, too: with `sqlx`
     /// 0.9 a [`begin`](sqlx::Pool::begin) that is dropped before it was answered leaves a transaction
     /// open there, and what is written in it, records as well, is not committed. Where that may
@@ -153,13 +173,14 @@ impl PostgresStore {
         PostgresPoolBuilder::over(pool)
     }
 
-    fn over(connections: Connections) -> Self {
+    fn over(connections: Connections, of_pool: Option<(Arc<OfPool>, Duration)>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 watching: Watching::new(connections.clone()),
                 connections,
                 sweeper: Sweeper::default(),
                 sweeping: Mutex::default(),
+                of_pool,
             }),
         }
     }
@@ -231,19 +252,14 @@ impl PostgresStore {
     }
 
     /// Deletes records whose time is over in the background from now on, in batches, after each
-    /// pause; it is drawn between half of `pause` (a millisecond at least) and all of it, so that
+    /// pause, whether the store is used or not; it is drawn between half of `pause` (a millisecond at least) and all of it, so that
     /// processes do not sweep at once. Ends with the store's last clone, or when this is called again.
     ///
     /// # Panics
     /// When called outside of a Tokio runtime.
     pub fn sweep_every(&self, pause: Duration) {
         let sweeping = Sweeping::start(self.inner.connections.clone(), pause);
-        let mut running = self
-            .inner
-            .sweeping
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *running = Some(sweeping);
+        *self.inner.sweeping() = Some(sweeping);
     }
 
     /// A change that needs the token. Where the record is absent, and was so before anybody else
@@ -294,7 +310,10 @@ impl Store for PostgresStore {
         let statement = statements::claim(claim);
         let mut answer = asking.ask(&statement, statements::claimed).await;
         match &answer {
-            Ok(Claimed::Acquired { .. }) => connections.holds(&claim.token, claim.lease),
+            Ok(Claimed::Acquired { .. }) => {
+                connections.holds(&claim.token, claim.lease);
+                self.inner.sweep_in_time();
+            }
             // What is finished is so for good: no write is needed to say so.
             Err(error) if is_read_only(error) => {
                 let finished = statements::finished(claim);

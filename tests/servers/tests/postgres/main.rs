@@ -27,4 +27,5 @@ mod refusals;
 mod schema;
 mod standby;
 mod sweeping;
+mod unattended;
 mod waiting;
