@@ -10,6 +10,7 @@ mod many;
 #[path = "../support/worker.rs"]
 mod worker;
 
+mod clock;
 mod conformance;
 mod costs;
 mod dropped;
