@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use tracing::warn;
 
 use super::connections::Connections;
+use super::pools::OfPool;
 use super::target::{Pooler, Settings};
 use super::{PostgresStore, checks, pooler, target};
 use crate::ConnectError;
@@ -61,9 +62,10 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Whether [`connect`](Self::connect) brings the tables to this version; `true` unless given.
-    /// Otherwise it fails where they are not: then they are made by hand, from
-    /// [`PostgresStore::MIGRATIONS`].
+    /// Whether [`connect`](Self::connect) makes the tables, and brings them to this version where the
+    /// login may; `true` unless given. Otherwise they are made by hand, from
+    /// [`PostgresStore::MIGRATIONS`]: it fails where there are none, and uses those of an older
+    /// version as they are.
     pub const fn migrate(mut self, migrate: bool) -> Self {
         self.settings.migrate = migrate;
         self
@@ -83,16 +85,16 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     /// When the server cannot be reached or refuses the login; when the tables are missing, of a
-    /// newer version, or may not be made or used; and where a pooler gives each transaction another
+    /// newer version that this one may not use, or may not be made or used by the login; and where a pooler gives each transaction another
     /// session and [`pooler`](Self::pooler) does not say so.
     pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
         let connections = Connections::own(self.options, &self.settings);
         if let (Some(own), true) = (connections.as_own(), connections.have_sessions()) {
             pooler::prove(own, connections.timeout()).await?;
         }
-        let store = PostgresStore::over(connections);
+        let store = PostgresStore::over(connections, None);
         if self.settings.migrate {
-            store.migrate().await?;
+            store.migrate_if_allowed().await?;
         } else {
             store.check().await?;
         }
@@ -148,6 +150,16 @@ impl PostgresPoolBuilder {
         self
     }
 
+    /// How often records whose time is over are deleted, at most; every minute unless given, and as
+    /// fast as they come where there are more than 10,000. It is done in the background while
+    /// records are claimed, over one connection of the pool, and keeps the pool open for no longer
+    /// than it takes. `None` leaves that to [`PostgresStore::sweep`], or to another process;
+    /// [`PostgresStore::sweep_every`] does so at rest, too.
+    pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
+        self.settings.sweep_every = pause;
+        self
+    }
+
     /// The store. Nothing is asked of the server yet: see [`PostgresStore::from_pool`].
     pub fn build(self) -> PostgresStore {
         if self.pool.options().get_max_connections() < 2 {
@@ -156,7 +168,9 @@ impl PostgresPoolBuilder {
                 "the pool that the postgres store uses has one connection: renewals of leases wait for it like everybody else, and leases may be lost; give it two at least, or give the store connections of its own"
             );
         }
-        PostgresStore::over(Connections::of_pool(self.pool, &self.settings))
+        let of_pool = OfPool::of(&self.pool);
+        let sweeps = self.settings.sweep_every.map(|every| (of_pool, every));
+        PostgresStore::over(Connections::of_pool(self.pool, &self.settings), sweeps)
     }
 }
 

@@ -33,7 +33,7 @@ use super::errors::{
 };
 use super::gate::{Gate, Lane, Turn};
 use super::hung::{Hung, Place, Session};
-use super::own::{Own, Taken};
+use super::own::{Own, Taken, session};
 use super::shared::{Lent, Shared, kept_of, size_of};
 use super::statement::{Limits, Protocol, Statement};
 use super::target::{Pooler, Settings};
@@ -194,6 +194,11 @@ impl Connections {
         used: impl AsyncFnOnce(&mut PgConnection) -> Result<T, ConnectError>,
     ) -> Result<T, ConnectError> {
         let Asking { mut loan, .. } = self.begin(Lane::Other).await.map_err(ConnectError::Store)?;
+        if self.have_sessions() && loan.session.is_none() {
+            // Dropped, it is ended by its name: nobody waits for it as for one that is not known.
+            let asked = session(loan.connection().map_err(connect_error)?, "").await;
+            loan.session = Some(asked.map_err(connect_error)?.0);
+        }
         loan.is_one_statement = false;
         let answer = used(loan.connection().map_err(connect_error)?).await;
         if let Some(line) = loan.line.take() {
@@ -211,6 +216,7 @@ impl Connections {
             Source::Pool(shared) => Line::Pool(shared.take(lane).await?, turn, Arc::clone(shared)),
         };
         Ok(Loan {
+            session: line.session(),
             line: Some(line),
             is_one_statement: true,
             began: Instant::now(),
@@ -333,6 +339,8 @@ impl Line {
 /// A connection on loan. Where it is dropped without an end, its call was dropped.
 struct Loan {
     line: Option<Line>,
+    /// Where it is known.
+    session: Option<Session>,
     /// Nothing of it stays open, whenever its call is dropped. The driver forgets a BEGIN whose
     /// answer it has not read, and what comes next would be in that transaction.
     is_one_statement: bool,
@@ -375,6 +383,7 @@ impl Drop for Loan {
         };
         let owed = Owed {
             line,
+            session: self.session,
             began: self.began,
             answers: self.is_one_statement,
             inner: Arc::clone(&self.inner),
@@ -389,6 +398,7 @@ impl Drop for Loan {
 /// A connection with an answer under way that nobody waits for.
 struct Owed {
     line: Line,
+    session: Option<Session>,
     /// When its statement was sent.
     began: Instant,
     /// Whether it may be lent again when it has answered.
@@ -411,7 +421,7 @@ impl Owed {
 
     async fn is_answered(&mut self) -> bool {
         let Inner { hung, timeout, .. } = &*self.inner;
-        let session = self.line.session();
+        let session = self.session;
         let doubted = match &self.line {
             Line::Own(_, own) => Some(Arc::clone(own)),
             Line::Pool(..) => None,
@@ -447,6 +457,7 @@ fn doubt(inner: &Arc<Inner>, own: &Arc<Own>, since: Instant) {
             continue;
         };
         let owed = Owed {
+            session: line.session,
             line: Line::Own(Taken { line, turn }, Arc::clone(own)),
             began: Instant::now(),
             answers: true,

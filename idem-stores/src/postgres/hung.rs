@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Error, PgPool, Row};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
@@ -71,6 +71,8 @@ pub(super) struct Hung {
     /// How long a statement may take.
     timeout: Duration,
     state: Mutex<State>,
+    /// Another session is to end.
+    another: Notify,
 }
 
 #[derive(Default)]
@@ -129,6 +131,7 @@ impl Hung {
             place,
             timeout,
             state: Mutex::default(),
+            another: Notify::new(),
         })
     }
 
@@ -148,8 +151,9 @@ impl Hung {
                 gone,
             },
         );
-        if !std::mem::replace(&mut state.looks, true) {
-            tokio::spawn(Arc::clone(self).look());
+        match std::mem::replace(&mut state.looks, true) {
+            true => self.another.notify_one(),
+            false => drop(tokio::spawn(Arc::clone(self).look())),
         }
         Ending {
             hung: self,
@@ -171,7 +175,11 @@ impl Hung {
             if !matches!(looked, Ok(Ok(()))) {
                 looking.connection = None;
             }
-            sleep(pause).await;
+            // It need not wait for as long as those that have hung for long.
+            if timeout(pause, self.another.notified()).await.is_ok() {
+                pause = FIRST_PAUSE;
+                sleep(pause).await;
+            }
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }

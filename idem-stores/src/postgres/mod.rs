@@ -42,7 +42,6 @@
 //! # let pool = sqlx::PgPool::connect_lazy("postgres://app@127.0.0.1/shop")?;
 //! let store = PostgresStore::from_pool(pool);
 //! store.migrate().await?;
-//! store.sweep_every(Duration::from_secs(60));
 //! # Ok(())
 //! # }
 //! ```
@@ -66,7 +65,7 @@ mod transaction;
 mod watching;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -75,12 +74,14 @@ use idem_core::{
     Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
 };
 use sqlx::PgPool;
+use tracing::warn;
 
 use crate::ConnectError;
 pub use builder::{PostgresPoolBuilder, PostgresStoreBuilder};
 use connections::Connections;
 use errors::is_read_only;
 use gate::Lane;
+use pools::OfPool;
 use statement::Statement;
 use sweeping::{Sweeper, Sweeping};
 pub use target::Pooler;
@@ -102,6 +103,23 @@ struct Inner {
     watching: Watching,
     sweeper: Sweeper,
     sweeping: Mutex<Option<Sweeping>>,
+    /// Sweeps while the store is used, and how often.
+    of_pool: Option<(Arc<OfPool>, Duration)>,
+}
+
+impl Inner {
+    fn sweeping(&self) -> MutexGuard<'_, Option<Sweeping>> {
+        self.sweeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where nothing sweeps all the time.
+    fn sweep_in_time(&self) {
+        if let Some((of_pool, every)) = &self.of_pool
+            && self.sweeping().is_none()
+        {
+            of_pool.sweep_in_time(*every, || self.connections.clone());
+        }
+    }
 }
 
 impl PostgresStore {
@@ -139,6 +157,9 @@ impl PostgresStore {
     /// lost for it. A pool of one connection has none to spare: a renewal then waits for it like
     /// anybody else, which is warned of.
     ///
+    /// Records whose time is over are deleted while the store is used, once a minute; see
+    /// [`PostgresPoolBuilder::sweep_every`].
+    ///
     /// What the application leaves behind on a connection is in the store's way, too: with `sqlx`
     /// 0.9 a [`begin`](sqlx::Pool::begin) that is dropped before it was answered leaves a transaction
     /// open there, and what is written in it, records as well, is not committed. Where that may
@@ -152,27 +173,30 @@ impl PostgresStore {
         PostgresPoolBuilder::over(pool)
     }
 
-    fn over(connections: Connections) -> Self {
+    fn over(connections: Connections, of_pool: Option<(Arc<OfPool>, Duration)>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 watching: Watching::new(connections.clone()),
                 connections,
                 sweeper: Sweeper::default(),
                 sweeping: Mutex::default(),
+                of_pool,
             }),
         }
     }
 
     /// Brings the tables to this version, in one transaction. Of many processes that do so at
-    /// once one does, and the others wait for it, for as long as it takes. Where they are of this
-    /// version already, nothing is locked and no right to make tables is needed. Dropping the
-    /// future rolls back.
+    /// once one does, and the others wait for it, for as long as it takes. Claims and the ends of
+    /// attempts go on meanwhile. Where the tables are of this version already, or of a newer one
+    /// that this one may use, nothing is locked and no right to make tables is needed. Dropping
+    /// the future rolls back.
     ///
     /// The application's own migrations are neither used nor disturbed.
     ///
     /// # Errors
-    /// When the server cannot be reached, the tables may not be made, or they are of a newer
-    /// version; and where a pooler gives each transaction another session and nobody has said so.
+    /// When the server cannot be reached, the tables may not be made or changed, or they are of a
+    /// newer version that this one may not use; and where a pooler gives each transaction another
+    /// session and nobody has said so.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
         let connections = &self.inner.connections;
         if connections.as_pool().is_some() && connections.have_sessions() {
@@ -181,6 +205,23 @@ impl PostgresStore {
         connections
             .with(async |connection| schema::migrate(connection).await)
             .await
+    }
+
+    /// The same. Tables of an older version that may not be changed are used as they are: not by
+    /// this login, or not on a standby.
+    async fn migrate_if_allowed(&self) -> Result<(), ConnectError> {
+        let Err(refused) = self.migrate().await else {
+            return Ok(());
+        };
+        if !matches!(refused, ConnectError::Unfit { .. }) || self.check().await.is_err() {
+            return Err(refused);
+        }
+        warn!(
+            target: "idem",
+            error = &refused as &dyn std::error::Error,
+            "the tables of the postgres store are of an older version and are used as they are; let their owner run the migrations"
+        );
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), ConnectError> {
@@ -211,19 +252,14 @@ impl PostgresStore {
     }
 
     /// Deletes records whose time is over in the background from now on, in batches, after each
-    /// pause; it is drawn between half of `pause` (a millisecond at least) and all of it, so that
+    /// pause, whether the store is used or not; it is drawn between half of `pause` (a millisecond at least) and all of it, so that
     /// processes do not sweep at once. Ends with the store's last clone, or when this is called again.
     ///
     /// # Panics
     /// When called outside of a Tokio runtime.
     pub fn sweep_every(&self, pause: Duration) {
         let sweeping = Sweeping::start(self.inner.connections.clone(), pause);
-        let mut running = self
-            .inner
-            .sweeping
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *running = Some(sweeping);
+        *self.inner.sweeping() = Some(sweeping);
     }
 
     /// A change that needs the token. Where the record is absent, and was so before anybody else
@@ -274,7 +310,10 @@ impl Store for PostgresStore {
         let statement = statements::claim(claim);
         let mut answer = asking.ask(&statement, statements::claimed).await;
         match &answer {
-            Ok(Claimed::Acquired { .. }) => connections.holds(&claim.token, claim.lease),
+            Ok(Claimed::Acquired { .. }) => {
+                connections.holds(&claim.token, claim.lease);
+                self.inner.sweep_in_time();
+            }
             // What is finished is so for good: no write is needed to say so.
             Err(error) if is_read_only(error) => {
                 let finished = statements::finished(claim);

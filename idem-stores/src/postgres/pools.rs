@@ -18,7 +18,6 @@ use tracing::warn;
 use super::connections::Connections;
 use super::hung::Session;
 use super::sweeping::{Progress, Sweeper, has_failed};
-use super::target::{Pooler, Settings};
 use crate::place_of;
 
 /// How many pools are known. A process that has had more knows them anew.
@@ -69,42 +68,12 @@ impl OfPool {
     /// Deletes expired records in the background, where it is time to.
     pub(super) fn sweep_in_time(
         self: &Arc<Self>,
-        pool: &PgPool,
-        pooler: Pooler,
-        every: Option<Duration>,
+        every: Duration,
+        connections: impl FnOnce() -> Connections,
     ) {
-        if every.is_some_and(|every| lock(&self.sweeps).is_due(every)) {
-            let settings = Settings {
-                pooler,
-                ..Settings::default()
-            };
-            let connections = Connections::of_pool(pool.clone(), &settings);
-            tokio::spawn(Arc::clone(self).sweep(connections));
-        }
-    }
-
-    /// Bounded: it does not keep the pool for long.
-    async fn sweep(self: Arc<Self>, connections: Connections) {
-        let mut progress = lock(&self.sweeps).progress.next();
-        let swept = self
-            .sweeper
-            .sweep(&connections, SWEPT_AT_ONCE, &mut progress);
-        let swept = swept.await;
-        let mut sweeps = lock(&self.sweeps);
-        sweeps.progress = progress;
-        match swept {
-            Ok(_) => {}
-            Err(error @ StoreError::Rejected { .. }) => {
-                sweeps.next = Instant::now().checked_add(AFTER_REFUSAL);
-                if !std::mem::replace(&mut sweeps.has_warned, true) {
-                    warn!(
-                        target: "idem",
-                        error = &error as &dyn std::error::Error,
-                        "expired records are not deleted, and take up ever more room: the login may not; grant it DELETE on idem_records, or have another one sweep"
-                    );
-                }
-            }
-            Err(error) => has_failed(&error),
+        if lock(&self.sweeps).begin(every) {
+            let sweep = Sweep(Arc::clone(self));
+            tokio::spawn(sweep.run(connections()));
         }
     }
 
@@ -185,6 +154,7 @@ async fn living(pool: &PgPool, sessions: &[Session]) -> Result<Vec<Session>, Err
 /// When to delete expired records.
 #[derive(Default)]
 struct Sweeps {
+    runs: bool,
     /// `None`: at once.
     next: Option<Instant>,
     progress: Progress,
@@ -192,15 +162,56 @@ struct Sweeps {
 }
 
 impl Sweeps {
-    fn is_due(&mut self, every: Duration) -> bool {
+    /// Whether to sweep now: it is time to, and nobody does.
+    fn begin(&mut self, every: Duration) -> bool {
         let now = Instant::now();
-        if self.next.is_some_and(|next| now < next) {
+        if self.runs || self.next.is_some_and(|next| now < next) {
             return false;
         }
         // Processes do not sweep at once.
         let pause = every.mul_f64(rand::random_range(0.5..1.0));
         self.next = Some(now.checked_add(pause).unwrap_or(now));
+        self.runs = true;
         true
+    }
+}
+
+/// A sweep, until it ends or its runtime does.
+struct Sweep(Arc<OfPool>);
+
+impl Sweep {
+    /// Bounded: it does not keep the pool for long.
+    async fn run(self, connections: Connections) {
+        let OfPool {
+            sweeps, sweeper, ..
+        } = &*self.0;
+        let mut progress = lock(sweeps).progress.next();
+        let swept = sweeper.sweep(&connections, SWEPT_AT_ONCE, &mut progress);
+        let swept = swept.await;
+        let mut sweeps = lock(sweeps);
+        sweeps.progress = progress;
+        match swept {
+            // There are more, and the next one need not wait.
+            Ok(SWEPT_AT_ONCE..) => sweeps.next = None,
+            Ok(_) => {}
+            Err(error @ StoreError::Rejected { .. }) => {
+                sweeps.next = Instant::now().checked_add(AFTER_REFUSAL);
+                if !std::mem::replace(&mut sweeps.has_warned, true) {
+                    warn!(
+                        target: "idem",
+                        error = &error as &dyn std::error::Error,
+                        "expired records are not deleted, and take up ever more room: the login may not; grant it DELETE on idem_records, or have another one sweep"
+                    );
+                }
+            }
+            Err(error) => has_failed(&error),
+        }
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        lock(&self.0.sweeps).runs = false;
     }
 }
 

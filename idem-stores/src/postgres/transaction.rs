@@ -30,6 +30,7 @@ use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, SqlSafeStr, Transaction,
 use tokio::runtime::Handle;
 
 use super::NAME;
+use super::connections::Connections;
 use super::errors::{Came, commit_error, finish_error, store_error};
 use super::hung::Session;
 use super::pools::{self, OfPool};
@@ -92,9 +93,10 @@ impl PgTransactions {
         self
     }
 
-    /// How often records whose time is over are deleted, at most; every minute unless given. It is
-    /// done in the background after a commit, over one connection of the pool, where nothing else
-    /// of this process sweeps through the pool. `None` leaves it to others.
+    /// How often records whose time is over are deleted, at most; every minute unless given, and as
+    /// fast as they come where there are more than 10,000. It is done in the background after a
+    /// commit, over one connection of the pool, and keeps the pool open for no longer than it
+    /// takes. `None` leaves it to others.
     #[must_use]
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.sweep_every = pause;
@@ -168,8 +170,13 @@ impl Transactional for PgTransactions {
         // The server says why it has refused before it lets go of the record: a retry that comes at
         // once may find it held for a moment.
         transaction.commit().await.map_err(commit_error)?;
-        if self.sweep_every.is_some() {
-            OfPool::of(&self.pool).sweep_in_time(&self.pool, self.pooler, self.sweep_every);
+        if let Some(every) = self.sweep_every {
+            let settings = Settings {
+                pooler: self.pooler,
+                ..Settings::default()
+            };
+            OfPool::of(&self.pool)
+                .sweep_in_time(every, || Connections::of_pool(self.pool.clone(), &settings));
         }
         Ok(())
     }

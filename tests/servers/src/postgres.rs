@@ -1,6 +1,7 @@
 //! One PostgreSQL server.
 
 mod programs;
+mod standby;
 mod template;
 
 use std::fs::{self, OpenOptions};
@@ -68,19 +69,9 @@ impl PostgresBuilder {
     ///
     /// When it is not installed, ends, or does not answer in half a minute.
     pub fn start(self) -> Postgres {
-        for _ in 0..ATTEMPTS {
-            let postgres = self.attempt();
-            if postgres.becomes_ready() {
-                postgres.create_login();
-                return postgres;
-            }
-            let log = postgres.process.log_tail();
-            assert!(
-                log.contains("Address already in use"),
-                "the server ended; its log ends:\n{log}"
-            );
-        }
-        panic!("somebody else took each of {ATTEMPTS} ports that were free before");
+        let postgres = Postgres::started(|| self.attempt());
+        postgres.create_login();
+        postgres
     }
 
     fn attempt(&self) -> Postgres {
@@ -111,13 +102,7 @@ impl PostgresBuilder {
             let value = value.replace('\\', r"\\").replace('\'', "''");
             format!("{name} = '{value}'\n")
         });
-        // Not arguments, so that ALTER SYSTEM can override them.
-        let file = path.join("data/postgresql.conf");
-        OpenOptions::new()
-            .append(true)
-            .open(&file)
-            .and_then(|mut file| file.write_all(lines.collect::<String>().as_bytes()))
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        append_settings(path, &lines.collect::<String>());
         if self.login.is_some() {
             let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
             let file = path.join("data/pg_hba.conf");
@@ -310,6 +295,21 @@ impl Postgres {
         ));
     }
 
+    fn started(attempt: impl Fn() -> Self) -> Self {
+        for _ in 0..ATTEMPTS {
+            let postgres = attempt();
+            if postgres.becomes_ready() {
+                return postgres;
+            }
+            let log = postgres.process.log_tail();
+            assert!(
+                log.contains("Address already in use"),
+                "the server ended; its log ends:\n{log}"
+            );
+        }
+        panic!("somebody else took each of {ATTEMPTS} ports that were free before");
+    }
+
     /// Waits until it answers; `false` when it ends.
     fn becomes_ready(&self) -> bool {
         wait_until("a server that answers SELECT 1", READY, || {
@@ -327,6 +327,16 @@ impl Postgres {
             ))
         })
     }
+}
+
+/// Not arguments, so that ALTER SYSTEM can override them.
+fn append_settings(directory: &Path, lines: &str) {
+    let file = directory.join("data/postgresql.conf");
+    OpenOptions::new()
+        .append(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(lines.as_bytes()))
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 /// As in a URL: `%` and the number for all that might mean something.

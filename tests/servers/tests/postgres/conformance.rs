@@ -112,10 +112,10 @@ async fn conforms_where_transactions_are_serializable() {
 }
 
 /// A server with a clock that the test moves: a function `now` that is found before the real one.
-struct Moved(Postgres);
+pub(crate) struct Moved(pub(crate) Postgres);
 
 impl Moved {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let postgres = Postgres::start();
         postgres.psql(
             "CREATE SCHEMA clock;
@@ -127,6 +127,11 @@ impl Moved {
         );
         Self(postgres)
     }
+
+    pub(crate) fn set(&self, by: &str) {
+        self.0
+            .psql(&format!("UPDATE clock.shift SET by = by + interval '{by}'"));
+    }
 }
 
 #[async_trait]
@@ -136,9 +141,7 @@ impl Harness for Moved {
     }
 
     async fn advance(&self, by: Duration) {
-        let micros = by.as_micros();
-        let update = "UPDATE clock.shift SET by = by + interval '1 microsecond' *";
-        self.0.psql(&format!("{update} {micros}"));
+        self.set(&format!("{} microseconds", by.as_micros()));
     }
 
     fn lease(&self) -> Duration {

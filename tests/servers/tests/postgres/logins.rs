@@ -1,17 +1,15 @@
 //! Logins and URLs: they work, and credentials appear nowhere.
 
 use std::error::Error;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idem::stores::postgres::PostgresStore;
 use idem::{Claimed, Engine, Fingerprint, Store};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::conformance::claim;
+use crate::log::Log;
 
 const SECRET: &str = "s3cr3t-p@ss";
 
@@ -167,38 +165,8 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         assert!(message.contains(hint), "{url}: {message}");
         assert!(!message.contains("hunter2"), "{message}");
     }
-    let log = log.text();
+    let log = log.take();
     assert!(!log.contains("hunter2"), "{log}");
-}
-
-/// What is logged, whoever logs it.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        String::from_utf8(bytes).unwrap()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }
 
 #[tokio::test]
@@ -235,7 +203,7 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
         seen.push_str(&chain(&store.watch(&claim(1).id).await.unwrap_err()));
     }
 
-    let log = log.text();
+    let log = log.take();
     assert!(log.contains("store call failed"), "{log}");
     seen.push_str(&log);
     for secret in [SECRET, "s3cr3t", "wr0ng", "the client's key"] {
@@ -256,7 +224,7 @@ async fn a_server_that_may_lose_records_is_warned_of() {
             });
         let postgres = builder.start();
         PostgresStore::connect(&postgres.url()).await.unwrap();
-        log.text()
+        log.take()
     };
     let text = warned(&[("synchronous_commit", "off")]).await;
     assert!(text.contains("set synchronous_commit to on"), "{text}");

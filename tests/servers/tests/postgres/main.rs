@@ -10,6 +10,7 @@ mod many;
 #[path = "../support/worker.rs"]
 mod worker;
 
+mod clock;
 mod conformance;
 mod costs;
 mod dropped;
@@ -17,11 +18,15 @@ mod hung;
 mod lanes;
 mod late;
 mod limits;
+mod log;
 mod logins;
 mod outages;
 mod poolers;
+mod previous;
 mod processes;
 mod refusals;
 mod schema;
+mod standby;
 mod sweeping;
+mod unattended;
 mod waiting;

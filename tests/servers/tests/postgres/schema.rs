@@ -19,6 +19,11 @@ async fn refused(url: &str) -> String {
     error.to_string()
 }
 
+/// Each version that the tables have had, and the oldest that may use them.
+fn versions(postgres: &Postgres) -> String {
+    postgres.psql("SELECT version, min_version FROM idem_schema ORDER BY version")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_eight_that_migrate_at_once_one_does() {
     let postgres = Postgres::start();
@@ -42,7 +47,7 @@ async fn of_eight_that_migrate_at_once_one_does() {
         while let Some(started) = starting.join_next().await {
             assert_eq!(started.unwrap(), None);
         }
-        assert_eq!(postgres.psql("SELECT version FROM idem_schema"), "1");
+        assert_eq!(versions(&postgres), "1|1\n2|1");
         postgres.psql("DROP TABLE idem_records, idem_schema");
     }
     assert_eq!(postgres.psql("SELECT mine FROM _sqlx_migrations"), "kept");
@@ -66,18 +71,49 @@ async fn where_the_store_may_not_migrate_missing_tables_are_an_error() {
 }
 
 #[tokio::test]
-async fn tables_of_a_newer_version_are_refused_and_stay() {
+async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_where_not() {
+    let postgres = Postgres::start();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    // As a later version of this crate would leave them, before one of these processes goes back.
+    postgres.psql(
+        "ALTER TABLE idem_schema ADD COLUMN later text; \
+         ALTER TABLE idem_records ADD COLUMN later bytea; \
+         INSERT INTO idem_schema (version, min_version) VALUES (3, 1), (7, 2)",
+    );
+    let urls = [postgres.url(), format!("{}?migrate=off", postgres.url())];
+    exercise(&store, 0).await;
+    for (number, url) in (1..).zip(&urls) {
+        exercise(&PostgresStore::connect(url).await.unwrap(), number * 2).await;
+    }
+    let pool = PgPool::connect(&postgres.url()).await.unwrap();
+    PostgresStore::from_pool(pool).migrate().await.unwrap();
+    let allowed = "1|1\n2|1\n3|1\n7|2";
+    assert_eq!(versions(&postgres), allowed);
+
+    postgres.psql("UPDATE idem_schema SET min_version = 3 WHERE version = 7");
+    for url in &urls {
+        let message = refused(url).await;
+        for part in ["of version 7", "know version 3", "knows 2"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    assert_eq!(versions(&postgres), allowed.replace("7|2", "7|3"));
+}
+
+#[tokio::test]
+async fn tables_that_do_not_say_their_version_are_refused_and_stay() {
     let postgres = Postgres::start();
     PostgresStore::connect(&postgres.url()).await.unwrap();
-    postgres.psql("INSERT INTO idem_schema (version) VALUES (2)");
-    for url in [postgres.url(), format!("{}?migrate=off", postgres.url())] {
-        let message = refused(&url).await;
-        assert!(
-            message.contains("version 2") && message.contains("knows 1"),
-            "{message}"
-        );
+    for theirs in [
+        "DELETE FROM idem_schema",
+        "INSERT INTO idem_schema VALUES (0)",
+        "ALTER TABLE idem_schema ALTER version TYPE text",
+    ] {
+        postgres.psql(theirs);
+        let message = refused(&postgres.url()).await;
+        assert!(message.contains("idem_schema is of another's"), "{message}");
     }
-    assert_eq!(postgres.psql("SELECT max(version) FROM idem_schema"), "2");
+    assert_eq!(versions(&postgres), "0|1");
 }
 
 #[tokio::test]
@@ -115,13 +151,16 @@ async fn a_user_with_the_documented_rights_is_enough() {
     let postgres = Postgres::start();
     let url = with_user(&postgres);
     // As the file says to whoever runs it by hand.
-    let file = PostgresStore::MIGRATIONS[0];
-    let grants: String = file
+    let files = PostgresStore::MIGRATIONS;
+    let grants: String = files[0]
         .lines()
         .filter_map(|line| line.strip_prefix("--   GRANT "))
         .map(|grant| format!("GRANT {};", grant.replace("application;", "app")))
         .collect();
-    postgres.psql(&format!("BEGIN; {file}; COMMIT; {grants}"));
+    for file in files {
+        postgres.psql(&format!("BEGIN; {file}; COMMIT"));
+    }
+    postgres.psql(&grants);
     // It has nothing to migrate, and so needs no right to.
     let store = PostgresStore::connect(&url).await.unwrap();
     exercise(&store, 0).await;

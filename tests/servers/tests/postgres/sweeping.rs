@@ -32,6 +32,16 @@ fn expire(postgres: &Postgres, which: &str) {
     ));
 }
 
+/// So many records of which the time is over.
+pub(crate) fn expired(postgres: &Postgres, records: u32) {
+    postgres.psql(&format!(
+        "INSERT INTO idem_records SELECT now() - interval '3 s', now() - interval '2 s', \
+            now() - interval '1 s', 1, false, sha256(random()::text::bytea || int8send(n)), \
+            '\\x01', '\\x02', '\\x00ff' \
+         FROM generate_series(1, {records}) AS n"
+    ));
+}
+
 fn records(postgres: &Postgres) -> u32 {
     let count = postgres.psql("SELECT count(*) FROM idem_records");
     count.parse().unwrap()
@@ -165,6 +175,29 @@ async fn claims_of_what_is_just_swept_are_first_attempts() {
     let swept = sweeping.await.unwrap();
     println!("{swept} records were swept of 1,600");
     assert!(swept > 100, "{swept}");
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_a_call_may_is_swept_a_few_at_a_time() {
+    let postgres = Postgres::start();
+    let builder = PostgresStore::builder(&postgres.url()).unwrap();
+    let builder = builder.timeout(Duration::from_millis(400));
+    let store = builder.sweep_every(None).connect().await.unwrap();
+    expired(&postgres, 60);
+    // As large outcomes do: together they take three times what a call may.
+    postgres.psql(
+        "CREATE FUNCTION large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+            PERFORM pg_sleep(0.02); RETURN OLD; END $$; \
+         CREATE TRIGGER large BEFORE DELETE ON idem_records \
+            FOR EACH ROW EXECUTE FUNCTION large()",
+    );
+    assert_eq!(store.sweep(1000).await.unwrap(), 60);
+    assert_eq!(records(&postgres), 0);
+    // It knows by now how many it can have, and learns anew when they are small again.
+    postgres.psql("DROP TRIGGER large ON idem_records");
+    expired(&postgres, 5000);
+    assert_eq!(store.sweep(1000).await.unwrap(), 1000);
+    assert_eq!(store.sweep(u32::MAX).await.unwrap(), 4000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

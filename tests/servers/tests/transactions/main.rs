@@ -8,5 +8,6 @@ mod faults;
 mod handlers;
 mod places;
 mod refusals;
+mod sessions;
 mod statements;
 mod suite;

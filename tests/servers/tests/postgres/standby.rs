@@ -1,0 +1,146 @@
+//! Servers that take no writes: what is finished is given back, and nothing is run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use idem::stores::memory::MemoryStore;
+use idem::stores::postgres::PostgresStore;
+use idem::{Claimed, Engine, EngineBuilder, Error, Fingerprint, Store, StoreError};
+use idem_tests::Postgres;
+use sqlx::PgPool;
+
+use crate::conformance::{claim, finish};
+use crate::costs::run;
+use crate::log::listen;
+
+async fn is_not_ready(store: &PostgresStore, number: u8) {
+    let refused = store.claim(&claim(number)).await;
+    assert!(
+        matches!(refused, Err(StoreError::NotReady { .. })),
+        "{refused:?}"
+    );
+}
+
+/// One record is finished, and one is running.
+async fn replays_the_first_alone(store: &PostgresStore) {
+    for _ in 0..3 {
+        let replayed = store.claim(&claim(1)).await.unwrap();
+        let Claimed::Finished {
+            outcome,
+            retention_left: Some(_),
+        } = replayed
+        else {
+            panic!("{replayed:?}");
+        };
+        assert_eq!(outcome, "done");
+    }
+    let mut another = claim(1);
+    another.fingerprint = Fingerprint::of("another request").unwrap();
+    assert_eq!(store.claim(&another).await.unwrap(), Claimed::Mismatch);
+    is_not_ready(store, 2).await;
+    is_not_ready(store, 3).await;
+    assert!(store.inspect(&claim(2).id).await.unwrap().is_some());
+}
+
+async fn primary() -> Postgres {
+    let primary = Postgres::start();
+    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    finish(&store, &claim(1), b"done").await;
+    let acquired = store.claim(&claim(2)).await.unwrap();
+    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    primary
+}
+
+#[tokio::test]
+async fn a_standby_is_warned_of_and_replays_and_runs_nothing_until_it_is_promoted() {
+    let primary = primary().await;
+    let standby = primary.standby();
+    let (log, _guard) = listen();
+    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let said = log.take();
+    assert!(said.contains("server is a standby"), "{said}");
+    assert!(!said.contains("default_transaction_read_only"), "{said}");
+    replays_the_first_alone(&store).await;
+    let pooled = PostgresStore::from_pool(PgPool::connect(&standby.url()).await.unwrap());
+    replays_the_first_alone(&pooled).await;
+
+    primary.kill();
+    assert_eq!(standby.psql("SELECT pg_promote()"), "t");
+    for (number, store) in [(3, &store), (4, &pooled)] {
+        finish(store, &claim(number), b"after").await;
+        let running = store.claim(&claim(2)).await.unwrap();
+        assert!(matches!(running, Claimed::InFlight { .. }), "{running:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_only_reads_is_warned_of_and_replays_and_runs_nothing() {
+    let primary = primary().await;
+    primary.psql("ALTER ROLE postgres SET default_transaction_read_only = on");
+    let (log, _guard) = listen();
+    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let said = log.take();
+    assert!(said.contains("default_transaction_read_only"), "{said}");
+    replays_the_first_alone(&store).await;
+    let pooled = PostgresStore::from_pool(PgPool::connect(&primary.url()).await.unwrap());
+    replays_the_first_alone(&pooled).await;
+}
+
+/// What is given back from a server that takes no writes costs one look more, and on others none.
+#[tokio::test]
+async fn a_replay_of_a_standby_is_one_statement_that_is_refused_and_one_that_reads() {
+    let primary = Postgres::start();
+    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let operation = Engine::new(store).operation("op");
+    run(&operation, "k").await.unwrap();
+    let standby = primary.standby();
+    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    standby.psql("SELECT pg_stat_statements_reset()");
+    let operation = EngineBuilder::over(Arc::new(store)).build().operation("op");
+    assert_eq!(run(&operation, "k").await.unwrap(), 1);
+    // What is refused is not counted by the server.
+    let statements = standby.psql(
+        "SELECT calls, query LIKE '%idem_records%' FROM pg_stat_statements \
+         WHERE query NOT LIKE '%pg_stat_%'",
+    );
+    assert_eq!(statements, "1|t");
+}
+
+/// In a transaction, and how often the body ran.
+async fn book(pool: &PgPool, key: &str) -> (Result<i64, Error>, usize) {
+    let executions = AtomicUsize::new(0);
+    let executions_of = &executions;
+    let booked = Engine::new(MemoryStore::new())
+        .operation("tests.standby")
+        .transaction(pool)
+        .run(key, Fingerprint::of(key).unwrap(), |tx| async move {
+            executions_of.fetch_add(1, Ordering::SeqCst);
+            (tx, Ok(1))
+        })
+        .await;
+    (booked, executions.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn in_a_transaction_a_standby_replays_and_runs_nothing_until_it_is_promoted() {
+    let primary = primary().await;
+    let pool = PgPool::connect(&primary.url()).await.unwrap();
+    let (booked, executions) = book(&pool, "known").await;
+    assert_eq!((booked.unwrap(), executions), (1, 1));
+    let standby = primary.standby();
+    let pool = PgPool::connect(&standby.url()).await.unwrap();
+    for _ in 0..2 {
+        let (replayed, executions) = book(&pool, "known").await;
+        assert_eq!((replayed.unwrap(), executions), (1, 0));
+        let (refused, executions) = book(&pool, "new").await;
+        assert!(
+            matches!(refused, Err(Error::Store(StoreError::NotReady { .. }))),
+            "{refused:?}"
+        );
+        assert_eq!(executions, 0);
+    }
+    primary.kill();
+    assert_eq!(standby.psql("SELECT pg_promote()"), "t");
+    let (booked, executions) = book(&pool, "new").await;
+    assert_eq!((booked.unwrap(), executions), (1, 1));
+}
