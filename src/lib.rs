@@ -200,3 +200,22 @@ fn report_misconfiguration(error: &Error) {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The samples of the attributes' documentation: what writes them cannot compile them.
+#[cfg(doctest)]
+mod attributes {
+    #[doc = include_str!("../idem-macros/src/docs/function.md")]
+    struct Function;
+    #[doc = include_str!("../idem-macros/src/docs/axum.md")]
+    struct Axum;
+    #[doc = include_str!("../idem-macros/src/docs/actix.md")]
+    struct Actix;
+    #[doc = include_str!("../idem-macros/src/docs/http.md")]
+    struct Http;
+    #[doc = include_str!("../idem-macros/src/docs/poem.md")]
+    struct Poem;
+    #[doc = include_str!("../idem-macros/src/docs/salvo.md")]
+    struct Salvo;
+    #[doc = include_str!("../idem-macros/src/docs/tonic.md")]
+    struct Tonic;
+}
