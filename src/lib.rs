@@ -206,6 +206,8 @@ struct Readme;
 mod attributes {
     #[doc = include_str!("../idem-macros/src/docs/function.md")]
     struct Function;
+    #[doc = include_str!("../idem-macros/src/docs/forms.md")]
+    struct Forms;
     #[doc = include_str!("../idem-macros/src/docs/axum.md")]
     struct Axum;
     #[doc = include_str!("../idem-macros/src/docs/actix.md")]

@@ -17,6 +17,7 @@ use crate::args::Form;
 
 #[cfg_attr(not(doctest), doc = include_str!("docs/function.md"))]
 #[cfg_attr(not(doctest), doc = include_str!("docs/arguments.md"))]
+#[cfg_attr(not(doctest), doc = include_str!("docs/forms.md"))]
 #[proc_macro_attribute]
 pub fn idempotent(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(Form::Function, args.into(), item.into()).into()
