@@ -45,11 +45,11 @@ const SCHEMES: &[(&str, &str, bool)] = &[
 /// `max_waiting=4096` how many claims may wait to be written, and as many to be looked up, before
 /// more are refused, and `sweep=60s` how often what has expired is deleted, or `off`.
 ///
-/// With PostgreSQL, `max_connections=10` bounds the store's connections and `max_waiting=1024` the
-/// calls that wait for one, `timeout=2s` is how long a call may take, `migrate=off` leaves the
+/// With PostgreSQL, `max_connections=10` bounds the store's connections, and `max_waiting=1024` the
+/// calls that wait for one, but for those of who holds a lease. `pooler=transaction` says that a
+/// pooler gives each transaction another session; unsaid, that is an error. `migrate=off` leaves the
 /// tables to whoever runs the migrations by hand, and `sweep=60s` is how often what has expired is
-/// deleted, or `off`. `pooler=transaction` says that a pooler in between gives each transaction
-/// another session. The others are the driver's: `sslmode`, `sslrootcert`,
+/// deleted, or `off`. The others are the driver's: `sslmode`, `sslrootcert`,
 /// `options[search_path]=…`. What a URL does not say comes from the variables of libpq
 /// (`PGHOST`, `PGPASSWORD`) and its password file.
 ///
