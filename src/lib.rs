@@ -1,4 +1,118 @@
-#![doc = include_str!("../README.md")]
+//! One attribute makes an async handler safe to retry.
+//!
+//! Networks lose answers, so clients retry. [`#[idempotent]`](macro@idempotent) gives every intended
+//! operation a key, runs it once, and gives retries the first answer. Key extraction, request hashing,
+//! locking, crash detection and result storage are one line:
+//!
+//! ```no_run
+//! use axum::{Router, http::StatusCode, routing::post};
+//! use idem::axum::idempotent;
+//!
+//! #[idempotent(key = header("Idempotency-Key"), ttl = "24h", name = "charges.create")]
+//! async fn create_charge(order: String) -> (StatusCode, String) {
+//!     (StatusCode::CREATED, format!("charged {order}")) // runs once per key
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     idem::connect("memory://").await?.install()?;
+//!     let app = Router::new().route("/charges", post(create_charge));
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     Ok(axum::serve(listener, app).await?)
+//! }
+//! ```
+//!
+//! A retry has the same status, headers and body, and `Idempotent-Replayed: true`. **A stored 500 stays
+//! for the whole `ttl`**, because it may have had an effect: see [outcomes](guide::outcomes). In
+//! production use Redis, PostgreSQL or SQLite: what is in memory is forgotten with its process.
+//!
+//! # The attribute
+//!
+//! [`idempotent`](macro@idempotent) has the table of arguments. Each framework has its own, with the
+//! same arguments.
+//!
+//! # Guides
+//!
+//! | to | read |
+//! |---|---|
+//! | know what clients get | [`guide::http_contract`], [`guide::outcomes`] |
+//! | choose keys, scopes and names | [`guide::keys_and_scopes`] |
+//! | choose a store, or one transaction | [`guide::stores`], [`guide::transactions`] |
+//! | stack layers around a handler | [`guide::frameworks`] |
+//! | serve webhooks and queues | [`guide::webhooks`] |
+//! | run it: metrics, outages, stuck keys, shutdown, limits | [`guide::operating`] |
+//! | test a handler | [`guide::testing`] |
+//! | write a store | [`guide::writing_a_store`] |
+//!
+//! # Frameworks
+//!
+//! | framework | page | feature |
+//! |---|---|---|
+//! | any async function | [`idempotent`](macro@idempotent) | |
+//! | axum 0.8 | [`axum`] | `axum` |
+//! | actix-web 4 | [`actix`] | `actix` |
+//! | poem 3 | [`poem`] | `poem` |
+//! | salvo 1 | [`salvo`] | `salvo` |
+//! | hyper 1, `lambda_http`, functions of an `http::Request` | [`http`] | `http` |
+//! | any tower service, as a layer | [`tower`] | `tower` |
+//! | Rocket 0.5 | [`rocket`] | `rocket` |
+//! | warp 0.4 | [`warp`] | `warp` |
+//! | tonic 0.14 | [`tonic`] | `tonic` |
+//!
+//! # Stores
+//!
+//! [`connect`] opens one by URL; [`guide::stores`] says what each promises.
+//!
+//! | store | page | feature |
+//! |---|---|---|
+//! | this process | [`stores::memory`] | `memory`, on by default |
+//! | Redis and Valkey | [`stores::redis`] | `redis`, `redis-tls` |
+//! | PostgreSQL | [`stores::postgres`] | `postgres`, `postgres-tls` |
+//! | SQLite | [`stores::sqlite`] | `sqlite` |
+//! | one of your own | [`Store`] | |
+//!
+//! The feature `cache` keeps finished outcomes in the process.
+//!
+//! # Testing and operating
+//!
+//! [`guide::testing`] shows a test with an engine of its own and a clock that moves.
+//! `conformance` (a feature) has [the suite that proves a store](conformance) and
+//! [a store that fails on demand](conformance::faults). The feature `metrics` brings counters and
+//! histograms; [`guide::operating`] lists them.
+//!
+//! # Without the attribute
+//!
+//! [`Engine::operation`] is the same engine:
+//!
+//! ```
+//! use std::time::Duration;
+//! use idem::{Engine, Error, Fingerprint, InFlight, Operation, Resolution, Verdict};
+//!
+//! fn charges(engine: &Engine) -> Operation {
+//!     engine
+//!         .operation("charges.create")
+//!         .ttl(Duration::from_secs(24 * 60 * 60))
+//!         .in_flight(InFlight::Wait(Duration::from_secs(5)))
+//! }
+//!
+//! async fn charge(engine: &Engine, cents: u64) -> Result<String, Error> {
+//!     let body = async { Ok("charged".to_owned()) };
+//!     charges(engine).scope("tenant 7").run("the key", Fingerprint::of(&cents)?, body).await
+//! }
+//!
+//! /// What an operator does about an attempt that crashed under `on_crash = "refuse"`. The operation
+//! /// may be an attribute's, by its `name` and with its `scope`.
+//! async fn nothing_was_charged(engine: &Engine) -> Result<Resolution, Error> {
+//!     charges(engine).scope("tenant 7").resolve("the key", Verdict::Released).await
+//! }
+//! ```
+//!
+//! # Requirements
+//!
+//! Rust 1.95 and tokio. No unsafe block or function. An attribute's expansion has one
+//! `#[unsafe(link_section = …)]`, with which each platform is told to add the function to the program's
+//! list at start-up; a crate with `#![forbid(unsafe_code)]` accepts it.
+
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "actix")]
@@ -7,6 +121,8 @@ pub mod actix;
 pub mod axum;
 #[cfg(any(feature = "rocket", feature = "warp"))]
 mod function;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "http")]
 mod handler;
 #[cfg(feature = "http")]
@@ -78,4 +194,30 @@ fn report_misconfiguration(error: &Error) {
     ) {
         tracing::error!(target: "idem", %error, "an idempotent call was refused; its body did not run");
     }
+}
+
+/// The samples of the README, which are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// The samples of the attributes' documentation: what writes them cannot compile them.
+#[cfg(doctest)]
+mod attributes {
+    #[doc = include_str!("../idem-macros/src/docs/function.md")]
+    struct Function;
+    #[doc = include_str!("../idem-macros/src/docs/forms.md")]
+    struct Forms;
+    #[doc = include_str!("../idem-macros/src/docs/axum.md")]
+    struct Axum;
+    #[doc = include_str!("../idem-macros/src/docs/actix.md")]
+    struct Actix;
+    #[doc = include_str!("../idem-macros/src/docs/http.md")]
+    struct Http;
+    #[doc = include_str!("../idem-macros/src/docs/poem.md")]
+    struct Poem;
+    #[doc = include_str!("../idem-macros/src/docs/salvo.md")]
+    struct Salvo;
+    #[doc = include_str!("../idem-macros/src/docs/tonic.md")]
+    struct Tonic;
 }

@@ -206,8 +206,8 @@ impl IdempotencyLayer {
         self.set(|settings| settings.policy = settings.policy.on_crash(on_crash))
     }
 
-    /// The statuses that say "not processed", and free the key; 401, 408, 425, 429 and 503 unless
-    /// given.
+    /// The statuses that say "not processed", and free the key; 307, 308, 401, 408, 425, 429 and 503
+    /// unless given.
     ///
     /// # Panics
     /// When one is no status of a refusal, 300 to 599: a 2xx says that the request was processed, and

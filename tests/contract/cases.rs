@@ -5,7 +5,7 @@ pub(crate) mod fidelity;
 pub(crate) mod identity;
 pub(crate) mod refusals;
 
-/// Every case, by group, with its title in the README's table: `$with! { $context; cases }`.
+/// Every case, by group, with its title in the table: `$with! { $context; cases }`.
 macro_rules! all_cases {
     ($with:ident, $context:tt) => {
         $with! {

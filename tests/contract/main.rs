@@ -1,7 +1,7 @@
 //! The HTTP contract, case by case, in every framework, over real sockets.
 //!
 //! The list of cases exists once, in [`cases`]; each framework brings a small server with the same
-//! routes, in [`servers`]. The README's table is made of both.
+//! routes, in [`servers`]. The table in `docs/frameworks.md` is made of both.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -128,6 +128,6 @@ suite! {
 }
 
 #[test]
-fn the_readme_has_the_table() {
+fn the_frameworks_table_is_up_to_date() {
     table::check(&columns());
 }

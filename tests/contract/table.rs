@@ -1,4 +1,4 @@
-//! The README's table of frameworks and cases.
+//! The table of frameworks and cases in `docs/frameworks.md`.
 
 use crate::Framework;
 use crate::cases::all_cases;
@@ -38,7 +38,7 @@ const CASES: &[(&str, &str)] = all_cases!(titles, _);
 const BEGIN: &str = "<!-- frameworks: made by tests/contract -->\n";
 const END: &str = "<!-- frameworks end -->";
 
-/// Compares the README's table with the suite's; with `BLESS=1` writes it.
+/// Compares the table with the suite's; with `BLESS=1` writes it.
 pub(crate) fn check(columns: &[Column]) {
     for column in columns {
         for (case, _) in column.lacks {
@@ -46,19 +46,19 @@ pub(crate) fn check(columns: &[Column]) {
             assert!(is_known, "{} lacks {case}, which is no case", column.name);
         }
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).unwrap();
-    let begin = readme.find(BEGIN).unwrap() + BEGIN.len();
-    let end = readme.find(END).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/frameworks.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let begin = page.find(BEGIN).unwrap() + BEGIN.len();
+    let end = page.find(END).unwrap();
     let table = table(columns);
     if std::env::var_os("BLESS").is_some() {
-        let readme = format!("{}{table}{}", &readme[..begin], &readme[end..]);
-        std::fs::write(path, readme).unwrap();
+        let page = format!("{}{table}{}", &page[..begin], &page[end..]);
+        std::fs::write(path, page).unwrap();
         return;
     }
     assert!(
-        readme[begin..end] == table,
-        "the README's table of frameworks is out of date: run this test with BLESS=1. It should be\n{table}"
+        page[begin..end] == table,
+        "the table in docs/frameworks.md is out of date: run this test with BLESS=1. It should be\n{table}"
     );
 }
 

@@ -47,6 +47,8 @@
 //! database may be shared; what they leave behind expires twenty thousand leases later.
 //!
 //! [`faults`] holds a store that fails on demand, for tests of what stands above a store.
+//!
+//! [`Store`]: crate::Store
 
 mod bench;
 mod brief;

@@ -37,7 +37,8 @@ impl RedisStoreBuilder {
     /// What every key begins with; `idem:` unless given. The rest is the record's id in base64url,
     /// 43 characters.
     ///
-    /// An ACL user needs the keys and the channels with this prefix: see the README.
+    /// An ACL user needs the keys and the channels with this prefix; the guide to stores in
+    /// `idem-rs` (`idem::guide::stores`) lists its rights.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self

@@ -158,7 +158,7 @@ async fn a_retry_that_comes_before_its_owner_runs_and_the_owner_is_told() {
     });
     begun.acquire().await.unwrap().forget();
     file.run("DELETE FROM idem_records").await;
-    // That is what no store can help: the README says so.
+    // That is what no store can help: the guide to stores says so.
     let other = EngineBuilder::over(Arc::new(file.store().await)).build();
     let second = tokio::spawn({
         let (operation, lost) = (operation(&other), lost.clone());
