@@ -276,14 +276,15 @@ impl Admitted {
         let ended = match permit {
             Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
-                let body = unprotected.drive(passed(respond));
+                let body = unprotected.drive(Box::pin(passed(respond)));
                 let body = std::panic::AssertUnwindSafe(body);
                 let ended = futures_util::FutureExt::catch_unwind(body).await;
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
                 let judged = judged(respond, release, engine);
-                let body = async move { judged.await.driven(read_on) };
+                // Boxed, so that what encloses it moves a pointer.
+                let body = Box::pin(async move { judged.await.driven(read_on) });
                 execution.drive_flowing(body).await
             }
         };

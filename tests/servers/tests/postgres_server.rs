@@ -269,8 +269,10 @@ fn a_server_leaves_nothing_after_drop() {
         assert!(exists(&pid) && directory.exists());
         end(&postgres);
         drop(postgres);
-        assert!(!exists(&pid) && !directory.exists() && !left_memory(&pid));
+        assert!(!exists(&pid) && !directory.exists());
         wait_until_gone(others.lines());
+        // Memory that is removed stays listed until the last process that uses it has ended.
+        assert!(!left_memory(&pid));
     }
 }
 
