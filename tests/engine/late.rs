@@ -56,6 +56,24 @@ async fn a_claim_that_arrives_after_its_release_is_undone() {
     }
 }
 
+/// As behind a proxy that holds one connection up while others pass.
+#[tokio::test(start_paused = true)]
+async fn where_a_crash_refuses_a_claim_that_arrives_within_a_lease_is_undone() {
+    for late_by in [WINDOW * 2, LEASE * 3 / 4] {
+        let store = faulty();
+        let engine = Engine::new(store.clone());
+        let operation = operation_of(&engine).lease(LEASE);
+        let operation = operation.on_crash(OnCrash::Refuse);
+        store.fail(Method::Claim, 2, Fault::Late);
+        let refused = must_not_run(&operation, "k", request()).await;
+        assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+        sleep(late_by).await;
+        assert_eq!(store.deliver_late().await, 2);
+        engine.idle().await;
+        is_free(&store, "k").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_first_try_that_arrives_after_the_second_has_released_is_undone() {
     for on_crash in POLICIES {

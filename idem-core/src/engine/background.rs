@@ -3,6 +3,7 @@
 //! refused unsent.
 
 use std::fmt;
+use std::iter::successors;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,13 +29,19 @@ const LAST_PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// the buffers of a connection when a server that was paused goes on.
 const LATE_CALL_WINDOW: Duration = Duration::from_secs(5);
 
+/// The same where a crash refuses, and what arrives later would be a crash for somebody to resolve:
+/// a lease, but no longer than this, because a shutdown waits for it.
+const LONGEST_LATE_CALL_WINDOW: Duration = Duration::from_secs(60);
+
 /// When a late call is looked for, after the store's first answer. The last look is at the window's
 /// end.
-const LOOKS: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    LATE_CALL_WINDOW,
-];
+fn looks(window: Duration) -> impl Iterator<Item = Duration> {
+    let first = [Duration::from_millis(500), Duration::from_secs(2)];
+    let later = successors(Some(LATE_CALL_WINDOW), |look| Some(*look * 2));
+    let before_the_last = first.into_iter().chain(later);
+    let before_the_last = before_the_last.take_while(move |look| *look < window);
+    before_the_last.chain([window])
+}
 
 /// One end or claim that is unsettled, until this is dropped.
 #[derive(Debug)]
@@ -107,9 +114,9 @@ impl Engine {
 
     /// Undoes in the background what a call of this lease's token does that was not answered and may still
     /// be on its way, whenever it arrives: until the store has answered for as long as a call can be
-    /// late. Under [`OnCrash::Refuse`] that is however long the store is away, because a claim that
-    /// arrives then would be a crash for somebody to resolve; else it is for a lease at most, after
-    /// which nothing is left to undo.
+    /// late. Under [`OnCrash::Refuse`] that is however long the store is away, and a lease longer,
+    /// because a claim that arrives then would be a crash for somebody to resolve; else it is for a
+    /// lease at most, after which nothing is left to undo.
     ///
     /// `once` says that one such call is on its way at most, and is done with when it was undone.
     pub(super) fn undo_late_calls(
@@ -122,14 +129,18 @@ impl Engine {
     ) {
         let entry = Entry::new(self, &settlement);
         let call = call.clone();
-        let until = match call.policy.on_crash {
-            OnCrash::Refuse => None,
-            _ => Some(after(call.policy.lease)),
+        let lease_time = call.policy.lease;
+        let (until, window) = match call.policy.on_crash {
+            OnCrash::Refuse => {
+                let window = lease_time.clamp(LATE_CALL_WINDOW, LONGEST_LATE_CALL_WINDOW);
+                (None, window)
+            }
+            _ => (Some(after(lease_time)), LATE_CALL_WINDOW),
         };
         runtime.spawn(async move {
             let engine = &entry.engine;
             let mut answering_since = None;
-            let mut looks = LOOKS.iter();
+            let mut due = looks(window);
             let mut pause = FIRST_PAUSE;
             loop {
                 let undone = engine.settle(&call, &lease, &settlement);
@@ -137,15 +148,15 @@ impl Engine {
                     Ok(Change::Applied) if once => return,
                     Ok(_) => {
                         let since = *answering_since.get_or_insert_with(Instant::now);
-                        match looks.next() {
-                            Some(look) => since + *look,
+                        match due.next() {
+                            Some(look) => since + look,
                             None => return,
                         }
                     }
                     // What is late may be later still.
                     Err(error) => {
                         answering_since = None;
-                        looks = LOOKS.iter();
+                        due = looks(window);
                         let next = after(jittered(pause));
                         pause = (pause * 2).min(longest_pause(&error));
                         next

@@ -182,7 +182,7 @@ async fn a_server_that_came_back_with_an_older_file() {
 }
 
 /// A primary and a replica that has all of its keys so far.
-fn replicated() -> (Redis, Redis) {
+pub(crate) fn replicated() -> (Redis, Redis) {
     let diskless = ["--repl-diskless-sync-delay", "0"];
     let primary = Redis::with(&diskless);
     let port = primary.port().to_string();

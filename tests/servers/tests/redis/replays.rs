@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem::stores::redis::RedisStore;
 use idem::{Change, Claimed, Lease, Store, StoreError};
-use idem_tests::{Redis, RedisSentinel, TempDir, wait_until};
+use idem_tests::{Redis, TempDir, wait_until};
 
 use crate::conformance::claim;
-use crate::links::connect;
+use crate::failover::replicated;
+use crate::links::{PATIENCE, connect};
 
 /// One record that is finished, and one that runs.
 async fn prepared(store: &RedisStore) {
@@ -76,41 +77,13 @@ async fn where_the_disk_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_replica() {
-    let group = RedisSentinel::start();
-    prepared(&store(group.primary()).await).await;
-    let replica = store(group.replica()).await;
-    wait_until("replication", Duration::from_secs(20), || {
-        let mut console = group.primary().console();
-        match console.call(&["WAIT", "1", "1000"]) {
+    let (primary, replica) = replicated();
+    prepared(&store(&primary).await).await;
+    wait_until("replication", PATIENCE, || {
+        match primary.console().call(&["WAIT", "1", "1000"]) {
             idem_tests::Reply::Integer(1) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
-    replays_and_runs_nothing(&replica).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_a_primary_that_was_demoted() {
-    let redis = Redis::start();
-    let store = store(&redis).await;
-    prepared(&store).await;
-    // It keeps what it has until it has heard from its new primary, which is never.
-    let words = ["REPLICAOF", "127.0.0.1", "1"];
-    redis.console().call(&words);
-    replays_and_runs_nothing(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_there_is_no_room() {
-    let redis = Redis::start();
-    let store = store(&redis).await;
-    prepared(&store).await;
-    redis.console().call(&["CONFIG", "SET", "maxmemory", "1"]);
-    let replay = store.claim(&claim(1)).await.unwrap();
-    assert!(matches!(replay, Claimed::Finished { .. }), "{replay:?}");
-    let refused = store.claim(&claim(3)).await;
-    assert!(
-        matches!(refused, Err(StoreError::Full { .. })),
-        "{refused:?}"
-    );
+    replays_and_runs_nothing(&store(&replica).await).await;
 }
