@@ -6,7 +6,7 @@ use idem::stores::memory::MemoryStore;
 use idem::{Engine, Error, InstallError};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 /// The operations that errors of this thread speak of.
 #[derive(Clone, Default)]
@@ -41,6 +41,9 @@ impl Subscriber for Errors {
 #[test]
 fn an_engine_says_which_names_are_taken_when_it_is_built() {
     let errors = Errors::default();
+    // Where there is one listener alone, an event that a thread without one comes to first is taken
+    // for one that nobody hears, by all threads.
+    let _another = Dispatch::new(Errors::default());
     tracing::subscriber::with_default(errors.clone(), || Engine::new(MemoryStore::new()));
     let errors = errors.0.lock().unwrap();
     assert!(errors.contains(&"payments.create".to_owned()), "{errors:?}");
