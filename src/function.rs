@@ -11,7 +11,8 @@ use futures_util::FutureExt;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use idem_core::http::{
-    Captured, DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key, replay,
+    Captured, DEFAULT_RELEASE, HttpSettings, Problem, RequestIdentity, capture, parse_key,
+    replay_under,
 };
 use idem_core::{
     Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome,
@@ -174,30 +175,22 @@ pub(crate) fn verdict_of_installed(response: Response<Content>) -> Verdict {
 }
 
 /// A stored outcome as a response, marked as a replay.
-pub(crate) fn given_back(outcome: &Outcome) -> Result<Response<Bytes>, Error> {
+pub(crate) fn given_back(
+    outcome: &Outcome,
+    settings: &HttpSettings,
+) -> Result<Response<Bytes>, Error> {
     match outcome {
         Outcome::NotReplayable(reason) => Err(Error::NotReplayable(*reason)),
-        outcome => Ok(replay(outcome)?),
+        outcome => Ok(replay_under(outcome, settings)?),
     }
 }
 
-/// Without settings, by those of the installed engine.
-pub(crate) fn refused(error: &Error, given: Option<&HttpSettings>) -> Response<Bytes> {
-    let response = |settings: &HttpSettings| Problem::from(error).into_response(settings);
-    match given {
-        Some(given) => response(given),
-        None => settings(None, response),
+/// The problem of a body that panicked. What it said has gone to the panic hook.
+pub(crate) fn crashed(rolled_back: bool) -> Problem {
+    match rolled_back {
+        true => Problem::rolled_back(),
+        false => Problem::crashed(),
     }
-}
-
-/// The answer for a body that panicked. What it said has gone to the panic hook.
-pub(crate) fn crashed(settings: &Settings, rolled_back: bool) -> Response<Bytes> {
-    let problem = if rolled_back {
-        Problem::rolled_back()
-    } else {
-        Problem::crashed()
-    };
-    problem.into_response(settings.http())
 }
 
 /// Whether what was written in a transaction stays when this is the answer.

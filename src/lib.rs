@@ -129,6 +129,8 @@ mod handler;
 pub mod http;
 #[cfg(feature = "poem")]
 pub mod poem;
+#[cfg(feature = "http")]
+mod refusals;
 #[cfg(feature = "rocket")]
 pub mod rocket;
 #[cfg(feature = "salvo")]

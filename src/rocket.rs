@@ -58,7 +58,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use idem_core::http::{ProblemKind, RequestIdentity};
+use idem_core::http::{HttpSettings, Problem, ProblemKind, RequestIdentity};
 use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict};
 use rocket::Catcher;
 use rocket::form::Form;
@@ -73,7 +73,7 @@ pub use crate::function::KeyText;
 use crate::__private::Fingerprintable;
 
 use crate::function::{
-    self, Content, Head, given_back, keeps_writes, verdict, verdict_of_installed,
+    self, Content, Head, given_back, keeps_writes, settings, verdict, verdict_of_installed,
 };
 
 /// The idempotency key of a request, or why there is none: a request guard that never fails.
@@ -109,25 +109,9 @@ impl<'r> IdempotencyKey<'r> {
     /// }
     /// ```
     pub fn in_header(name: &str, request: &'r Request<'_>) -> Self {
-        // Servers take far fewer lines than there is room for.
-        let mut headers = headers(request.headers()).unwrap_or_default();
-        // HTTP/2 has it in the request's target, of which Rocket keeps the path and the query.
-        if let Some(host) = request.host()
-            && !headers.contains_key(HOST)
-            && let Ok(host) = HeaderValue::try_from(host.to_string())
-        {
-            headers.insert(HOST, host);
-        }
         let engine = request.rocket().state::<Engine>();
-        let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
-        let uri = Uri::try_from(request.uri().to_string()).unwrap_or_default();
-        let identity = RequestIdentity {
-            method: &method,
-            uri: &uri,
-            headers: &headers,
-        };
         Self {
-            head: Head::of(identity, name, engine),
+            head: with_identity(request, |identity| Head::of(identity, name, engine)),
             request,
             engine,
         }
@@ -271,11 +255,17 @@ pub struct Reply<'r>(Kind<'r>);
 enum Kind<'r> {
     /// A responder's response, whole for its caller, and what of its body is known.
     Given(Response<'r>, Content, Option<ProblemKind>),
-    /// A stored response, or a problem.
-    Made(http::Response<Bytes>),
+    /// A stored response.
+    Stored(http::Response<Bytes>),
+    /// A refusal, which is rendered when the request is at hand again.
+    Refused(Box<(Problem, HttpSettings)>),
 }
 
 impl<'r> Reply<'r> {
+    fn refusal(problem: Problem, settings: &HttpSettings) -> Self {
+        Self(Kind::Refused(Box::new((problem, settings.clone()))))
+    }
+
     async fn read(
         mut response: Response<'r>,
         limit: Option<usize>,
@@ -316,9 +306,36 @@ impl<'r> Reply<'r> {
                 }
                 head
             }
-            Kind::Made(response) => response.clone().map(Content::Whole),
+            Kind::Stored(response) => response.clone().map(Content::Whole),
+            Kind::Refused(refusal) => {
+                let kind = refusal.0.kind;
+                let mut head = http::Response::new(Content::Whole(Bytes::new()));
+                *head.status_mut() = kind.status();
+                head.extensions_mut().insert(kind);
+                head
+            }
         }
     }
+}
+
+/// A request's head as the crate `http` knows it.
+fn with_identity<T>(request: &Request<'_>, use_it: impl FnOnce(RequestIdentity<'_>) -> T) -> T {
+    // Servers take far fewer lines than there is room for.
+    let mut headers = headers(request.headers()).unwrap_or_default();
+    // HTTP/2 has it in the request's target, of which Rocket keeps the path and the query.
+    if let Some(host) = request.host()
+        && !headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::try_from(host.to_string())
+    {
+        headers.insert(HOST, host);
+    }
+    let method = Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or_default();
+    let uri = Uri::try_from(request.uri().to_string()).unwrap_or_default();
+    use_it(RequestIdentity {
+        method: &method,
+        uri: &uri,
+        headers: &headers,
+    })
 }
 
 /// Header lines as the crate `http` knows them; what is no header there is left out. `None` is that
@@ -342,11 +359,18 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
     }
 
     fn replay(outcome: &Outcome) -> Result<Self, Error> {
-        given_back(outcome).map(|response| Self(Kind::Made(response)))
+        let given_back = settings(None, |settings| given_back(outcome, settings));
+        given_back.map(|response| Self(Kind::Stored(response)))
+    }
+
+    fn replay_under(outcome: &Outcome, settings: &Settings) -> Result<Self, Error> {
+        given_back(outcome, settings.http()).map(|response| Self(Kind::Stored(response)))
     }
 
     fn refused(error: Error) -> Self {
-        Self(Kind::Made(function::refused(&error, None)))
+        settings(None, |settings| {
+            Self::refusal(Problem::from(&error), settings)
+        })
     }
 
     fn verdict_under(&self, settings: &Settings) -> Verdict {
@@ -354,11 +378,14 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
     }
 
     fn refused_under(error: Error, settings: &Settings) -> Self {
-        Self(Kind::Made(function::refused(&error, Some(settings.http()))))
+        Self::refusal(Problem::from(&error), settings.http())
     }
 
     fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
-        Some(Self(Kind::Made(function::crashed(settings, rolled_back))))
+        Some(Self::refusal(
+            function::crashed(rolled_back),
+            settings.http(),
+        ))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {
@@ -374,7 +401,13 @@ impl<'r> Responder<'r, 'r> for Reply<'r> {
                 LastRefused::replace(request, refused);
                 return Ok(response);
             }
-            Kind::Made(made) => made,
+            Kind::Stored(stored) => stored,
+            Kind::Refused(refusal) => {
+                let (problem, settings) = *refusal;
+                with_identity(request, |identity| {
+                    problem.into_response_to(&identity, &settings)
+                })
+            }
         };
         LastRefused::replace(request, made.extensions().get().copied());
         let (head, body) = made.into_parts();

@@ -335,9 +335,9 @@ where
                 Err(refusal) => return Ok(whole(refusal)),
             };
             let (admitted, request) = admitted.into_parts();
-            let (lent, engine) = (admitted.lent(), admitted.engine().clone());
+            let (lent, refusals) = (admitted.lent(), admitted.refusals().clone());
             let respond = async move {
-                match request.request(&engine).await {
+                match request.request(&refusals).await {
                     Ok(request) => lent.during(answered(&mut inner, request)).await,
                     Err(refusal) => Responded::Rejected(whole(refusal)),
                 }

@@ -272,11 +272,17 @@ impl<Errors> Replayable<Errors> for Reply {
     }
 
     fn replay(outcome: &Outcome) -> Result<Self, Error> {
-        given_back(outcome).map(Self::made)
+        settings(None, |settings| given_back(outcome, settings)).map(Self::made)
+    }
+
+    fn replay_under(outcome: &Outcome, settings: &Settings) -> Result<Self, Error> {
+        given_back(outcome, settings.http()).map(Self::made)
     }
 
     fn refused(error: Error) -> Self {
-        Self::made(function::refused(&error, None))
+        settings(None, |settings| {
+            Self::made(Problem::from(&error).into_response(settings))
+        })
     }
 
     fn verdict_under(&self, settings: &Settings) -> Verdict {
@@ -284,11 +290,13 @@ impl<Errors> Replayable<Errors> for Reply {
     }
 
     fn refused_under(error: Error, settings: &Settings) -> Self {
-        Self::made(function::refused(&error, Some(settings.http())))
+        Self::made(Problem::from(&error).into_response(settings.http()))
     }
 
     fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
-        Some(Self::made(function::crashed(settings, rolled_back)))
+        Some(Self::made(
+            function::crashed(rolled_back).into_response(settings.http()),
+        ))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

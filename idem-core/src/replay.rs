@@ -49,6 +49,12 @@ pub trait Replayable<Errors>: Sized {
         self.verdict()
     }
 
+    /// [`replay`](Self::replay) where the engine's settings are known.
+    #[doc(hidden)]
+    fn replay_under(outcome: &Outcome, _settings: &Settings) -> Result<Self, Error> {
+        Self::replay(outcome)
+    }
+
     /// [`refused`](Self::refused) where the engine's settings are known.
     #[doc(hidden)]
     fn refused_under(error: Error, _settings: &Settings) -> Self {

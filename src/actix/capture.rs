@@ -228,7 +228,7 @@ impl<B: FromRequest + 'static> Admitted<B> {
         Fut: Future<Output: Responder> + 'static,
     {
         let Self { admitted, request } = self;
-        let engine = admitted.engine().clone();
+        let refusals = admitted.refusals().clone();
         let running = async move {
             let heads = Heads::default();
             let kept = heads.clone();
@@ -244,7 +244,7 @@ impl<B: FromRequest + 'static> Admitted<B> {
             heads.join(admitted.run(respond, Recording::spawn_local).await)
         };
         let ended = actix_web::rt::spawn(running.in_current_span()).await;
-        ended.unwrap_or_else(|_| from_bytes(Problem::crashed().into_response(engine.http())))
+        ended.unwrap_or_else(|_| from_bytes(refusals.problem(Problem::crashed())))
     }
 }
 
@@ -264,7 +264,7 @@ impl<B: FromRequest + 'static, D: Transactional> AdmittedIn<B, D> {
         R: Responder,
     {
         let Self { admitted, request } = self;
-        let engine = admitted.engine().clone();
+        let refusals = admitted.refusals().clone();
         let running = async move {
             let heads = Heads::default();
             let kept = heads.clone();
@@ -280,7 +280,7 @@ impl<B: FromRequest + 'static, D: Transactional> AdmittedIn<B, D> {
             heads.join(admitted.run(respond).await)
         };
         let ended = actix_web::rt::spawn(running.in_current_span()).await;
-        ended.unwrap_or_else(|_| from_bytes(Problem::rolled_back().into_response(engine.http())))
+        ended.unwrap_or_else(|_| from_bytes(refusals.problem(Problem::rolled_back())))
     }
 }
 

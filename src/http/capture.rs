@@ -11,11 +11,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::{BodyError, CapturedBody, Problem, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
 use idem_core::{Engine, Transactional};
 
 use crate::__private::Plan;
 use crate::handler::{self, CapturedRequest, Responded, whole};
+use crate::refusals::Refusals;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -176,11 +177,10 @@ where
     }
 
     /// With its body, which the engine that admitted it bounds.
-    pub(crate) async fn request(self, engine: &Engine) -> Result<Request<B>, Response<Bytes>> {
+    pub(crate) async fn request(self, refusals: &Refusals) -> Result<Request<B>, Response<Bytes>> {
         let mut request = self.inner;
-        let settings = engine.http();
-        let body = request.read(settings.request_limit()).await;
-        let body = body.map_err(|error| Problem::from(error).into_response(settings))?;
+        let body = request.read(refusals.settings().request_limit()).await;
+        let body = body.map_err(|error| refusals.problem(error.into()))?;
         let Inner { head, .. } = *request;
         // Nobody else has the bytes now, so that most need not be copied.
         Ok(Request::from_parts(head, Vec::from(body).into()))
@@ -270,9 +270,9 @@ impl<B: Taken> Admitted<B> {
         R: Respond<Body: Body<Error: Send> + Send + 'static, Error: Send + 'static>,
     {
         let Self { admitted, request } = self;
-        let engine = admitted.engine().clone();
+        let refusals = admitted.refusals().clone();
         let respond = async move {
-            match request.request(&engine).await {
+            match request.request(&refusals).await {
                 Ok(request) => responded(Box::pin(function(request)).await),
                 Err(rejection) => Responded::Rejected(whole(rejection)),
             }
@@ -296,9 +296,9 @@ impl<B: Taken, D: Transactional> AdmittedIn<B, D> {
         R: Respond<Body: Body<Error: Send> + Send + 'static, Error: Send + 'static>,
     {
         let Self { admitted, request } = self;
-        let engine = admitted.engine().clone();
+        let refusals = admitted.refusals().clone();
         let respond = move |transaction| async move {
-            let request = match request.request(&engine).await {
+            let request = match request.request(&refusals).await {
                 Ok(request) => request,
                 Err(rejection) => return (transaction, Responded::Rejected(whole(rejection))),
             };

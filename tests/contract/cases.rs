@@ -15,6 +15,11 @@ macro_rules! all_cases {
                     "key missing, malformed, on two lines or joined in one: 400, nothing claimed",
                 strict_and_uuid_only_are_settings: "strict and UUID-only keys",
                 problems_carry_the_configured_type_and_link: "problem types and documentation link",
+                refusals_have_the_apis_own_shape_and_are_not_kept:
+                    "refusals in the API's own shape: key, mismatch, in flight, panic, store away",
+                what_shapes_refusals_is_given_the_requests_head: "what shapes them is given the request's head",
+                a_renderer_that_panics_is_answered_for: "where it panics, problem+json",
+                a_hint_says_whether_a_retry_can_help: "retry hints on refusals and on replays of a 5xx",
                 without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:
                     "`required = false`",
                 a_body_over_the_limit_is_413_and_claims_nothing: "body over the limit: 413, nothing claimed",

@@ -16,7 +16,8 @@ use idem::{
 use tokio::task::JoinHandle;
 
 use crate::bench::{
-    Answer, attempt_number, faulty, must_not_run, operation, operation_of, other_request, request,
+    Answer, LEASE, attempt_number, faulty, must_not_run, operation, operation_of, other_request,
+    request,
 };
 use crate::support::Works;
 
@@ -259,6 +260,26 @@ async fn a_waiter_in_another_process_is_woken_by_the_store() {
         "{}",
         store.calls(Method::Claim)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_not_told_to_wait_longer_than_the_lease_of_another_process() {
+    let store = faulty();
+    let works = Works::default();
+    let first = start(&operation(&store), &works).await;
+    for (setting, told) in [
+        (Duration::from_secs(1), Duration::from_secs(1)),
+        (LEASE * 10, LEASE),
+    ] {
+        let there = Engine::builder(store.clone()).retry_after(setting).build();
+        let refused = must_not_run(&operation_of(&there), "k", request()).await;
+        let Err(Error::InFlight { retry_after }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(retry_after, told);
+    }
+    works.let_go();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -192,7 +192,10 @@ pub(super) fn conclude<Run>(
             flight.end(Ending::OutcomeUnknown { attempt });
             Decided::Refused(Error::OutcomeUnknown { attempt })
         }
-        Claimed::InFlight { .. } if patience.is_none() => gave_up(engine, flight),
+        Claimed::InFlight { lease_left } if patience.is_none() => {
+            flight.end(Ending::InFlightElsewhere);
+            Decided::Refused(engine.in_flight_for(lease_left))
+        }
         Claimed::InFlight { lease_left } => {
             flight.occupy();
             return Conclusion::Wait(flight, lease_left);

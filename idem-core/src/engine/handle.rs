@@ -114,6 +114,13 @@ impl Engine {
         }
     }
 
+    /// The same where its lease is known: after that it has ended, or another try tells more.
+    pub(super) fn in_flight_for(&self, lease_left: Duration) -> Error {
+        Error::InFlight {
+            retry_after: self.inner.settings.retry_after.min(lease_left),
+        }
+    }
+
     pub(super) fn store(&self) -> &dyn Store {
         &*self.inner.store
     }

@@ -207,7 +207,7 @@ impl Operation {
         };
         let replayed: Result<T, Error> = match begun {
             Err(error) => Err(error),
-            Ok(Begun::Replay(outcome)) => T::replay(&outcome),
+            Ok(Begun::Replay(outcome)) => T::replay_under(&outcome, &self.engine.inner.settings),
             Ok(Begun::Unprotected(unprotected)) => return unprotected.drive(body).await,
             Ok(Begun::Execute(execution)) => {
                 let judged = async {

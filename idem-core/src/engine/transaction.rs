@@ -159,10 +159,11 @@ impl<D: Transactional> InTransaction<D> {
                 }
             }
         };
-        let refused = |error| T::refused_under(error, &self.operation.engine.inner.settings);
+        let settings = &self.operation.engine.inner.settings;
+        let refused = |error| T::refused_under(error, settings);
         match ended {
             EndedIn::Value(value) => value,
-            EndedIn::Replay(outcome) => T::replay(&outcome).unwrap_or_else(refused),
+            EndedIn::Replay(outcome) => T::replay_under(&outcome, settings).unwrap_or_else(refused),
             EndedIn::Refused(error) => refused(error),
         }
     }

@@ -10,6 +10,7 @@ mod body;
 mod flowing;
 mod key;
 mod problem;
+mod refusals;
 mod request;
 mod response;
 mod settings;
@@ -24,4 +25,6 @@ pub use request::{BodyError, RequestIdentity, collect_body};
 pub use response::Incomplete;
 pub use response::{Captured, DEFAULT_RELEASE, FlowingResponse, capture};
 pub use settings::HttpSettings;
+#[doc(hidden)]
+pub use stored::replay_under;
 pub use stored::{IDEMPOTENT_REPLAYED, outcome_of, replay};

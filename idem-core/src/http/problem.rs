@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
+use super::request::RequestIdentity;
 use super::settings::HttpSettings;
 use crate::error::{Error, whole_seconds};
 use crate::key::KeyError;
@@ -66,6 +67,20 @@ impl ProblemKind {
     /// request has had none.
     pub const fn may_have_executed(self) -> bool {
         matches!(self, Self::Crashed | Self::Unsettled)
+    }
+
+    /// The problem's title: what is wrong in a few words, the same for every problem of the kind.
+    pub const fn title(self) -> &'static str {
+        self.facts().2
+    }
+
+    /// Whether the same request with the same key can get another answer, without anyone setting
+    /// something right before. After a panic it runs again, or is refused as `on_crash` says.
+    pub const fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::InFlight | Self::Crashed | Self::StoreUnavailable | Self::Unsettled
+        )
     }
 
     const fn facts(self) -> (&'static str, StatusCode, &'static str) {
@@ -208,26 +223,59 @@ impl Problem {
         }
     }
 
-    /// The answer, complete. Its [`ProblemKind`] is among its extensions: by it a layer, or an
-    /// operation whose handler passes the answer on, knows that it is a refusal, and keeps none.
+    /// The seconds to wait before a retry, as `Retry-After` has them: rounded up, and at least 1.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(whole_seconds)
+    }
+
+    /// The answer, complete, where the request is not known. Its [`ProblemKind`] is among its
+    /// extensions: by it a layer, or an operation whose handler passes the answer on, knows that it is
+    /// a refusal, and keeps none.
     pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {
+        self.respond(None, settings)
+    }
+
+    /// The same to a request, whose head the API's [renderer](HttpSettings::refusals) is given.
+    pub fn into_response_to(
+        self,
+        request: &RequestIdentity<'_>,
+        settings: &HttpSettings,
+    ) -> Response<Bytes> {
+        self.respond(Some(request), settings)
+    }
+
+    fn respond(
+        &self,
+        request: Option<&RequestIdentity<'_>>,
+        settings: &HttpSettings,
+    ) -> Response<Bytes> {
+        let renderer = settings.renderer.as_ref();
+        let rendered = renderer.and_then(|renderer| renderer.render(self, request));
+        let mut response = rendered.unwrap_or_else(|| self.as_problem_json(settings));
+        response.extensions_mut().insert(self.kind);
+        let hints = &settings.retry_hints;
+        hints.of_refusal(response.headers_mut(), self.kind.is_retryable());
+        response
+    }
+
+    fn as_problem_json(&self, settings: &HttpSettings) -> Response<Bytes> {
         let (word, status, title) = self.kind.facts();
         let body = serde_json::json!({
             "type": format!("{}{word}", settings.problem_base),
             "title": title,
             "status": status.as_u16(),
             "detail": self.detail,
+            "retryable": self.kind.is_retryable(),
         });
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
-        response.extensions_mut().insert(self.kind);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         let link = settings
             .documentation
@@ -348,6 +396,76 @@ mod tests {
                 header(LINK),
                 Some("<https://api.example/docs>; rel=\"describedby\"")
             );
+        }
+    }
+
+    #[test]
+    fn a_renderer_shapes_the_answer_and_not_what_it_is() {
+        let settings = HttpSettings::new()
+            .retry_hint(http::HeaderName::from_static("x-should-retry"))
+            .refusals(|problem, request| {
+                assert!(request.is_none(), "a panic of the renderer");
+                let mut response = Response::new(Bytes::from(problem.kind.title()));
+                *response.status_mut() = StatusCode::IM_A_TEAPOT;
+                response
+            });
+        let rendered = Problem::from(&Error::Mismatch).into_response(&settings);
+        assert_eq!(rendered.status(), 418);
+        assert_eq!(
+            rendered.body(),
+            "Idempotency key was used for another request"
+        );
+        assert!(rendered.headers().get(CONTENT_TYPE).is_none());
+        assert_eq!(rendered.headers()["x-should-retry"], "false");
+        let marked = rendered.extensions().get::<ProblemKind>();
+        assert_eq!(marked, Some(&ProblemKind::Mismatch));
+
+        let head = http::Request::new(()).into_parts().0;
+        let request = RequestIdentity {
+            method: &head.method,
+            uri: &head.uri,
+            headers: &head.headers,
+        };
+        let fallen_back = Problem::from(&Error::Mismatch).into_response_to(&request, &settings);
+        assert_eq!(fallen_back.status(), 422);
+        assert_eq!(
+            fallen_back.headers()[CONTENT_TYPE],
+            "application/problem+json"
+        );
+        let marked = fallen_back.extensions().get::<ProblemKind>();
+        assert_eq!(marked, Some(&ProblemKind::Mismatch));
+    }
+
+    #[test]
+    fn a_hint_says_whether_a_retry_can_help() {
+        let settings = HttpSettings::new()
+            .retry_hint(http::HeaderName::from_static("stripe-should-retry"))
+            .retry_hint(http::HeaderName::from_static("x-should-retry"));
+        let in_flight = Error::InFlight {
+            retry_after: Duration::ZERO,
+        };
+        let overloaded = Error::Store(StoreError::Overloaded { store: "memory" });
+        let away = StoreError::TimedOut {
+            store: "memory",
+            after: Duration::from_secs(5),
+        };
+        for (error, hint) in [
+            (in_flight, "true"),
+            (overloaded, "true"),
+            (Error::Unsettled(away), "true"),
+            (Error::Mismatch, "false"),
+            (Error::OutcomeUnknown { attempt: 1 }, "false"),
+            (Error::NotReplayable(NotReplayable::TooLarge), "false"),
+            (Error::Key(KeyError::Missing), "false"),
+        ] {
+            let response = Problem::from(&error).into_response(&settings);
+            assert_eq!(response.headers()["stripe-should-retry"], hint, "{error}");
+            assert_eq!(response.headers()["x-should-retry"], hint, "{error}");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["retryable"].to_string(), hint, "{error}");
+            let after = response.headers().get(RETRY_AFTER);
+            assert_eq!(after.is_some(), hint == "true", "{error}");
+            assert!(after.is_none_or(|after| after == "1"));
         }
     }
 

@@ -119,3 +119,14 @@ pub fn replay(outcome: &Outcome) -> Result<Response<Bytes>, Undecodable> {
     }
     Ok(response)
 }
+
+/// [`replay`] with the hints of the settings: a stored failure comes back on every retry.
+#[doc(hidden)]
+pub fn replay_under(
+    outcome: &Outcome,
+    settings: &HttpSettings,
+) -> Result<Response<Bytes>, Undecodable> {
+    let mut response = replay(outcome)?;
+    settings.retry_hints.of_replay(&mut response);
+    Ok(response)
+}

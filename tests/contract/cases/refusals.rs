@@ -1,8 +1,9 @@
 //! When the body must not run, it does not run, and the answer says why.
 
-use http::{Request, StatusCode};
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, StatusCode};
 use idem::conformance::faults::{Fault, Method};
-use idem::http::{HttpSettings, KeySyntax};
+use idem::http::{HttpSettings, KeySyntax, Problem, RequestIdentity};
 
 use crate::support::{is_replay, post, problem};
 use crate::{Framework, Setup, serve};
@@ -240,4 +241,171 @@ pub(crate) async fn a_store_that_is_away_runs_nothing<F: Framework>() {
     setup.store.heal(Method::Claim);
     let replay = setup.server.send(post("/echo", "finished", "x")).await;
     assert_eq!(replay.body(), first.body());
+}
+
+/// As an API may answer that has a shape of its own: another status for each, and a few words.
+fn in_own_shape(problem: &Problem, request: Option<&RequestIdentity<'_>>) -> Response<Bytes> {
+    let asked = request.map_or_else(
+        || "-".to_owned(),
+        |request| format!("{} {}", request.method, request.uri.path()),
+    );
+    let tag = request.and_then(|request| request.headers.get("x-request-id"));
+    let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or("-");
+    let body = format!("{}|{asked}|{tag}", problem.kind.as_str());
+    let mut response = Response::new(Bytes::from(body));
+    let status = problem.kind.status();
+    *response.status_mut() = match status {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    let headers = response.headers_mut();
+    headers.insert("content-type", "text/x-own".parse().unwrap());
+    if let Some(seconds) = problem.retry_after_seconds() {
+        headers.insert("retry-after", seconds.into());
+    }
+    response
+}
+
+const HINT: HeaderName = HeaderName::from_static("stripe-should-retry");
+
+/// The kind, what was asked for, and the request's tag.
+fn own(response: &Response<Bytes>) -> [String; 3] {
+    assert_eq!(response.headers()["content-type"], "text/x-own");
+    assert!(!is_replay(response));
+    let body = std::str::from_utf8(response.body()).unwrap();
+    let mut parts = body.split('|').map(ToOwned::to_owned);
+    std::array::from_fn(|_| parts.next().unwrap())
+}
+
+pub(crate) async fn refusals_have_the_apis_own_shape_and_are_not_kept<F: Framework>() {
+    let setup = serve::<F>(|engine| {
+        engine.http(HttpSettings::new().refusals(in_own_shape).retry_hint(HINT))
+    })
+    .await;
+    let expect = |response: &Response<Bytes>, status: u16, kind: &str, hint: &str| {
+        assert_eq!(response.status(), status, "{kind}");
+        assert_eq!(own(response)[0], kind);
+        assert_eq!(response.headers()[HINT], hint, "{kind}");
+        assert_eq!(
+            response.headers().contains_key("retry-after"),
+            hint == "true" && status != 500
+        );
+    };
+    expect(
+        &setup.server.send(with_keys(&[])).await,
+        400,
+        "key-missing",
+        "false",
+    );
+    expect(
+        &setup.server.send(with_keys(&[b"a b"])).await,
+        400,
+        "key-invalid",
+        "false",
+    );
+
+    let first = setup.server.send(post("/echo", "a", "x")).await;
+    assert_eq!(first.status(), 200);
+    assert!(!first.headers().contains_key(HINT));
+    expect(
+        &setup.server.send(post("/echo", "a", "y")).await,
+        400,
+        "mismatch",
+        "false",
+    );
+    let replay = setup.server.send(post("/echo", "a", "x")).await;
+    assert!(is_replay(&replay) && !replay.headers().contains_key(HINT));
+
+    let running = tokio::spawn({
+        let server = setup.server;
+        async move { server.send(post("/slow", "b", "x")).await }
+    });
+    setup.works.started().await;
+    expect(
+        &setup.server.send(post("/slow", "b", "x")).await,
+        409,
+        "in-flight",
+        "true",
+    );
+    setup.works.let_go();
+    assert_eq!(running.await.unwrap().status(), 201);
+
+    // A panic is no answer of the handler, and is not kept.
+    let panicked = setup
+        .server
+        .send(post("/panics-and-refuses", "c", "x"))
+        .await;
+    expect(&panicked, 500, "crashed", "true");
+    let refused = setup
+        .server
+        .send(post("/panics-and-refuses", "c", "x"))
+        .await;
+    expect(&refused, 409, "outcome-unknown", "false");
+
+    setup.store.fail_always(Method::Claim, Fault::Unavailable);
+    expect(
+        &setup.server.send(post("/echo", "d", "x")).await,
+        503,
+        "store-unavailable",
+        "true",
+    );
+}
+
+pub(crate) async fn what_shapes_refusals_is_given_the_requests_head<F: Framework>() {
+    let setup = serve::<F>(|engine| engine.http(HttpSettings::new().refusals(in_own_shape))).await;
+    for (path, key, kind) in [
+        ("/v1/echo?n=1", "a b", "key-invalid"),
+        ("/panics-and-refuses", "c", "crashed"),
+        ("/panics-and-refuses", "c", "outcome-unknown"),
+    ] {
+        let mut request = post(path, key, "x");
+        let tag = "tag-7".parse().unwrap();
+        request.headers_mut().insert("x-request-id", tag);
+        let refused = setup.server.send(request).await;
+        let path = path.split('?').next().unwrap();
+        let expected = [kind, &format!("POST {path}"), "tag-7"];
+        assert_eq!(own(&refused), expected);
+    }
+}
+
+pub(crate) async fn a_renderer_that_panics_is_answered_for<F: Framework>() {
+    let setup = serve::<F>(|engine| {
+        engine.http(HttpSettings::new().refusals(|_, _| panic!("half an envelope")))
+    })
+    .await;
+    for _ in 0..2 {
+        let refused = setup.server.send(with_keys(&[b"a b"])).await;
+        assert_eq!(refused.status(), 400);
+        assert_eq!(problem(&refused), "key-invalid");
+    }
+    assert_eq!(
+        setup.server.send(post("/echo", "a", "x")).await.status(),
+        200
+    );
+    let refused = setup.server.send(post("/echo", "a", "y")).await;
+    assert_eq!(problem(&refused), "mismatch");
+}
+
+pub(crate) async fn a_hint_says_whether_a_retry_can_help<F: Framework>() {
+    let setup = serve::<F>(|engine| {
+        let other = HeaderName::from_static("x-should-retry");
+        engine.http(HttpSettings::new().retry_hint(HINT).retry_hint(other))
+    })
+    .await;
+    let refused = setup.server.send(with_keys(&[])).await;
+    assert_eq!(refused.headers()[HINT], "false");
+    assert_eq!(refused.headers()["x-should-retry"], "false");
+    let body: serde_json::Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(body["retryable"], false);
+    // A stored failure comes back on every retry; the first answer is the handler's own.
+    for (kind, status, on_replay) in [("error", 500, Some("false")), ("created", 201, None)] {
+        for again in [false, true] {
+            let response = setup.server.send(post("/respond", kind, kind)).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(is_replay(&response), again);
+            let hint = response.headers().get("x-should-retry");
+            let hint = hint.map(|hint| hint.to_str().unwrap());
+            assert_eq!(hint, on_replay.filter(|_| again), "{kind}");
+        }
+    }
 }

@@ -29,6 +29,10 @@ impl Framework for Warp {
     const REFUSING: &'static str = "warp.refusing";
 
     const LACKS: &'static [(&'static str, &'static str)] = &[
+        (
+            "what_shapes_refusals_is_given_the_requests_head",
+            "A function sees what the filters have made of a request, not the request.",
+        ),
         ("what_is_streamed_is_given_back_whole", STREAMS),
         (
             "a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended",

@@ -1,0 +1,74 @@
+//! Answers that are the library's own, to one request: by its engine's settings, and with its head
+//! where the API renders refusals itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, Uri};
+use idem_core::http::{HttpSettings, Problem, RequestIdentity, replay_under};
+use idem_core::{Engine, Error, Outcome};
+
+use crate::handler::CapturedRequest;
+
+/// Answers one request, also when its handler has taken it.
+#[derive(Clone)]
+pub(crate) struct Refusals {
+    engine: Engine,
+    /// Kept only where a renderer may ask for it.
+    head: Option<Arc<Head>>,
+}
+
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn identity(&self) -> RequestIdentity<'_> {
+        RequestIdentity {
+            method: &self.method,
+            uri: &self.uri,
+            headers: &self.headers,
+        }
+    }
+}
+
+impl Refusals {
+    pub(crate) fn to(request: &impl CapturedRequest, engine: Engine) -> Self {
+        let head = engine.http().renders_refusals().then(|| {
+            let identity = request.identity();
+            Arc::new(Head {
+                method: identity.method.clone(),
+                uri: identity.uri.clone(),
+                headers: identity.headers.clone(),
+            })
+        });
+        Self { engine, head }
+    }
+
+    pub(crate) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn settings(&self) -> &HttpSettings {
+        self.engine.http()
+    }
+
+    pub(crate) fn problem(&self, problem: Problem) -> Response<Bytes> {
+        match &self.head {
+            Some(head) => problem.into_response_to(&head.identity(), self.settings()),
+            None => problem.into_response(self.settings()),
+        }
+    }
+
+    pub(crate) fn error(&self, error: &Error) -> Response<Bytes> {
+        crate::report_misconfiguration(error);
+        self.problem(Problem::from(error))
+    }
+
+    /// A stored outcome as an answer.
+    pub(crate) fn given_back(&self, outcome: &Outcome) -> Response<Bytes> {
+        replay_under(outcome, self.settings()).unwrap_or_else(|error| self.error(&error.into()))
+    }
+}
