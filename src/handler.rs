@@ -18,17 +18,18 @@ use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
     BodyError, Captured, CapturedBody, FlowingResponse, HttpSettings, Problem, ProblemKind,
-    Recording, RequestIdentity, capture, parse_key, replay,
+    Recording, RequestIdentity, capture, parse_key,
 };
 use tracing::Instrument;
 
 use idem_core::{
     Begun, Caller, Driven, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn,
     Fingerprint, FingerprintError, Fingerprinter, Flow, Granted, Key, KeyError, Lent, Operation,
-    Outcome, Running, Transactional, Unprotected, Verdict, Writes,
+    Running, Transactional, Unprotected, Verdict, Writes,
 };
 
 use crate::__private::{KeySource, Plan, operation};
+use crate::refusals::Refusals;
 
 /// A request on its way to an idempotent handler. Its body waits.
 pub(crate) trait CapturedRequest {
@@ -65,7 +66,7 @@ async fn read(
     settings: &HttpSettings,
 ) -> Result<Bytes, Response<Bytes>> {
     let body = request.read(settings.request_limit()).await;
-    body.map_err(|error| Problem::from(error).into_response(settings))
+    body.map_err(|error| Problem::from(error).into_response_to(&request.identity(), settings))
 }
 
 /// Decides whether the handler runs. An `Err` is the answer without it.
@@ -85,7 +86,7 @@ pub(crate) async fn admit(
             permit: Permit::Unprotected(identified.operation.unprotected()),
             #[cfg(feature = "tower")]
             lent: Lent::NONE,
-            engine: identified.engine,
+            refusals: identified.refusals,
         });
     }
     let (keyed, counted) = identified.keyed(Operation::keyed)?;
@@ -96,22 +97,22 @@ pub(crate) async fn admit(
             permit: Permit::Within,
             #[cfg(feature = "tower")]
             lent,
-            engine: counted.engine,
+            refusals: counted.refusals,
         });
     }
-    let (fingerprint, engine) = counted.fingerprint(request).await?;
+    let (fingerprint, refusals) = counted.fingerprint(request).await?;
     // Boxed: it is large, and gone before the handler runs.
     let begun = Box::pin(keyed.begin(fingerprint)).await;
-    let permit = match begun.map_err(|error| refuse(&error, engine.http()))? {
+    let permit = match begun.map_err(|error| refusals.error(&error))? {
         Begun::Execute(execution) => Permit::Execute(execution, release),
         Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
-        Begun::Replay(outcome) => return Err(given_back(&outcome, engine.http())),
+        Begun::Replay(outcome) => return Err(refusals.given_back(&outcome)),
     };
     Ok(Admitted {
         permit,
         #[cfg(feature = "tower")]
         lent,
-        engine,
+        refusals,
     })
 }
 
@@ -125,15 +126,15 @@ pub(crate) async fn admit_in<D: Transactional>(
     let identified = identify(plan, request)?;
     let (keyed, counted) =
         identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-    let (fingerprint, engine) = counted.fingerprint(request).await?;
+    let (fingerprint, refusals) = counted.fingerprint(request).await?;
     let granted = Box::pin(keyed.begin(fingerprint)).await;
-    match granted.map_err(|error| refuse(&error, engine.http()))? {
+    match granted.map_err(|error| refusals.error(&error))? {
         Granted::Run(execution) => Ok(AdmittedIn {
             execution,
             release,
-            engine,
+            refusals,
         }),
-        Granted::Replay(outcome) => Err(given_back(&outcome, engine.http())),
+        Granted::Replay(outcome) => Err(refusals.given_back(&outcome)),
     }
 }
 
@@ -142,7 +143,11 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
     let engine = plan
         .engine
         .map_or_else(|| engine_of(request), Ok)
-        .map_err(|error| refuse(&error, &HttpSettings::default()))?;
+        .map_err(|error| {
+            // Without an engine there are no settings.
+            crate::report_misconfiguration(&error);
+            Problem::from(&error).into_response(&HttpSettings::default())
+        })?;
     let settings = engine.http();
     let key = match plan.key {
         KeySource::Value(key) => key,
@@ -151,10 +156,11 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
             parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
         }
     };
-    let operation = operation(Ok(engine.clone()), plan.name, plan.policy, plan.scope)
-        .map_err(|error| refuse(&error, settings))?;
+    let refusals = Refusals::to(request, engine.clone());
+    let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)
+        .map_err(|error| refusals.error(&error))?;
     Ok(Identified {
-        engine,
+        refusals,
         operation,
         key,
         fingerprint: plan.fingerprint,
@@ -163,7 +169,7 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
 
 /// A request whose operation and key are known.
 struct Identified {
-    engine: Engine,
+    refusals: Refusals,
     operation: Operation,
     key: Result<Key, KeyError>,
     fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
@@ -171,7 +177,7 @@ struct Identified {
 
 /// A request whose key is acceptable.
 struct Counted {
-    engine: Engine,
+    refusals: Refusals,
     has_scope: bool,
     fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
 }
@@ -183,10 +189,10 @@ impl Identified {
         keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
     ) -> Result<(K, Counted), Response<Bytes>> {
         let keyed =
-            keyed(&self.operation, self.key).map_err(|error| refuse(&error, self.engine.http()))?;
+            keyed(&self.operation, self.key).map_err(|error| self.refusals.error(&error))?;
         let counted = Counted {
             has_scope: self.operation.has_scope(),
-            engine: self.engine,
+            refusals: self.refusals,
             fingerprint: self.fingerprint,
         };
         Ok((keyed, counted))
@@ -197,18 +203,17 @@ impl Counted {
     async fn fingerprint(
         self,
         request: &mut impl CapturedRequest,
-    ) -> Result<(Fingerprint, Engine), Response<Bytes>> {
-        let settings = self.engine.http();
-        let body = read(request, settings).await?;
+    ) -> Result<(Fingerprint, Refusals), Response<Bytes>> {
+        let body = read(request, self.refusals.settings()).await?;
         let identity = request.identity();
         let fingerprint = match self.fingerprint {
             Some(parts) => {
-                let parts = parts.map_err(|error| refuse(&error.into(), settings))?;
+                let parts = parts.map_err(|error| self.refusals.error(&error.into()))?;
                 identity.fingerprint_of(self.has_scope, parts)
             }
             None => identity.fingerprint(self.has_scope, &body),
         };
-        Ok((fingerprint, self.engine))
+        Ok((fingerprint, self.refusals))
     }
 }
 
@@ -235,7 +240,7 @@ pub(crate) struct Admitted {
     permit: Permit,
     #[cfg(feature = "tower")]
     lent: Lent,
-    engine: Engine,
+    refusals: Refusals,
 }
 
 #[allow(
@@ -253,8 +258,9 @@ enum Permit {
 }
 
 impl Admitted {
-    pub(crate) const fn engine(&self) -> &Engine {
-        &self.engine
+    /// For what else is refused on the way to the handler, and after it.
+    pub(crate) const fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// For what a layer calls.
@@ -271,8 +277,9 @@ impl Admitted {
         B: Body<Data = Bytes>,
         F: Future<Output = Responded<B, E>>,
     {
-        let Self { permit, engine, .. } = self;
-        let settings = engine.clone();
+        let Self {
+            permit, refusals, ..
+        } = self;
         let ended = match permit {
             Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
@@ -282,13 +289,13 @@ impl Admitted {
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let judged = judged(respond, release, engine);
+                let judged = judged(respond, release, refusals.engine().clone());
                 // Boxed, so that what encloses it moves a pointer.
                 let body = Box::pin(async move { judged.await.driven(read_on) });
                 execution.drive_flowing(body).await
             }
         };
-        ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
+        ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))
     }
 
     /// Runs the handler on a task of its own: a client that hangs up does not stop it.
@@ -298,8 +305,9 @@ impl Admitted {
         E: Send + 'static,
         F: Future<Output = Responded<B, E>> + Send + 'static,
     {
-        let Self { permit, engine, .. } = self;
-        let settings = engine.clone();
+        let Self {
+            permit, refusals, ..
+        } = self;
         let ended = match permit {
             Permit::Within => return Lent::NONE.during(passed(respond)).await,
             Permit::Unprotected(unprotected) => {
@@ -307,12 +315,12 @@ impl Admitted {
                 ended.await.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let judged = judged(respond, release, engine);
+                let judged = judged(respond, release, refusals.engine().clone());
                 let body = async move { judged.await.driven(Recording::spawn) };
                 execution.drive_flowing_detached(Box::pin(body)).await
             }
         };
-        ended.unwrap_or_else(|error| Ok(unanswered(&error, settings.http())))
+        ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))
     }
 }
 
@@ -410,12 +418,13 @@ impl<B: Body<Data = Bytes>, E> Flow<Answer<B, E>> for Flowing<B> {
 pub(crate) struct AdmittedIn<D: Transactional> {
     execution: ExecutionIn<D>,
     release: Cow<'static, [u16]>,
-    engine: Engine,
+    refusals: Refusals,
 }
 
 impl<D: Transactional> AdmittedIn<D> {
-    pub(crate) const fn engine(&self) -> &Engine {
-        &self.engine
+    /// For what else is refused on the way to the handler, and after it.
+    pub(crate) const fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Runs the handler on the caller's task, which must not end with the client's connection;
@@ -429,9 +438,9 @@ impl<D: Transactional> AdmittedIn<D> {
         let Self {
             execution,
             release,
-            engine,
+            refusals,
         } = self;
-        let settings = engine.clone();
+        let engine = refusals.engine().clone();
         let body = move |transaction| async move {
             let (transaction, responded) = Box::pin(handler(transaction)).await;
             let writes = match &responded {
@@ -450,13 +459,13 @@ impl<D: Transactional> AdmittedIn<D> {
         };
         match Box::pin(execution.drive(body)).await {
             Ok(EndedIn::Value(answer)) => answer,
-            Ok(EndedIn::Replay(outcome)) => Ok(whole(given_back(&outcome, settings.http()))),
+            Ok(EndedIn::Replay(outcome)) => Ok(whole(refusals.given_back(&outcome))),
             Ok(EndedIn::Refused(error)) => {
                 crate::report_misconfiguration(&error);
-                Ok(problem(Problem::not_committed(&error), settings.http()))
+                Ok(whole(refusals.problem(Problem::not_committed(&error))))
             }
             // The panic's message has gone to the panic hook, and is not for clients.
-            Err(_) => Ok(problem(Problem::rolled_back(), settings.http())),
+            Err(_) => Ok(whole(refusals.problem(Problem::rolled_back()))),
         }
     }
 
@@ -468,18 +477,15 @@ impl<D: Transactional> AdmittedIn<D> {
         H: FnOnce(D::Transaction) -> F + Send + 'static,
         F: Future<Output = (D::Transaction, Responded<B, E>)> + Send + 'static,
     {
-        let settings = self.engine.clone();
+        let refusals = self.refusals.clone();
         let commit = self.execution.commit_sent();
         let running = tokio::spawn(self.run(handler).in_current_span());
         running.await.unwrap_or_else(|_| {
             // The runtime shuts down.
-            Ok(problem(
-                match commit.was_sent() {
-                    true => Problem::unsettled(),
-                    false => Problem::rolled_back(),
-                },
-                settings.http(),
-            ))
+            Ok(whole(refusals.problem(match commit.was_sent() {
+                true => Problem::unsettled(),
+                false => Problem::rolled_back(),
+            })))
         })
     }
 }
@@ -492,16 +498,6 @@ pub(crate) fn is_no_length(content_length: &[u8]) -> bool {
         let number = number.trim_ascii();
         !number.is_empty() && number.iter().all(|digit| *digit == b'0')
     })
-}
-
-/// A stored outcome as an answer.
-fn given_back(outcome: &Outcome, settings: &HttpSettings) -> Response<Bytes> {
-    replay(outcome).unwrap_or_else(|error| refuse(&error.into(), settings))
-}
-
-pub(crate) fn refuse(error: &Error, settings: &HttpSettings) -> Response<Bytes> {
-    crate::report_misconfiguration(error);
-    Problem::from(error).into_response(settings)
 }
 
 /// What an answer says that is no outcome of the operation that it came from.
@@ -536,23 +532,16 @@ fn rejected<B>(mut response: Response<B>) -> Response<B> {
     response
 }
 
-fn problem<B: Body<Data = Bytes>>(
-    problem: Problem,
-    settings: &HttpSettings,
-) -> Response<CapturedBody<B>> {
-    whole(problem.into_response(settings))
-}
-
 /// The answer where a handler has left none.
 fn unanswered<B: Body<Data = Bytes>>(
     error: &ExecutionError,
-    settings: &HttpSettings,
+    refusals: &Refusals,
 ) -> Response<CapturedBody<B>> {
-    match error {
-        ExecutionError::NotRun(error) => whole(refuse(error, settings)),
+    whole(match error {
+        ExecutionError::NotRun(error) => refusals.error(error),
         // The panic's message has gone to the panic hook, and is not for clients.
-        ExecutionError::Panicked(_) => problem(Problem::crashed(), settings),
-    }
+        ExecutionError::Panicked(_) => refusals.problem(Problem::crashed()),
+    })
 }
 
 /// An answer that no handler has made.
