@@ -47,7 +47,7 @@ impl Head {
         Self {
             key: parse_key(identity.headers.get_all(name), syntax),
             // The body is counted as the arguments that it was made into.
-            counted: identity.fingerprint(true, b""),
+            counted: identity.head_fingerprint(),
             request: KeyRequest {
                 target: identity.target_fingerprint(),
                 caller: identity.caller_fingerprint(),

@@ -24,8 +24,8 @@ use tracing::Instrument;
 
 use idem_core::{
     Begun, Caller, Driven, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn,
-    Fingerprint, FingerprintError, Fingerprinter, Flow, Granted, Key, KeyError, Lent, Operation,
-    Running, Transactional, Unprotected, Verdict, Writes,
+    Fingerprint, FingerprintError, Fingerprinter, Flow, FormerFingerprint, Granted, Key, KeyError,
+    Lent, Operation, Running, Transactional, Unprotected, Verdict, Writes,
 };
 
 use crate::__private::{KeySource, Plan, operation};
@@ -100,9 +100,9 @@ pub(crate) async fn admit(
             refusals: counted.refusals,
         });
     }
-    let (fingerprint, refusals) = counted.fingerprint(request).await?;
+    let (counted, refusals) = counted.fingerprint(request).await?;
     // Boxed: it is large, and gone before the handler runs.
-    let begun = Box::pin(keyed.begin(fingerprint)).await;
+    let begun = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
     let permit = match begun.map_err(|error| refusals.error(&error))? {
         Begun::Execute(execution) => Permit::Execute(execution, release),
         Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
@@ -126,8 +126,8 @@ pub(crate) async fn admit_in<D: Transactional>(
     let identified = identify(plan, request)?;
     let (keyed, counted) =
         identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-    let (fingerprint, refusals) = counted.fingerprint(request).await?;
-    let granted = Box::pin(keyed.begin(fingerprint)).await;
+    let (counted, refusals) = counted.fingerprint(request).await?;
+    let granted = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
     match granted.map_err(|error| refusals.error(&error))? {
         Granted::Run(execution) => Ok(AdmittedIn {
             execution,
@@ -199,21 +199,34 @@ impl Identified {
     }
 }
 
+/// What a request is compared by.
+struct Fingerprints {
+    fingerprint: Fingerprint,
+    /// What a record of an earlier version may have in its place.
+    former: Option<FormerFingerprint>,
+}
+
 impl Counted {
     async fn fingerprint(
         self,
         request: &mut impl CapturedRequest,
-    ) -> Result<(Fingerprint, Refusals), Response<Bytes>> {
+    ) -> Result<(Fingerprints, Refusals), Response<Bytes>> {
         let body = read(request, self.refusals.settings()).await?;
         let identity = request.identity();
-        let fingerprint = match self.fingerprint {
+        let fingerprints = match self.fingerprint {
             Some(parts) => {
                 let parts = parts.map_err(|error| self.refusals.error(&error.into()))?;
-                identity.fingerprint_of(self.has_scope, parts)
+                Fingerprints {
+                    fingerprint: identity.fingerprint_of(self.has_scope, parts),
+                    former: None,
+                }
             }
-            None => identity.fingerprint(self.has_scope, &body),
+            None => Fingerprints {
+                fingerprint: identity.fingerprint(self.has_scope, &body),
+                former: identity.former_fingerprint(self.has_scope, &body),
+            },
         };
-        Ok((fingerprint, self.refusals))
+        Ok((fingerprints, self.refusals))
     }
 }
 

@@ -2,6 +2,7 @@
 //! One that changes makes every retry across an upgrade a mismatch.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -9,8 +10,10 @@ use axum::routing::post;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use idem::conformance::faults::FaultyStore;
+use idem::http::{RequestIdentity, outcome_of};
 use idem::stores::memory::MemoryStore;
-use idem::{Engine, Error, idempotent};
+use idem::{Begun, Engine, Error, Fingerprint, Fingerprinter, Key, Verdict, idempotent};
 use serde::Serialize;
 use tower::ServiceExt as _;
 
@@ -223,5 +226,114 @@ async fn what_is_asked_for_counts_where_the_key_itself_is_left_out() {
         let reply = key_is_skipped(key, engine.clone(), 5).await;
         let response = warp::Reply::into_response(reply);
         assert_eq!(response.status(), expected, "{method} {path}");
+    }
+}
+
+/// An upload as a client sends it, under a boundary of its own.
+fn upload(boundary: &str) -> Request<Bytes> {
+    let body = format!(
+        "--{boundary}\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n1\r\n--{boundary}--\r\n"
+    );
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    let mut request = request("").map(|_| Bytes::from(body));
+    let content_type = content_type.parse().unwrap();
+    request.headers_mut().insert("content-type", content_type);
+    request
+}
+
+#[tokio::test]
+async fn of_an_upload_is_fixed_whatever_its_boundary() {
+    for boundary in ["a", "----WebKitFormBoundaryx9B7pOQ0bXJmYfHe"] {
+        let engine = engine();
+        http_function(engine.clone(), upload(boundary).map(Full::new))
+            .await
+            .unwrap();
+        assert_eq!(stored(&engine, "f.http").await, UPLOAD);
+        let scoped = identity(&upload(boundary)).fingerprint(true, upload(boundary).body());
+        assert_eq!(scoped.to_bytes()[0], 3);
+    }
+}
+
+const UPLOAD: &str = "0445d710fce9d427c2554a01825f14d1b883919630799ff3a0d0be6e3d1f12571c";
+
+fn identity<B>(request: &Request<B>) -> RequestIdentity<'_> {
+    RequestIdentity {
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+    }
+}
+
+/// As versions 1 and 2 of the algorithm took a request: content type and body byte by byte.
+fn former(request: &Request<Bytes>) -> Fingerprint {
+    let mut parts = Fingerprinter::new();
+    parts.bytes("method", request.method().as_str().as_bytes());
+    parts.bytes("path", request.uri().path().as_bytes());
+    parts.bytes("query", request.uri().query().unwrap_or("").as_bytes());
+    parts.bytes("content-type", request.headers()["content-type"].as_bytes());
+    identity(request).count_caller(&mut parts);
+    parts.bytes("body", request.body());
+    parts.finish()
+}
+
+/// Leaves a record as a version before has left it: finished, or running.
+async fn left_behind(engine: &Engine, request: &Request<Bytes>, finished: bool) -> Option<Begun> {
+    let operation = engine.operation("f.http");
+    let keyed = operation.keyed(Key::of("k")).unwrap();
+    let begun = keyed.begin(former(request)).await.unwrap();
+    if !finished {
+        return Some(begun);
+    }
+    let Begun::Execute(execution) = begun else {
+        panic!("{begun:?}");
+    };
+    let response = Response::new(Bytes::from_static(b"of the version before"));
+    let outcome = outcome_of(&response, engine.http());
+    let ended = execution.drive(async { (Verdict::Final(outcome), ()) });
+    ended.await.unwrap();
+    None
+}
+
+#[tokio::test]
+async fn a_record_of_a_version_before_is_known_again() {
+    let spelled = |content_type: &str| {
+        let mut request = request("{}");
+        let content_type = content_type.parse().unwrap();
+        request.headers_mut().insert("content-type", content_type);
+        request
+    };
+    let changed = |request: &Request<Bytes>| {
+        let mut other = request.clone();
+        *other.body_mut() = Bytes::from([request.body(), &b" "[..]].concat());
+        other
+    };
+    for request in [
+        spelled("application/json; charset=utf-8"),
+        spelled("Application/JSON"),
+        upload("a"),
+    ] {
+        let engine = engine();
+        left_behind(&engine, &request, true).await;
+        for (sent, status) in [(&request, 200), (&changed(&request), 422), (&request, 200)] {
+            let sent = sent.clone().map(Full::new);
+            let answer = http_function(engine.clone(), sent).await.unwrap();
+            assert_eq!(answer.status(), status);
+            assert_eq!(
+                answer.headers().contains_key("idempotent-replayed"),
+                status == 200
+            );
+        }
+        // One that runs, in this process or another, is in flight.
+        for elsewhere in [false, true] {
+            let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+            let here = Engine::builder(store.clone()).build();
+            let there = Engine::builder(store).build();
+            let running = left_behind(&there, &request, false).await;
+            let engine = if elsewhere { here } else { there };
+            let sent = request.clone().map(Full::new);
+            let answer = http_function(engine, sent).await.unwrap();
+            assert_eq!(answer.status(), 409);
+            drop(running);
+        }
     }
 }

@@ -7,9 +7,10 @@ use actix_web::web;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use idem::Engine;
+use idem::http::{RequestIdentity, outcome_of};
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
+use idem::{Begun, Engine, Fingerprinter, Key, Verdict};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
@@ -119,6 +120,50 @@ async fn a_function_of_a_request() {
     let database = Database::new().await;
     let form = Plain(database.pool.clone(), Engine::new(MemoryStore::new()));
     commits_or_rolls_back(&database, &form).await;
+}
+
+#[tokio::test]
+async fn a_record_of_a_version_before_is_known_again() {
+    let database = Database::new().await;
+    let store = SqliteStore::from_pool(&database.pool).await.unwrap();
+    let engine = Engine::new(store);
+    let request = |what: &'static str| {
+        let request = Request::post("/").header("idempotency-key", "k");
+        let request = request.header("content-type", "text/plain; charset=utf-8");
+        request
+            .body(Full::new(Bytes::from_static(what.as_bytes())))
+            .unwrap()
+    };
+    // As it took a request: the content type byte by byte.
+    let mut former = Fingerprinter::new();
+    former.bytes("method", b"POST");
+    former.bytes("path", b"/");
+    former.bytes("query", b"");
+    former.bytes("content-type", b"text/plain; charset=utf-8");
+    let sent = request("rent");
+    let identity = RequestIdentity {
+        method: sent.method(),
+        uri: sent.uri(),
+        headers: sent.headers(),
+    };
+    identity.count_caller(&mut former);
+    former.bytes("body", b"rent");
+    let keyed = engine
+        .operation("transaction_forms::plain")
+        .keyed(Key::of("k"));
+    let Begun::Execute(execution) = keyed.unwrap().begin(former.finish()).await.unwrap() else {
+        panic!("the key is new");
+    };
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let outcome = outcome_of(&response, engine.http());
+    let ended = execution.drive(async { (Verdict::Final(outcome), ()) });
+    ended.await.unwrap();
+    for (what, status) in [("rent", 202), ("lent", 422), ("rent", 202)] {
+        let answer = plain(database.pool.clone(), engine.clone(), request(what)).await;
+        assert_eq!(answer.status(), status);
+    }
+    assert_eq!(database.deposits().await, 0);
 }
 
 #[idem::actix::idempotent(key = header("Idempotency-Key"), ttl = "24h", transaction = **pool)]

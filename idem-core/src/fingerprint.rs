@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -10,10 +11,16 @@ use crate::canonical::{self, FingerprintError};
 /// The version of the algorithm that made a fingerprint is a part of it, so that a record written
 /// by another version is never taken for an equal request by accident: it is a mismatch.
 ///
-/// Version 2 is version 1 and who asks (`Fingerprinter::with_caller`), the request's host among it.
+/// | version | what it counts |
+/// |---|---|
+/// | 1 | named parts |
+/// | 2 | the same, and who asks (`Fingerprinter::with_caller`), the request's host among it |
+/// | 3, 4 | the same as 1 and 2, of a multipart body each part (`Fingerprinter::by_parts`) |
 const VERSION: u8 = 1;
 #[cfg(feature = "http")]
-const VERSION_WITH_CALLER: u8 = 2;
+const WITH_CALLER: u8 = 1;
+#[cfg(feature = "http")]
+const BY_PARTS: u8 = 2;
 
 /// SHA-256 of a request, with the version of the algorithm that made it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,7 +129,13 @@ impl Fingerprinter {
     /// Says that who asks takes part, by raw bytes that follow under names of their own.
     #[cfg(feature = "http")]
     pub(crate) const fn with_caller(&mut self) {
-        self.version = VERSION_WITH_CALLER;
+        self.version = VERSION + ((self.version - VERSION) | WITH_CALLER);
+    }
+
+    /// Says that a body is counted part by part.
+    #[cfg(feature = "http")]
+    pub(crate) const fn by_parts(&mut self) {
+        self.version = VERSION + ((self.version - VERSION) | BY_PARTS);
     }
 
     fn delimited(&mut self, tag: u8, name: &str, bytes: &[u8]) {
@@ -139,6 +152,35 @@ impl Fingerprinter {
             version: self.version,
             digest: self.hash.finalize().into(),
         }
+    }
+}
+
+/// What an earlier algorithm made of a request: it is asked for where the present one has found a
+/// record of another request, which may be this one's.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct FormerFingerprint {
+    /// All but the body.
+    parts: Fingerprinter,
+    body: Bytes,
+}
+
+impl FormerFingerprint {
+    #[cfg(feature = "http")]
+    pub(crate) const fn new(parts: Fingerprinter, body: Bytes) -> Self {
+        Self { parts, body }
+    }
+
+    pub(crate) fn finish(mut self) -> Fingerprint {
+        self.parts.bytes("body", &self.body);
+        self.parts.finish()
+    }
+}
+
+/// Shows no content.
+impl fmt::Debug for FormerFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FormerFingerprint").finish_non_exhaustive()
     }
 }
 

@@ -45,6 +45,8 @@ pub use engine::{
 #[doc(hidden)]
 pub use engine::{CommitSent, Driven, EndedIn, ExecutionIn, Flow, Granted, KeyedIn};
 pub use error::Error;
+#[doc(hidden)]
+pub use fingerprint::FormerFingerprint;
 pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;

@@ -73,6 +73,9 @@ macro_rules! all_cases {
                 another_request_under_a_key_is_a_mismatch_and_harms_nothing: "another request under the key: 422",
                 another_request_under_a_key_is_a_mismatch_while_the_first_runs:
                     "the same while the first one runs",
+                a_content_type_counts_and_not_its_spelling:
+                    "`application/json` and `application/json; charset=utf-8` are one",
+                an_upload_is_recognised_whatever_its_boundary: "a multipart upload is recognised by its parts",
                 named_parts_count_in_place_of_the_body_and_of_nothing_else:
                     "`fingerprint(…)` replaces the body, and only that",
                 a_nested_routers_prefix_counts: "a nested router's prefix counts",

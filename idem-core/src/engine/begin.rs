@@ -14,33 +14,65 @@ use crate::call::Call;
 use crate::caller::Caller;
 use crate::current;
 use crate::error::Error;
+use crate::fingerprint::FormerFingerprint;
 use crate::observe::{self, Decision};
 
 /// Decides what `call` may do, and reports it.
-pub(super) async fn begin(engine: &Engine, call: &Call) -> Result<Begun, Error> {
+pub(super) async fn begin(
+    engine: &Engine,
+    call: &mut Call,
+    former: Option<FormerFingerprint>,
+) -> Result<Begun, Error> {
     let runtime = runtime::current()?;
-    let leader = StoreLeader::new(engine, call, runtime);
-    Ok(match grant(engine, call, &leader).await? {
+    let leader = StoreLeader::new(engine, call, runtime.clone());
+    let mut decided = decide_or_go(engine, call, &leader).await?;
+    if is_known_by(call, &decided, former) {
+        let leader = StoreLeader::new(engine, call, runtime);
+        decided = decide_or_go(engine, call, &leader).await?;
+    }
+    Ok(match report(call, decided)? {
         Granted::Run(begun) => begun,
         Granted::Replay(outcome) => Begun::Replay(outcome),
     })
 }
 
-/// Decides with this leader, and reports it.
-pub(super) async fn grant<L: Leader>(
+/// What is decided, and how it is called in metrics.
+pub(super) type Answer<Run> = Result<(Granted<Run>, Decision), Error>;
+
+/// Whether a mismatch may be with a record that an earlier version wrote for this very request. Then
+/// the call goes on under the earlier fingerprint, which the record keeps.
+pub(super) fn is_known_by<Run>(
+    call: &mut Call,
+    decided: &Answer<Run>,
+    former: Option<FormerFingerprint>,
+) -> bool {
+    let (Err(Error::Mismatch), Some(former)) = (decided, former) else {
+        return false;
+    };
+    let former = former.finish();
+    std::mem::replace(&mut call.fingerprint, former) != former
+}
+
+/// Decides with this leader. An `Err` is that nobody waits for the answer any more: nobody is told,
+/// and what was claimed is freed.
+pub(super) async fn decide_or_go<L: Leader>(
     engine: &Engine,
     call: &Call,
     leader: &L,
-) -> Result<Granted<L::Run>, Error> {
+) -> Result<Answer<L::Run>, Error> {
     let result = tokio::select! {
         biased;
-        // Nobody is told. What was claimed is freed.
         () = Caller::gone() => return Err(engine.in_flight()),
         result = decide(engine, call, leader) => result,
     };
     if matches!(result, Ok((Granted::Run(_), _))) && !Caller::begin() {
         return Err(engine.in_flight());
     }
+    Ok(result)
+}
+
+/// Reports what is decided.
+pub(super) fn report<Run>(call: &Call, result: Answer<Run>) -> Result<Granted<Run>, Error> {
     let decision = match &result {
         Ok((_, decision)) => *decision,
         Err(error) => Decision::of(error),
@@ -52,11 +84,7 @@ pub(super) async fn grant<L: Leader>(
     result.map(|(granted, _)| granted)
 }
 
-async fn decide<L: Leader>(
-    engine: &Engine,
-    call: &Call,
-    leader: &L,
-) -> Result<(Granted<L::Run>, Decision), Error> {
+async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L::Run> {
     if current::is_within(&call.id) {
         // A body that calls its own operation under its own key, directly or through others, would
         // wait for itself.

@@ -11,7 +11,7 @@ use super::handle::Engine;
 use crate::call::Call;
 use crate::current::Lent;
 use crate::error::Error;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::policy::{InFlight, Policy};
@@ -73,8 +73,19 @@ impl Keyed {
     /// # Errors
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Begun, Error> {
-        let (engine, call) = self.into_call(fingerprint);
-        begin(&engine, &call).await
+        self.begin_as(fingerprint, None).await
+    }
+
+    /// The same for a request of which an earlier algorithm has made another fingerprint: a record
+    /// under that one is this request's, too.
+    #[doc(hidden)]
+    pub async fn begin_as(
+        self,
+        fingerprint: Fingerprint,
+        former: Option<FormerFingerprint>,
+    ) -> Result<Begun, Error> {
+        let (engine, mut call) = self.into_call(fingerprint);
+        begin(&engine, &mut call, former).await
     }
 
     /// Whether this record's attempt is lent to what runs here, by a layer of the same operation

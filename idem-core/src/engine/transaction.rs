@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 
 use super::background::after;
-use super::begin::grant;
+use super::begin::{decide_or_go, is_known_by, report};
 use super::decision::{Conclusion, Decided, Granted, Leader, Patience, conclude, gave_up, replay};
 use super::flight::{Ending, FlightGuard};
 use super::operation::{Keyed, Operation};
@@ -28,7 +28,7 @@ use crate::attempt::Attempt;
 use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::{Outcome, Verdict};
@@ -196,6 +196,18 @@ impl<D: Transactional> KeyedIn<D> {
     /// # Errors
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Granted<ExecutionIn<D>>, Error> {
+        self.begin_as(fingerprint, None).await
+    }
+
+    /// See [`Keyed::begin_as`].
+    ///
+    /// # Errors
+    /// Why the body must not run in this call.
+    pub async fn begin_as(
+        self,
+        fingerprint: Fingerprint,
+        former: Option<FormerFingerprint>,
+    ) -> Result<Granted<ExecutionIn<D>>, Error> {
         runtime::current()?;
         if self.keyed.is_lent() {
             // What a layer has claimed commits by itself, apart from the rows.
@@ -203,12 +215,22 @@ impl<D: Transactional> KeyedIn<D> {
         }
         let (engine, mut call) = self.keyed.into_call(fingerprint);
         call.flight_key = call.id.within(&self.database.place());
+        let (engine, database) = (&engine, &self.database);
         let leader = TransactionLeader {
-            engine: &engine,
+            engine,
             call: &call,
-            database: &self.database,
+            database,
         };
-        grant(&engine, &call, &leader).await
+        let mut decided = decide_or_go(engine, &call, &leader).await?;
+        if is_known_by(&mut call, &decided, former) {
+            let leader = TransactionLeader {
+                engine,
+                call: &call,
+                database,
+            };
+            decided = decide_or_go(engine, &call, &leader).await?;
+        }
+        report(&call, decided)
     }
 }
 

@@ -9,6 +9,8 @@
 mod body;
 mod flowing;
 mod key;
+mod media_type;
+mod multipart;
 mod problem;
 mod refusals;
 mod request;

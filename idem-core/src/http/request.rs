@@ -10,11 +10,13 @@ use http::{HeaderMap, Method, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError};
 
+use super::media_type::{multipart, normal};
+use super::multipart::each_part;
 use super::{Problem, ProblemKind};
-use crate::fingerprint::{Fingerprint, Fingerprinter};
+use crate::fingerprint::{Fingerprint, Fingerprinter, FormerFingerprint};
 
-/// What must be equal on a retry, unless the operation says otherwise: method, path, query,
-/// content type and the body's bytes; and without a scope, host and `Authorization`.
+/// A request's head. What of it must be equal on a retry, unless the operation says otherwise: method,
+/// path, query and content type; without a scope, host and `Authorization`; and the body.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestIdentity<'a> {
     /// The request's method.
@@ -31,11 +33,82 @@ impl RequestIdentity<'_> {
     ///
     /// Without a scope, [who asks](Self::count_caller) takes part, so that the answer to one caller
     /// is never replayed to another.
+    ///
+    /// The content type counts as a media type: `Application/JSON; charset=UTF-8` is
+    /// `application/json`, and the order of parameters does not matter. The boundary of a multipart body,
+    /// which clients draw anew for every request, does not count: each part does, its header lines and
+    /// its content. One that is malformed, or has text around its parts, counts byte by byte, with its
+    /// boundary. A body with a `Content-Encoding` counts as it is here: encoded, unless a layer around
+    /// has decoded it.
     pub fn fingerprint(&self, has_scope: bool, body: &[u8]) -> Fingerprint {
+        self.fingerprint_by_parts(has_scope, body)
+            .unwrap_or_else(|| {
+                let mut fingerprinter = Fingerprinter::new();
+                self.target(&mut fingerprinter);
+                for line in self.headers.get_all(CONTENT_TYPE) {
+                    fingerprinter.bytes("content-type", &normal(line.as_bytes()));
+                }
+                self.finish(fingerprinter, has_scope, Some(body))
+            })
+    }
+
+    /// The same of a multipart body.
+    fn fingerprint_by_parts(&self, has_scope: bool, body: &[u8]) -> Option<Fingerprint> {
+        let (content_type, boundary) = self.multipart()?;
+        let mut fingerprinter = self.multipart_head(&content_type);
+        if !has_scope {
+            self.count_caller(&mut fingerprinter);
+        }
+        let parts = each_part(body, &boundary, |lines, content| {
+            fingerprinter.bytes("part-head", lines);
+            fingerprinter.bytes("part", content);
+        });
+        parts.is_ok().then(|| fingerprinter.finish())
+    }
+
+    fn multipart_head(&self, content_type: &[u8]) -> Fingerprinter {
+        let mut fingerprinter = Fingerprinter::new();
+        fingerprinter.by_parts();
+        self.target(&mut fingerprinter);
+        fingerprinter.bytes("content-type", content_type);
+        fingerprinter
+    }
+
+    /// The one content type, without its boundary, and the boundary.
+    fn multipart(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut lines = self.headers.get_all(CONTENT_TYPE).iter();
+        let line = lines.next()?;
+        match lines.next() {
+            None => multipart(line.as_bytes()),
+            Some(_) => None,
+        }
+    }
+
+    /// What the algorithm before made of the request, if it may be something else: it took the content
+    /// type and a multipart body byte by byte.
+    #[doc(hidden)]
+    pub fn former_fingerprint(&self, has_scope: bool, body: &Bytes) -> Option<FormerFingerprint> {
+        let mut lines = self.headers.get_all(CONTENT_TYPE).iter();
+        let is_same = lines.all(|line| normal(line.as_bytes()) == line.as_bytes());
+        if is_same && self.multipart().is_none() {
+            return None;
+        }
         let mut fingerprinter = Fingerprinter::new();
         self.target(&mut fingerprinter);
         self.lines(&mut fingerprinter, "content-type", &CONTENT_TYPE);
-        self.finish(fingerprinter, has_scope, Some(body))
+        if !has_scope {
+            self.count_caller(&mut fingerprinter);
+        }
+        Some(FormerFingerprint::new(fingerprinter, body.clone()))
+    }
+
+    /// The fingerprint of the head alone, for who counts a body as something else than its bytes.
+    #[doc(hidden)]
+    pub fn head_fingerprint(&self) -> Fingerprint {
+        match self.multipart() {
+            Some((content_type, _)) => self.multipart_head(&content_type).finish(),
+            None => self.fingerprint(true, b""),
+        }
     }
 
     /// The fingerprint of the request with parts that the operation names itself, in place of

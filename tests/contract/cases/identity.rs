@@ -202,3 +202,97 @@ pub(crate) async fn a_quoted_and_a_bare_key_name_one_record<F: Framework>() {
     }
     assert_eq!(works.executed(), 1);
 }
+
+fn as_type(content_type: &str, mut request: Request<Bytes>) -> Request<Bytes> {
+    let content_type = content_type.parse().unwrap();
+    request.headers_mut().insert("content-type", content_type);
+    request
+}
+
+pub(crate) async fn a_content_type_counts_and_not_its_spelling<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let send = |content_type| server.send(as_type(content_type, post("/echo", "a", "{}")));
+    let first = send("application/json").await;
+    assert_eq!(first.status(), 200);
+    for spelling in [
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8",
+        "Application/JSON; Charset=\"utf-8\"",
+        "application/json;",
+        "application/json",
+    ] {
+        let replay = send(spelling).await;
+        assert!(is_replay(&replay), "{spelling}");
+        assert_eq!(replay.body(), first.body());
+    }
+    for other in [
+        "application/json; charset=iso-8859-1",
+        "application/json; profile=x",
+        "application/x-json",
+        "application/json, text/plain",
+    ] {
+        let refused = send(other).await;
+        assert_eq!(problem(&refused), "mismatch", "{other}");
+    }
+    assert_eq!(works.executed(), 1);
+}
+
+/// A form as clients write it, each with delimiters of its own.
+fn forms(file: &str) -> [(String, String); 4] {
+    // curl, a browser, undici (fetch of Node), and urllib3 (requests).
+    [
+        "------------------------dUqFJR7CFSPk7NPZmH5XbE",
+        "----WebKitFormBoundaryx9B7pOQ0bXJmYfHe",
+        "----formdata-undici-046273817254",
+        "6a1de57b9d3ee4cd2b9ffc8b4d6c0f2e",
+    ]
+    .map(|boundary| {
+        let body = [
+            "Content-Disposition: form-data; name=\"amount\"\r\n\r\n1999\r\n",
+            "Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\
+             Content-Type: text/plain\r\n\r\n",
+        ];
+        let body = format!(
+            "--{boundary}\r\n{}--{boundary}\r\n{}{file}\r\n--{boundary}--\r\n",
+            body[0], body[1]
+        );
+        (format!("multipart/form-data; boundary={boundary}"), body)
+    })
+}
+
+pub(crate) async fn an_upload_is_recognised_whatever_its_boundary<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let send = |content_type: &str, body: &str| {
+        server.send(as_type(content_type, post("/echo", "a", body.to_owned())))
+    };
+    let (content_type, body) = &forms("the file\r\n--\r\n")[0];
+    let first = send(content_type, body).await;
+    assert_eq!(first.status(), 200);
+    for (content_type, body) in forms("the file\r\n--\r\n") {
+        let replay = send(&content_type, &body).await;
+        assert!(is_replay(&replay), "{content_type}");
+        assert_eq!(replay.body(), first.body());
+        // Of another type, with a part less, more or in another place, it is another upload.
+        let part = body.find("1999").unwrap();
+        let boundary = &body[..body.find('\r').unwrap()];
+        let closed = format!("{}\r\n{boundary}--\r\n", &body[..part + 4]);
+        let doubled = body.replacen("1999\r\n", &format!("1999\r\n{}1999\r\n", &body[..part]), 1);
+        for other in [
+            send("multipart/mixed", &body).await,
+            send(&content_type.replace("form-data", "mixed"), &body).await,
+            send(&content_type, &closed).await,
+            send(&content_type, &doubled).await,
+            send(&content_type, &body.replace("1999", "1998")).await,
+            send(&content_type, &body.replace("a.txt", "b.txt")).await,
+            // Malformed: byte by byte.
+            send(&content_type, &format!("{body}epilogue")).await,
+            send(&content_type, body.trim_end_matches("--\r\n")).await,
+        ] {
+            assert_eq!(problem(&other), "mismatch");
+        }
+    }
+    for (content_type, body) in forms("another file") {
+        assert_eq!(problem(&send(&content_type, &body).await), "mismatch");
+    }
+    assert_eq!(works.executed(), 1);
+}

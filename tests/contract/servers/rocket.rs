@@ -31,6 +31,10 @@ impl Framework for Rocket {
     const REFUSING: &'static str = "rocket.refusing";
 
     const LACKS: &'static [(&'static str, &'static str)] = &[
+        (
+            "an_upload_is_recognised_whatever_its_boundary",
+            "A function counts its arguments: a form that is parsed, or here the body's bytes.",
+        ),
         ("what_is_streamed_is_given_back_whole", STREAMS),
         (
             "a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended",

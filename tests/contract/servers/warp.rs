@@ -30,6 +30,10 @@ impl Framework for Warp {
 
     const LACKS: &'static [(&'static str, &'static str)] = &[
         (
+            "an_upload_is_recognised_whatever_its_boundary",
+            "A function counts its arguments: a form that is parsed, or here the body's bytes.",
+        ),
+        (
             "what_shapes_refusals_is_given_the_requests_head",
             "A function sees what the filters have made of a request, not the request.",
         ),
