@@ -52,8 +52,21 @@ use crate::tower::IdempotencyLayer;
 /// [`IdempotencyLayer`] has the settings; [`name`](IdempotencyLayer::name) makes all routes one
 /// operation. Around a whole router, where requests are not routed yet, all of one method are one
 /// operation.
+///
+/// What no route answers is not kept: the router's 404 for a path that it does not know, its fallback
+/// included, and a 405, whoever answers it. Around a whole router a 404 is kept, because it may be a
+/// handler's. Do not put the layer around a router that is another's fallback: what handlers there answer
+/// with 404 is not kept either.
 pub fn layer(ttl: Duration) -> IdempotencyLayer {
-    IdempotencyLayer::named_by(matched_route, ttl).original_uri(original_uri)
+    IdempotencyLayer::named_by(matched_route, ttl)
+        .original_uri(original_uri)
+        .within_router(is_unrouted)
+}
+
+/// Whether a router has looked, and found nothing.
+fn is_unrouted(head: &Parts) -> bool {
+    let has_looked = head.extensions.get::<OriginalUri>().is_some();
+    has_looked && head.extensions.get::<MatchedPath>().is_none()
 }
 
 fn original_uri(head: &Parts) -> &Uri {

@@ -58,7 +58,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use idem_core::http::{
     BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
@@ -97,6 +97,8 @@ struct Settings {
     scope: Option<FromHead<Result<Key, KeyError>>>,
     name: Name,
     original_uri: Option<Arc<OriginalUri>>,
+    /// Whether a router has found no route for a request, where one stands around the layer.
+    is_unrouted: Option<fn(&Parts) -> bool>,
     policy: Policy,
     release: Cow<'static, [u16]>,
     required: bool,
@@ -135,6 +137,7 @@ impl IdempotencyLayer {
                 scope: None,
                 name,
                 original_uri: None,
+                is_unrouted: None,
                 policy: Policy::new(ttl),
                 release: Cow::Borrowed(DEFAULT_RELEASE),
                 required: true,
@@ -186,6 +189,12 @@ impl IdempotencyLayer {
         self.set(|settings| settings.original_uri = Some(Arc::new(original_uri)))
     }
 
+    /// For a router whose own 404 and 405 are no answers of an operation.
+    #[cfg(feature = "axum")]
+    pub(crate) fn within_router(self, is_unrouted: fn(&Parts) -> bool) -> Self {
+        self.set(|settings| settings.is_unrouted = Some(is_unrouted))
+    }
+
     /// How long finished records are kept, in the place of what was given first.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(|settings| settings.policy = settings.policy.ttl(ttl))
@@ -208,6 +217,10 @@ impl IdempotencyLayer {
 
     /// The statuses that say "not processed", and free the key; 307, 308, 401, 408, 425, 429 and 503
     /// unless given.
+    ///
+    /// This layer does not know whether a 404 or 405 is a router's or a handler's, and keeps it: who
+    /// guesses paths fills the store. List them where no handler answers so after an effect.
+    /// `idem::axum::layer` knows, and keeps none of the router's.
     ///
     /// # Panics
     /// When one is no status of a refusal, 300 to 599: a 2xx says that the request was processed, and
@@ -321,8 +334,10 @@ where
                     Err(refusal) => return Ok(whole(refusal)),
                 };
                 // It passes as it is, also a body of any length.
-                let respond =
-                    async move { answered(&mut inner, Request::from_parts(head, body)).await };
+                let respond = async move {
+                    let request = Request::from_parts(head, body);
+                    answered(&mut inner, request, Routed::NotKnown).await
+                };
                 return run(admitted, respond).await;
             }
             let captured = Captured::<B>::of(request);
@@ -330,6 +345,7 @@ where
             let original_uri = original_uri.map(|of| of(captured.head()).clone());
             let captured = captured.sent_to(original_uri);
             let plan = settings.plan(captured.head());
+            let routed = settings.routed(captured.head());
             let admitted = match captured.admit(plan).await {
                 Ok(admitted) => admitted,
                 Err(refusal) => return Ok(whole(refusal)),
@@ -338,7 +354,7 @@ where
             let (lent, refusals) = (admitted.lent(), admitted.refusals().clone());
             let respond = async move {
                 match request.request(&refusals).await {
-                    Ok(request) => lent.during(answered(&mut inner, request)).await,
+                    Ok(request) => lent.during(answered(&mut inner, request, routed)).await,
                     Err(refusal) => Responded::Rejected(whole(refusal)),
                 }
             };
@@ -363,7 +379,39 @@ where
     answer
 }
 
+/// What is known of the way that a request has taken.
+#[derive(Clone, Copy)]
+enum Routed {
+    NotKnown,
+    /// A router has looked, and found a route or none.
+    Known {
+        found: bool,
+    },
+}
+
+impl Routed {
+    /// Whether a response is the router's own, because no route answers such a request.
+    fn is_unanswered(self, status: StatusCode) -> bool {
+        match (self, status) {
+            (Self::Known { found }, StatusCode::NOT_FOUND) => !found,
+            // axum names the methods that there are outside of all layers: until then its own is not to
+            // be told from a handler's, which says the same.
+            (Self::Known { .. }, StatusCode::METHOD_NOT_ALLOWED) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Settings {
+    fn routed(&self, head: &Parts) -> Routed {
+        match self.is_unrouted {
+            None => Routed::NotKnown,
+            Some(is_unrouted) => Routed::Known {
+                found: !is_unrouted(head),
+            },
+        }
+    }
+
     fn plan(&self, head: &Parts) -> Plan {
         let engine = self.engine.clone();
         let engine = engine.or_else(|| head.extensions.get().cloned());
@@ -388,7 +436,11 @@ impl Settings {
     }
 }
 
-async fn answered<S, B, R>(service: &mut S, request: Request<B>) -> Responded<R, S::Error>
+async fn answered<S, B, R>(
+    service: &mut S,
+    request: Request<B>,
+    routed: Routed,
+) -> Responded<R, S::Error>
 where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
@@ -401,6 +453,9 @@ where
     match service.call(request).await {
         Ok(response) => match Refused::by(response.extensions()) {
             Some(refused) => Responded::Refused(response, refused),
+            None if routed.is_unanswered(response.status()) => {
+                Responded::Refused(response, Refused::NotExecuted)
+            }
             None => Responded::Answered(response),
         },
         Err(error) => Responded::Failed(error),

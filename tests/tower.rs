@@ -629,3 +629,59 @@ fn a_layer_frees_no_key_by_a_status_that_says_processed() {
         assert!(release(wrong).is_err(), "{wrong:?}");
     }
 }
+
+#[tokio::test]
+async fn what_no_route_answers_is_not_kept_under_axums_router() {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let engine = Engine::new(store.clone());
+    let works = Works::default();
+    let found = works.clone();
+    let missing = move |path: axum::extract::Path<String>| {
+        let number = found.execute();
+        async move {
+            (
+                http::StatusCode::NOT_FOUND,
+                format!("{number}: no {}", path.0),
+            )
+        }
+    };
+    let layer = || idem::axum::layer(Duration::from_secs(60)).engine(engine.clone());
+    let customers = Router::new()
+        .route("/customers/{id}", route(missing))
+        .route("/read-only", get(|| async {}));
+    let inside = Router::new()
+        .merge(customers.clone())
+        .nest("/v1", customers.clone())
+        .layer(layer());
+    let mut requests = 0;
+    for (path, status, is_kept) in [
+        ("/nowhere", 404, false),
+        ("/v1/nowhere", 404, false),
+        ("/read-only", 405, false),
+        ("/v1/read-only", 405, false),
+        // A handler's.
+        ("/customers/7", 404, true),
+        ("/v1/customers/7", 404, true),
+    ] {
+        for again in [false, true] {
+            let request = post(path, path, "x").map(axum::body::Body::from);
+            let answer = inside.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+            let is_replay = answer.headers().contains_key("idempotent-replayed");
+            assert_eq!(is_replay, again && is_kept, "{path}");
+        }
+        requests += 2;
+    }
+    assert_eq!(works.executed(), 2);
+    assert_eq!(store.calls(Method::Claim), requests);
+    // Around a whole router, a 404 may be a handler's.
+    let outside = layer().layer(customers.into_service());
+    for again in [false, true] {
+        let request = post("/customers/8", "8", "x").map(axum::body::Body::from);
+        let answer = outside.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 404);
+        let is_replay = answer.headers().contains_key("idempotent-replayed");
+        assert_eq!(is_replay, again);
+    }
+    assert_eq!(works.executed(), 3);
+}
