@@ -41,6 +41,10 @@ pub(crate) trait CapturedRequest {
 
     /// Its body, whole, and kept for the handler.
     async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError>;
+
+    /// It is refused: what its client still writes is read out beside the answer, which a closed
+    /// connection would cut off.
+    fn leave(&mut self);
 }
 
 /// The request's engine, else the installed one.
@@ -58,7 +62,11 @@ pub(crate) async fn read_early(
     // The engine may be named by what is read here; without any, `admit` refuses.
     let fallback = HttpSettings::default();
     let settings = engine.as_ref().map_or(&fallback, Engine::http);
-    read(request, settings).await
+    let body = read(request, settings).await;
+    if body.is_err() {
+        request.leave();
+    }
+    body
 }
 
 async fn read(
@@ -71,6 +79,17 @@ async fn read(
 
 /// Decides whether the handler runs. An `Err` is the answer without it.
 pub(crate) async fn admit(
+    plan: Plan,
+    request: &mut impl CapturedRequest,
+) -> Result<Admitted, Response<Bytes>> {
+    let admitted = judge(plan, request).await;
+    if admitted.is_err() {
+        request.leave();
+    }
+    admitted
+}
+
+async fn judge(
     plan: Plan,
     request: &mut impl CapturedRequest,
 ) -> Result<Admitted, Response<Bytes>> {
@@ -118,6 +137,18 @@ pub(crate) async fn admit(
 
 /// Decides whether the handler runs in a transaction of the database.
 pub(crate) async fn admit_in<D: Transactional>(
+    plan: Plan,
+    database: D,
+    request: &mut impl CapturedRequest,
+) -> Result<AdmittedIn<D>, Response<Bytes>> {
+    let admitted = judge_in(plan, database, request).await;
+    if admitted.is_err() {
+        request.leave();
+    }
+    admitted
+}
+
+async fn judge_in<D: Transactional>(
     plan: Plan,
     database: D,
     request: &mut impl CapturedRequest,

@@ -491,4 +491,6 @@ impl CapturedRequest for Unread<'_> {
     async fn read(&mut self, _: usize) -> Result<Bytes, BodyError> {
         Err(BodyError::Unreadable)
     }
+
+    fn leave(&mut self) {}
 }

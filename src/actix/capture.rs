@@ -162,6 +162,9 @@ impl CapturedRequest for Inner {
         self.body = RequestBody::Read(bytes.clone());
         Ok(bytes)
     }
+
+    /// actix itself reads out what nobody has read.
+    fn leave(&mut self) {}
 }
 
 impl<B> Captured<B> {

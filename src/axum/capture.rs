@@ -15,7 +15,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 
 use super::original_uri;
@@ -181,13 +181,18 @@ impl<B> CapturedRequest for Inner<B> {
     }
 
     async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
-        let body = match &mut self.body {
+        let bytes = match &mut self.body {
             RequestBody::Read(bytes) => return Ok(bytes.clone()),
-            RequestBody::Unread(body) => std::mem::take(body),
+            RequestBody::Unread(body) => collect_body(body, limit).await?,
         };
-        let bytes = collect_body(body, limit).await?;
         self.body = RequestBody::Read(bytes.clone());
         Ok(bytes)
+    }
+
+    fn leave(&mut self) {
+        if let RequestBody::Unread(body) = &mut self.body {
+            drain(std::mem::take(body), &self.head.headers);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 
 use crate::__private::Plan;
@@ -207,6 +207,13 @@ impl CapturedRequest for Inner {
         };
         self.body = RequestBody::Read(bytes.clone());
         Ok(bytes)
+    }
+
+    fn leave(&mut self) {
+        let none = RequestBody::Read(Bytes::new());
+        if let RequestBody::Unread(body) = std::mem::replace(&mut self.body, none) {
+            drain(body, &self.head.headers);
+        }
     }
 }
 

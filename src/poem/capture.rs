@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{Response, Uri};
 use http_body_util::combinators::BoxBody;
-use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 use poem::error::IntoResult;
 use poem::{IntoResponse, Request, RequestBody};
@@ -133,9 +133,21 @@ impl CapturedRequest for Whole<'_> {
             Held::Read(bytes) => return Ok(bytes.clone()),
             Held::Unread(body) => body.take().map_err(|_| BodyError::Unreadable)?,
         };
-        let bytes = collect_body(Body::from(body), limit).await?;
-        *self.body = Held::Read(bytes.clone());
-        Ok(bytes)
+        let mut body = Body::from(body);
+        let read = collect_body(&mut body, limit).await;
+        *self.body = match &read {
+            Ok(bytes) => Held::Read(bytes.clone()),
+            Err(_) => Held::Unread(RequestBody::new(body.into())),
+        };
+        read
+    }
+
+    fn leave(&mut self) {
+        if let Held::Unread(body) = &mut *self.body
+            && let Ok(body) = body.take()
+        {
+            drain(Body::from(body), self.request.headers());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::future::Future;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
-use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body};
+use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 use salvo_core::http::{ReqBody, ResBody};
 use salvo_core::{Depot, Request};
@@ -169,11 +169,17 @@ impl CapturedRequest for Captured {
                 return Err(BodyError::TooLarge { limit: Some(limit) });
             }
             Held::Cached(bytes) => return Ok(bytes.clone()),
-            Held::Unread(body) => body.take(),
+            Held::Unread(body) => body,
         };
         let bytes = collect_body(body, limit).await?;
         self.body = Held::Read(bytes.clone());
         Ok(bytes)
+    }
+
+    fn leave(&mut self) {
+        if let Held::Unread(body) = &mut self.body {
+            drain(body.take(), &self.headers);
+        }
     }
 }
 

@@ -23,6 +23,8 @@ macro_rules! all_cases {
                 without_a_key_an_optional_operation_runs_unprotected_but_a_bad_key_is_refused:
                     "`required = false`",
                 a_body_over_the_limit_is_413_and_claims_nothing: "body over the limit: 413, nothing claimed",
+                an_early_refusal_reaches_a_client_that_writes_on:
+                    "413 and 400 reach a client that writes 8 MB before it reads",
                 an_empty_body_is_empty_however_its_length_is_written: "`Content-Length: 00` is no body",
                 an_extractors_rejection_is_the_frameworks_own_and_keeps_nothing_claimed:
                     "rejected body: the framework's own answer, nothing stays claimed",

@@ -9,6 +9,7 @@
 
 pub mod example;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -57,6 +58,23 @@ impl Server {
         let mut answer = BufReader::new(stream);
         answer.read_line(&mut line).await.unwrap();
         line.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Writes a whole request before it reads a byte, as many clients do. The answer's status, if all
+    /// was taken and it has come.
+    pub async fn write_all_then_read(self, head: &str, body: &[u8]) -> io::Result<u16> {
+        let mut stream = TcpStream::connect(self.0).await?;
+        stream.write_all(head.as_bytes()).await?;
+        for part in body.chunks(64 * 1024) {
+            stream.write_all(part).await?;
+        }
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).await?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        status.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// Sends one request, and reads the answer's head only.

@@ -7,6 +7,7 @@
 //! Adapters translate between these functions and their framework's types; they decide nothing.
 
 mod body;
+mod draining;
 mod flowing;
 mod key;
 mod media_type;
@@ -19,6 +20,7 @@ mod settings;
 mod stored;
 
 pub use body::CapturedBody;
+pub use draining::drain;
 pub use flowing::Recording;
 pub use key::{KeySyntax, key_as_sent, parse_key};
 pub use problem::{Problem, ProblemKind};

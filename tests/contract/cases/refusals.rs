@@ -5,7 +5,8 @@ use http::{HeaderName, Request, Response, StatusCode};
 use idem::conformance::faults::{Fault, Method};
 use idem::http::{HttpSettings, KeySyntax, Problem, RequestIdentity};
 
-use crate::support::{is_replay, post, problem};
+use crate::app::MIB;
+use crate::support::{HOST, is_replay, post, problem};
 use crate::{Framework, Setup, serve};
 
 const KEY: &str = "idempotency-key";
@@ -121,6 +122,37 @@ pub(crate) async fn a_body_over_the_limit_is_413_and_claims_nothing<F: Framework
     assert_eq!(other.server.announce("/echo", "a", "10000000").await, 413);
     assert_eq!(other.store.calls(Method::Claim), 0);
     assert_eq!(setup.works.executed() + other.works.executed(), 1);
+}
+
+pub(crate) async fn an_early_refusal_reaches_a_client_that_writes_on<F: Framework>() {
+    let setup = serve::<F>(|engine| engine).await;
+    let body = vec![b'x'; 8 * MIB];
+    let chunked = {
+        let mut chunked = format!("{:x}\r\n", body.len()).into_bytes();
+        chunked.extend_from_slice(&body);
+        chunked.extend_from_slice(b"\r\n0\r\n\r\n");
+        chunked
+    };
+    let announced = format!("content-length: {}", body.len());
+    for (key, framing, body, status) in [
+        ("idempotency-key: a\r\n", announced.as_str(), &body, 413),
+        (
+            "idempotency-key: a\r\n",
+            "transfer-encoding: chunked",
+            &chunked,
+            413,
+        ),
+        ("", announced.as_str(), &body, 400),
+        ("", "transfer-encoding: chunked", &chunked, 400),
+    ] {
+        let head = format!(
+            "POST /echo HTTP/1.1\r\nhost: {HOST}\r\n{key}content-type: text/plain\r\n{framing}\r\n\r\n"
+        );
+        let answer = setup.server.write_all_then_read(&head, body).await;
+        assert_eq!(answer.ok(), Some(status), "{key}{framing}");
+    }
+    assert_eq!(setup.works.executed(), 0);
+    assert_eq!(setup.store.calls(Method::Claim), 0);
 }
 
 pub(crate) async fn an_empty_body_is_empty_however_its_length_is_written<F: Framework>() {

@@ -67,6 +67,10 @@ impl Framework for Rocket {
             "The framework reads the body, by its own limits and with its own answer.",
         ),
         (
+            "an_early_refusal_reaches_a_client_that_writes_on",
+            "The framework reads the body, by its own limits and with its own answer.",
+        ),
+        (
             "location_repeated_headers_and_foreign_bytes_survive",
             "Rocket's header values are UTF-8.",
         ),

@@ -60,6 +60,10 @@ impl Framework for Warp {
             "a_body_over_the_limit_is_413_and_claims_nothing",
             "The framework reads the body, by its own limits and with its own answer.",
         ),
+        (
+            "an_early_refusal_reaches_a_client_that_writes_on",
+            "The framework reads the body, by its own limits and with its own answer.",
+        ),
     ];
 
     async fn start(app: App) -> Running {
