@@ -88,8 +88,8 @@ impl HttpSettings {
     /// the value. Whatever is returned, no operation and no layer stores it. A renderer that panics
     /// is answered for with problem+json. It runs on the server's thread and must not block.
     ///
-    /// An envelope as Stripe has it, whose clients raise their `IdempotencyError` by the `type`, and
-    /// whose API answers a mismatch with 400:
+    /// An envelope as Stripe has it. Its clients raise their `IdempotencyError` for a 400 of this
+    /// `type`, and an error of the API for a 409, which they retry:
     ///
     /// ```
     /// use idem_core::http::{HttpSettings, Problem, ProblemKind};
@@ -98,10 +98,10 @@ impl HttpSettings {
     ///
     /// fn as_stripe(problem: &Problem) -> Response<Bytes> {
     ///     let (status, error_type) = match problem.kind {
-    ///         ProblemKind::Mismatch => (StatusCode::BAD_REQUEST, "idempotency_error"),
-    ///         ProblemKind::InFlight | ProblemKind::OutcomeUnknown | ProblemKind::NotReplayable => {
-    ///             (StatusCode::CONFLICT, "idempotency_error")
+    ///         ProblemKind::Mismatch | ProblemKind::OutcomeUnknown | ProblemKind::NotReplayable => {
+    ///             (StatusCode::BAD_REQUEST, "idempotency_error")
     ///         }
+    ///         ProblemKind::InFlight => (StatusCode::CONFLICT, "idempotency_error"),
     ///         kind if kind.status().is_server_error() => (kind.status(), "api_error"),
     ///         kind => (kind.status(), "invalid_request_error"),
     ///     };
