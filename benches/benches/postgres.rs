@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
+use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, RecordId, Store};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, postgres as business};
 use idem_benches::crowd::{crowds, paced, two_threads};
@@ -249,7 +249,8 @@ async fn first_call(store: PostgresStore, claim: Claim) {
     let claimed = store.claim(&claim).await.expect("an answer");
     assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
     let outcome = vec![7; OUTCOME_BYTES].into();
-    let completed = store.complete(&Lease::of(&claim, 1), outcome);
+    let lease = Lease::of(&claim, 1);
+    let completed = store.complete(&lease, outcome);
     assert_eq!(completed.await.expect("an answer"), Change::Applied);
 }
 

@@ -195,6 +195,7 @@ async fn first_call(store: SqliteStore) {
     let claimed = store.claim(&claim).await.expect("an answer");
     assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
     let outcome = vec![7; OUTCOME_BYTES].into();
-    let completed = store.complete(&Lease::of(&claim, 1), outcome);
+    let lease = Lease::of(&claim, 1);
+    let completed = store.complete(&lease, outcome);
     assert_eq!(completed.await.expect("an answer"), Change::Applied);
 }
