@@ -134,7 +134,7 @@ fn print_what_to_try(address: &str) {
     let (first, other) = (charge("", "order-1", 1999), charge("", "order-1", 99));
     let click = charge("", "order-2", 500);
     let (hang_up, retry) = (
-        charge(" -m 0.01", "order-3", 700),
+        charge(" -m 0.25", "order-3", 700),
         charge("", "order-3", 700),
     );
     println!(
