@@ -7,9 +7,10 @@ use idem::stores::postgres::PostgresStore;
 use idem::{Claimed, Engine, Fingerprint, Store};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::conformance::claim;
-use crate::log::Log;
+use crate::log::listen_to;
 
 const SECRET: &str = "s3cr3t-p@ss";
 
@@ -154,9 +155,7 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
         ("postgress://app:hunter2@host/db", "no store"),
         ("postgres:app:hunter2@host/db", "no scheme"),
     ];
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listen_to(LevelFilter::INFO);
     for (url, hint) in wrong {
         let Err(error) = idem::connect(url).await else {
             panic!("{url} is no store");
@@ -171,12 +170,7 @@ async fn urls_are_told_what_is_wrong_with_them_and_never_repeated() {
 
 #[tokio::test]
 async fn credentials_are_in_no_log_error_or_debug_form() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listen_to(LevelFilter::TRACE);
 
     let postgres = Postgres::builder().login("app", SECRET).start();
     let right = postgres.url();
@@ -213,9 +207,7 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
 
 #[tokio::test]
 async fn a_server_that_may_lose_records_is_warned_of() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listen_to(LevelFilter::INFO);
     let warned = async |settings: &[(&str, &str)]| {
         let builder = settings
             .iter()

@@ -5,6 +5,8 @@
 mod latencies;
 #[path = "../support/load.rs"]
 mod load;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/processes.rs"]
 mod many;
 #[path = "../support/worker.rs"]
@@ -18,7 +20,6 @@ mod hung;
 mod lanes;
 mod late;
 mod limits;
-mod log;
 mod logins;
 mod outages;
 mod poolers;

@@ -1,9 +1,9 @@
 //! Logins, TLS and URLs: they work, and credentials appear nowhere.
 
 use std::error::Error;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem::stores::redis::RedisStore;
@@ -12,9 +12,10 @@ use idem::{
 };
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel};
 use tokio::sync::Notify;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::conformance::claim;
+use crate::log::{listen, listen_to};
 
 const SECRET: &str = "s3cr3t-p%40ss";
 const DECODED: &str = "s3cr3t-p@ss";
@@ -397,43 +398,9 @@ async fn a_hash_in_a_login_leads_nowhere_else() {
     exercise(&RedisStore::connect(&encoded).await.unwrap()).await;
 }
 
-/// What is logged, whoever logs it.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-/// An event that another test's thread, which has no subscriber, came to first may be taken for one
-/// that nobody hears. To be called when it has happened once.
-fn hear_everything() {
-    tracing::callsite::rebuild_interest_cache();
-}
-
 #[tokio::test]
 async fn credentials_are_in_no_log_error_or_debug_form() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listen_to(LevelFilter::TRACE);
 
     let redis = with_user();
     let wrong = url(&redis, "app:wr0ng-p4ssw0rd");
@@ -457,10 +424,9 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
         let body = async { Ok::<_, idem::Error>(1) };
         let refused = operation.run("the client's key", fingerprint, body).await;
         seen.push_str(&chain(&refused.unwrap_err()));
-        hear_everything();
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.take();
     assert!(log.contains("store call failed"), "{log}");
     seen.push_str(&log);
     for secret in [SECRET, DECODED, "wr0ng-p4ssw0rd", "the client's key"] {
@@ -470,16 +436,11 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
 
 #[tokio::test]
 async fn a_server_that_loses_records_is_warned_of() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = listen();
     let warned = async |args: &[&str]| {
         let redis = Redis::with(args);
         RedisStore::connect(&redis.url()).await.unwrap();
-        hear_everything();
-        log.0.lock().unwrap().clear();
-        RedisStore::connect(&redis.url()).await.unwrap();
-        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+        log.take()
     };
     let log = warned(&["--maxmemory-policy", "allkeys-lru", "--appendonly", "yes"]).await;
     assert!(

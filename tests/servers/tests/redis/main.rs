@@ -3,6 +3,8 @@
 
 #[path = "../support/load.rs"]
 mod load;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/processes.rs"]
 mod many;
 #[path = "../support/worker.rs"]

@@ -1,8 +1,5 @@
 //! What the store says of a database's settings, and leaves as it is.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
 use idem::{ConnectError, Engine, Error, Fingerprint, StoreError};
@@ -10,36 +7,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::file::{File, claim, finish, replays, whole};
-
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    pub(crate) fn take(&self) -> String {
-        String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Warnings of this thread, while the guard lives.
-pub(crate) fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(move || writer.clone())
-        .finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
+use crate::log::listen;
 
 fn pool(file: &File, mode: SqliteJournalMode, synchronous: SqliteSynchronous) -> SqlitePool {
     let options = file.options().create_if_missing(true);

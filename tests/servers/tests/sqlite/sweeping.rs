@@ -10,7 +10,7 @@ use sqlx::SqlitePool;
 
 use crate::file::{File, acquire, claim};
 use crate::latencies::claims_until;
-use crate::settings::listen;
+use crate::log::listen;
 
 /// How long claims are watched without a sweep, to compare with.
 const BEFORE: Duration = Duration::from_secs(2);

@@ -56,9 +56,14 @@ impl<'a> MakeWriter<'a> for Log {
 
 /// Warnings of this thread, while the guard lives.
 pub(crate) fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
+    listen_to(LevelFilter::WARN)
+}
+
+/// What this thread says down to a level, while the guard lives.
+pub(crate) fn listen_to(level: LevelFilter) -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
+        .with_max_level(level)
         .with_ansi(false)
         .with_writer(log.clone())
         .finish();
