@@ -200,7 +200,7 @@ pub(crate) fn outcome_unknown(operation: &str, id: &RecordId, attempt: u32) {
         operation,
         record = %id,
         attempt,
-        "the outcome of an attempt that crashed is unknown; retries are refused until Operation::resolve or the tool `idem resolve` says what happened"
+        "the outcome of an attempt that crashed is unknown; retries are refused until Operation::resolve, or Operation::resolve_record with this record, says what happened"
     );
 }
 
