@@ -130,6 +130,10 @@ async fn transitions(store: &RedisStore) -> Result<(), StoreError> {
     let mut lease = Lease::of(&next, 2);
     lease.retention = Duration::from_millis(1);
     let _ = store.complete(&lease, bytes::Bytes::new()).await?;
+    // Who lists keys would see it until its millisecond is over.
+    let mut delete = cmd("DEL");
+    delete.arg(store.inner.key(&claim.id));
+    store.inner.lanes.claims().send(&delete).await?;
     let mut other = *claim.id.as_bytes();
     other.reverse();
     let other = Claim::new(RecordId::from_bytes(other), fingerprint, TRIED, TRIED);

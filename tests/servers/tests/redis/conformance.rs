@@ -11,8 +11,6 @@ use idem::stores::redis::RedisStore;
 use idem::{Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
-use crate::links::eventually;
-
 struct Url(String);
 
 #[async_trait]
@@ -241,23 +239,17 @@ async fn prefixes_and_databases_keep_records_apart() {
             }
         ));
     }
-    // What was tried at the start may be there for a moment.
-    let record = eventually("one record and the mark of the format", async || {
-        let keys = redis.console().call(&["KEYS", "shop:*"]);
-        let Reply::Array(keys) = &keys else {
-            panic!("KEYS is a list");
-        };
-        let keys = keys.iter().filter_map(Reply::text);
-        let records: Vec<_> = keys.filter(|key| *key != "shop:format").collect();
-        match &records[..] {
-            [record] => Ok((*record).to_owned()),
-            _ => Err(records
-                .iter()
-                .map(|key| (*key).to_owned())
-                .collect::<Vec<_>>()),
-        }
-    })
-    .await;
+    let Reply::Array(keys) = redis.console().call(&["KEYS", "shop:*"]) else {
+        panic!("KEYS is a list");
+    };
+    let keys: Vec<_> = keys.iter().filter_map(Reply::text).collect();
+    let [record] = keys
+        .iter()
+        .filter(|key| **key != "shop:format")
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{keys:?}");
+    };
     assert_eq!(record.len(), "shop:".len() + 43);
 }
 
