@@ -163,11 +163,11 @@ macro_rules! ledger {
                 }
             }
 
-            /// One transaction for everything: `tx` is the attribute's.
+            /// One transaction for everything: `tx` is the attribute's. The operation has its module's
+            /// name: there is one for each database.
             #[idempotent(
                 key = header("Idempotency-Key"),
                 ttl = "24h",
-                name = "ledger.transfer",
                 transaction = ledger.pool
             )]
             async fn transfer(
@@ -181,7 +181,6 @@ macro_rules! ledger {
             #[idempotent(
                 key = header("Idempotency-Key"),
                 ttl = "24h",
-                name = "ledger.transfer_apart",
                 lease = "1s"
             )]
             async fn transfer_apart(
@@ -195,7 +194,6 @@ macro_rules! ledger {
             #[idempotent(
                 key = header("Idempotency-Key"),
                 ttl = "24h",
-                name = "ledger.transfer_apart_once",
                 lease = "1s",
                 on_crash = "refuse"
             )]
