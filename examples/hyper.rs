@@ -44,7 +44,7 @@ async fn create_charge(bank: Bank, request: Request<Bytes>) -> Response<Full<Byt
 type Answer = Response<CapturedBody<Full<Bytes>>>;
 
 async fn route(bank: Bank, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    let plain = |response: Response<_>| response.map(CapturedBody::passed);
+    let plain = |response: Response<_>| response.map(CapturedBody::streamed);
     Ok(match (request.method(), request.uri().path()) {
         (&Method::POST, "/charges") => create_charge(bank, request).await,
         (&Method::GET, "/charges") => {

@@ -1,5 +1,5 @@
 //! What every handler form shares: a request is admitted, or answered without its handler; a
-//! handler's response is judged, stored, and answered.
+//! handler's response is captured, stored, and answered.
 //!
 //! An adapter brings its request as a [`CapturedRequest`] and its framework's responses as
 //! `http::Response`, and gets such responses back.
@@ -17,249 +17,16 @@ use bytes::Bytes;
 use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
-    BodyError, Captured, CapturedBody, FlowingResponse, HttpSettings, Problem, ProblemKind,
-    Recording, RequestIdentity, capture, parse_key,
+    Captured, CapturedBody, FlowingResponse, Problem, ProblemKind, Recording, capture,
 };
 use tracing::Instrument;
 
 use idem_core::{
-    Begun, Caller, Driven, EndedIn, Engine, Error, Execution, ExecutionError, ExecutionIn,
-    Fingerprint, FingerprintError, Fingerprinter, Flow, FormerFingerprint, Granted, Key, KeyError,
-    Lent, Operation, Running, Transactional, Unprotected, Verdict, Writes,
+    Driven, EnclosingAttempt, Engine, Execution, ExecutionError, Flow, Running, Transactional,
+    Unprotected, Verdict, Writes, transactional,
 };
 
-use crate::__private::{KeySource, Plan, operation};
 use crate::refusals::Refusals;
-
-/// A request on its way to an idempotent handler. Its body waits.
-pub(crate) trait CapturedRequest {
-    /// What of its head counts.
-    fn identity(&self) -> RequestIdentity<'_>;
-
-    /// The engine that it carries.
-    fn engine(&self) -> Option<Engine>;
-
-    /// Its body, whole, and kept for the handler.
-    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError>;
-
-    /// It is refused: what its client still writes is read out beside the answer, which a closed
-    /// connection would cut off.
-    fn leave(&mut self);
-}
-
-/// The request's engine, else the installed one.
-pub(crate) fn engine_of(request: &impl CapturedRequest) -> Result<Engine, Error> {
-    request.engine().map_or_else(Engine::installed, Ok)
-}
-
-/// Reads the body before anything else, because what counts is named by what it says. Nothing is
-/// claimed yet.
-pub(crate) async fn read_early(
-    request: &mut impl CapturedRequest,
-    engine: Option<Engine>,
-) -> Result<Bytes, Response<Bytes>> {
-    let engine = engine.map_or_else(|| engine_of(request), Ok);
-    // The engine may be named by what is read here; without any, `admit` refuses.
-    let fallback = HttpSettings::default();
-    let settings = engine.as_ref().map_or(&fallback, Engine::http);
-    let body = read(request, settings).await;
-    if body.is_err() {
-        request.leave();
-    }
-    body
-}
-
-async fn read(
-    request: &mut impl CapturedRequest,
-    settings: &HttpSettings,
-) -> Result<Bytes, Response<Bytes>> {
-    let body = request.read(settings.request_limit()).await;
-    body.map_err(|error| Problem::from(error).into_response_to(&request.identity(), settings))
-}
-
-/// Decides whether the handler runs. An `Err` is the answer without it.
-pub(crate) async fn admit(
-    plan: Plan,
-    request: &mut impl CapturedRequest,
-) -> Result<Admitted, Response<Bytes>> {
-    let admitted = judge(plan, request).await;
-    if admitted.is_err() {
-        request.leave();
-    }
-    admitted
-}
-
-async fn judge(
-    plan: Plan,
-    request: &mut impl CapturedRequest,
-) -> Result<Admitted, Response<Bytes>> {
-    let required = plan.required;
-    let release = plan.release.clone();
-    let identified = identify(plan, request)?;
-    if !required && identified.key == Err(KeyError::Missing) {
-        if !Caller::begin() {
-            // Nobody is told.
-            return Err(Response::new(Bytes::new()));
-        }
-        return Ok(Admitted {
-            permit: Permit::Unprotected(identified.operation.unprotected()),
-            #[cfg(feature = "tower")]
-            lent: Lent::NONE,
-            refusals: identified.refusals,
-        });
-    }
-    let (keyed, counted) = identified.keyed(Operation::keyed)?;
-    #[cfg(feature = "tower")]
-    let lent = keyed.lend();
-    if keyed.is_lent() {
-        return Ok(Admitted {
-            permit: Permit::Within,
-            #[cfg(feature = "tower")]
-            lent,
-            refusals: counted.refusals,
-        });
-    }
-    let (counted, refusals) = counted.fingerprint(request).await?;
-    // Boxed: it is large, and gone before the handler runs.
-    let begun = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
-    let permit = match begun.map_err(|error| refusals.error(&error))? {
-        Begun::Execute(execution) => Permit::Execute(execution, release),
-        Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
-        Begun::Replay(outcome) => return Err(refusals.given_back(&outcome)),
-    };
-    Ok(Admitted {
-        permit,
-        #[cfg(feature = "tower")]
-        lent,
-        refusals,
-    })
-}
-
-/// Decides whether the handler runs in a transaction of the database.
-pub(crate) async fn admit_in<D: Transactional>(
-    plan: Plan,
-    database: D,
-    request: &mut impl CapturedRequest,
-) -> Result<AdmittedIn<D>, Response<Bytes>> {
-    let admitted = judge_in(plan, database, request).await;
-    if admitted.is_err() {
-        request.leave();
-    }
-    admitted
-}
-
-async fn judge_in<D: Transactional>(
-    plan: Plan,
-    database: D,
-    request: &mut impl CapturedRequest,
-) -> Result<AdmittedIn<D>, Response<Bytes>> {
-    let release = plan.release.clone();
-    let identified = identify(plan, request)?;
-    let (keyed, counted) =
-        identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-    let (counted, refusals) = counted.fingerprint(request).await?;
-    let granted = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
-    match granted.map_err(|error| refusals.error(&error))? {
-        Granted::Run(execution) => Ok(AdmittedIn {
-            execution,
-            release,
-            refusals,
-        }),
-        Granted::Replay(outcome) => Err(refusals.given_back(&outcome)),
-    }
-}
-
-/// What needs no more than the request's head.
-fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Response<Bytes>> {
-    let engine = plan
-        .engine
-        .map_or_else(|| engine_of(request), Ok)
-        .map_err(|error| {
-            // Without an engine there are no settings.
-            crate::report_misconfiguration(&error);
-            Problem::from(&error).into_response(&HttpSettings::default())
-        })?;
-    let settings = engine.http();
-    let key = match plan.key {
-        KeySource::Value(key) => key,
-        KeySource::Header(name) => {
-            let lines = request.identity().headers.get_all(name);
-            parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
-        }
-    };
-    let refusals = Refusals::to(request, engine.clone());
-    let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)
-        .map_err(|error| refusals.error(&error))?;
-    Ok(Identified {
-        refusals,
-        operation,
-        key,
-        fingerprint: plan.fingerprint,
-    })
-}
-
-/// A request whose operation and key are known.
-struct Identified {
-    refusals: Refusals,
-    operation: Operation,
-    key: Result<Key, KeyError>,
-    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-}
-
-/// A request whose key is acceptable.
-struct Counted {
-    refusals: Refusals,
-    has_scope: bool,
-    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-}
-
-impl Identified {
-    /// Puts the operation under its key. Refused keys cost no look at the body.
-    fn keyed<K>(
-        self,
-        keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
-    ) -> Result<(K, Counted), Response<Bytes>> {
-        let keyed =
-            keyed(&self.operation, self.key).map_err(|error| self.refusals.error(&error))?;
-        let counted = Counted {
-            has_scope: self.operation.has_scope(),
-            refusals: self.refusals,
-            fingerprint: self.fingerprint,
-        };
-        Ok((keyed, counted))
-    }
-}
-
-/// What a request is compared by.
-struct Fingerprints {
-    fingerprint: Fingerprint,
-    /// What a record of an earlier version may have in its place.
-    former: Option<FormerFingerprint>,
-}
-
-impl Counted {
-    async fn fingerprint(
-        self,
-        request: &mut impl CapturedRequest,
-    ) -> Result<(Fingerprints, Refusals), Response<Bytes>> {
-        let body = read(request, self.refusals.settings()).await?;
-        let identity = request.identity();
-        let fingerprints = match self.fingerprint {
-            Some(parts) => {
-                let parts = parts.map_err(|error| self.refusals.error(&error.into()))?;
-                Fingerprints {
-                    fingerprint: identity.fingerprint_of(self.has_scope, parts),
-                    former: None,
-                }
-            }
-            None => Fingerprints {
-                fingerprint: identity.fingerprint(self.has_scope, &body),
-                former: identity.former_fingerprint(self.has_scope, &body),
-            },
-        };
-        Ok((fingerprints, self.refusals))
-    }
-}
 
 /// What a handler ended with.
 pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
@@ -281,17 +48,17 @@ type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
 
 /// The right to run the handler.
 pub(crate) struct Admitted {
-    permit: Permit,
+    pub(crate) permit: Permit,
     #[cfg(feature = "tower")]
-    lent: Lent,
-    refusals: Refusals,
+    pub(crate) enclosing: EnclosingAttempt,
+    pub(crate) refusals: Refusals,
 }
 
 #[allow(
     clippy::large_enum_variant,
     reason = "the rare variant is the small one"
 )]
-enum Permit {
+pub(crate) enum Permit {
     /// Once, and store the response unless its status is listed.
     Execute(Execution, Cow<'static, [u16]>),
     /// As if the attribute were not there.
@@ -309,8 +76,8 @@ impl Admitted {
 
     /// For what a layer calls.
     #[cfg(feature = "tower")]
-    pub(crate) const fn lent(&self) -> Lent {
-        self.lent
+    pub(crate) const fn enclosing_attempt(&self) -> EnclosingAttempt {
+        self.enclosing
     }
 
     /// Runs the handler on the caller's task, which must not end with the client's connection.
@@ -325,17 +92,17 @@ impl Admitted {
             permit, refusals, ..
         } = self;
         let ended = match permit {
-            Permit::Within => return Lent::NONE.during(passed(respond)).await,
+            Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
             Permit::Unprotected(unprotected) => {
-                let body = unprotected.drive(Box::pin(passed(respond)));
+                let body = unprotected.drive(Box::pin(run_unrecorded(respond)));
                 let body = std::panic::AssertUnwindSafe(body);
                 let ended = futures_util::FutureExt::catch_unwind(body).await;
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let judged = judged(respond, release, refusals.engine().clone());
+                let captured = run_and_capture(respond, release, refusals.engine().clone());
                 // Boxed, so that what encloses it moves a pointer.
-                let body = Box::pin(async move { judged.await.driven(read_on) });
+                let body = Box::pin(async move { captured.await.driven(read_on) });
                 execution.drive_flowing(body).await
             }
         };
@@ -353,14 +120,14 @@ impl Admitted {
             permit, refusals, ..
         } = self;
         let ended = match permit {
-            Permit::Within => return Lent::NONE.during(passed(respond)).await,
+            Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
             Permit::Unprotected(unprotected) => {
-                let ended = unprotected.drive_detached(Box::pin(passed(respond)));
+                let ended = unprotected.drive_detached(Box::pin(run_unrecorded(respond)));
                 ended.await.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let judged = judged(respond, release, refusals.engine().clone());
-                let body = async move { judged.await.driven(Recording::spawn) };
+                let captured = run_and_capture(respond, release, refusals.engine().clone());
+                let body = async move { captured.await.driven(Recording::spawn) };
                 execution.drive_flowing_detached(Box::pin(body)).await
             }
         };
@@ -368,39 +135,39 @@ impl Admitted {
     }
 }
 
-async fn passed<B, E>(respond: impl Future<Output = Responded<B, E>>) -> Answer<B, E>
+async fn run_unrecorded<B, E>(respond: impl Future<Output = Responded<B, E>>) -> Answer<B, E>
 where
     B: Body<Data = Bytes>,
 {
     match respond.await {
-        Responded::Answered(response) => Ok(response.map(CapturedBody::passed)),
+        Responded::Answered(response) => Ok(response.map(CapturedBody::streamed)),
         Responded::Rejected(response) => Ok(rejected(response)),
         #[cfg(feature = "tower")]
-        Responded::Refused(response, _) => Ok(response.map(CapturedBody::passed)),
+        Responded::Refused(response, _) => Ok(response.map(CapturedBody::streamed)),
         Responded::Failed(error) => Err(error),
         #[cfg(feature = "tower")]
         Responded::NotCalled(error) => Err(error),
     }
 }
 
-async fn judged<B, E>(
+async fn run_and_capture<B, E>(
     respond: impl Future<Output = Responded<B, E>>,
     release: Cow<'static, [u16]>,
     engine: Engine,
-) -> Judged<B, E>
+) -> Outgoing<B, E>
 where
     B: Body<Data = Bytes>,
 {
     let (verdict, answer) = match respond.await {
         Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
             // An operation within has refused, after whatever this one had done before.
-            (Verdict::Crashed, Ok(response.map(CapturedBody::passed)))
+            (Verdict::Crashed, Ok(response.map(CapturedBody::streamed)))
         }
         Responded::Answered(response) => {
             let limit = engine.max_outcome_bytes();
             match capture(response, &release, limit, engine.http()).await {
                 Captured::Ended(verdict, response) => (verdict, Ok(response)),
-                Captured::Flows(response) => return Judged::Flows(response),
+                Captured::Flows(response) => return Outgoing::Flows(response),
             }
         }
         Responded::Rejected(response) => (Verdict::Released, Ok(rejected(response))),
@@ -410,22 +177,22 @@ where
                 Refused::NotExecuted => Verdict::Released,
                 Refused::Unknown => Verdict::Crashed,
             };
-            (verdict, Ok(response.map(CapturedBody::passed)))
+            (verdict, Ok(response.map(CapturedBody::streamed)))
         }
         Responded::Failed(error) => (Verdict::Crashed, Err(error)),
         #[cfg(feature = "tower")]
         Responded::NotCalled(error) => (Verdict::Released, Err(error)),
     };
-    Judged::Ended(verdict, answer)
+    Outgoing::Ended(verdict, answer)
 }
 
 /// What a handler has come to.
-enum Judged<B: Body<Data = Bytes>, E> {
+enum Outgoing<B: Body<Data = Bytes>, E> {
     Ended(Verdict, Answer<B, E>),
     Flows(FlowingResponse<B>),
 }
 
-impl<B: Body<Data = Bytes>, E> Judged<B, E> {
+impl<B: Body<Data = Bytes>, E> Outgoing<B, E> {
     /// A response that flows goes to the client, and ends the attempt.
     fn driven(self, read_on: fn(Recording<B>)) -> Driven<Answer<B, E>, Flowing<B>> {
         match self {
@@ -460,9 +227,9 @@ impl<B: Body<Data = Bytes>, E> Flow<Answer<B, E>> for Flowing<B> {
 
 /// The right to run the handler in a transaction.
 pub(crate) struct AdmittedIn<D: Transactional> {
-    execution: ExecutionIn<D>,
-    release: Cow<'static, [u16]>,
-    refusals: Refusals,
+    pub(crate) execution: transactional::Execution<D>,
+    pub(crate) release: Cow<'static, [u16]>,
+    pub(crate) refusals: Refusals,
 }
 
 impl<D: Transactional> AdmittedIn<D> {
@@ -496,20 +263,22 @@ impl<D: Transactional> AdmittedIn<D> {
                 }
                 _ => Writes::Discard,
             };
-            let judged = judged(std::future::ready(responded), release, engine).await;
+            let captured = run_and_capture(std::future::ready(responded), release, engine).await;
             // What flows is read before the commit, of which it is a part.
-            let (verdict, answer) = judged.collected().await;
+            let (verdict, answer) = captured.collected().await;
             (transaction, verdict, writes, answer)
         };
         match Box::pin(execution.drive(body)).await {
-            Ok(EndedIn::Value(answer)) => answer,
-            Ok(EndedIn::Replay(outcome)) => Ok(whole(refusals.given_back(&outcome))),
-            Ok(EndedIn::Refused(error)) => {
+            Ok(transactional::Ended::Value(answer)) => answer,
+            Ok(transactional::Ended::Replay(outcome)) => {
+                Ok(buffered(refusals.replayed_response(&outcome)))
+            }
+            Ok(transactional::Ended::Refused(error)) => {
                 crate::report_misconfiguration(&error);
-                Ok(whole(refusals.problem(Problem::not_committed(&error))))
+                Ok(buffered(refusals.problem(Problem::not_committed(&error))))
             }
             // The panic's message has gone to the panic hook, and is not for clients.
-            Err(_) => Ok(whole(refusals.problem(Problem::rolled_back()))),
+            Err(_) => Ok(buffered(refusals.problem(Problem::rolled_back()))),
         }
     }
 
@@ -526,7 +295,7 @@ impl<D: Transactional> AdmittedIn<D> {
         let running = tokio::spawn(self.run(handler).in_current_span());
         running.await.unwrap_or_else(|_| {
             // The runtime shuts down.
-            Ok(whole(refusals.problem(match commit.was_sent() {
+            Ok(buffered(refusals.problem(match commit.was_sent() {
                 true => Problem::unsettled(),
                 false => Problem::rolled_back(),
             })))
@@ -581,7 +350,7 @@ fn unanswered<B: Body<Data = Bytes>>(
     error: &ExecutionError,
     refusals: &Refusals,
 ) -> Response<CapturedBody<B>> {
-    whole(match error {
+    buffered(match error {
         ExecutionError::NotRun(error) => refusals.error(error),
         // The panic's message has gone to the panic hook, and is not for clients.
         ExecutionError::Panicked(_) => refusals.problem(Problem::crashed()),
@@ -589,6 +358,8 @@ fn unanswered<B: Body<Data = Bytes>>(
 }
 
 /// An answer that no handler has made.
-pub(crate) fn whole<B: Body<Data = Bytes>>(response: Response<Bytes>) -> Response<CapturedBody<B>> {
-    response.map(CapturedBody::whole)
+pub(crate) fn buffered<B: Body<Data = Bytes>>(
+    response: Response<Bytes>,
+) -> Response<CapturedBody<B>> {
+    response.map(CapturedBody::buffered)
 }

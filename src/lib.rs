@@ -117,20 +117,36 @@
 
 #[cfg(feature = "actix")]
 pub mod actix;
+#[cfg(feature = "http")]
+mod admission;
 #[cfg(feature = "axum")]
 pub mod axum;
-#[cfg(any(feature = "rocket", feature = "warp"))]
-mod function;
+#[allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "reached through the hidden `__private` only"
+)]
+mod call;
+#[cfg(feature = "http")]
+mod captured_request;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 #[cfg(feature = "http")]
 mod handler;
 #[cfg(feature = "http")]
 pub mod http;
+#[allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "reached through the hidden `__private` only"
+)]
+mod plan;
 #[cfg(feature = "poem")]
 pub mod poem;
 #[cfg(feature = "http")]
 mod refusals;
+#[cfg(any(feature = "rocket", feature = "warp"))]
+mod reply;
 #[cfg(feature = "rocket")]
 pub mod rocket;
 #[cfg(feature = "salvo")]
@@ -179,7 +195,7 @@ pub use idem_stores::ConnectError;
 /// When no compiled store has the URL's scheme (the message names the cargo feature to enable),
 /// when the URL is malformed, or when the store cannot be reached. No message repeats the URL.
 pub async fn connect(url: &str) -> Result<EngineBuilder, ConnectError> {
-    Ok(EngineBuilder::over(stores::connect(url).await?))
+    Ok(EngineBuilder::new(stores::connect(url).await?))
 }
 
 /// Logs what only the one who runs the server can mend.

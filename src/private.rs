@@ -1,9 +1,5 @@
 //! What the attributes write calls to. Not public: it changes with any release.
 
-use std::borrow::Cow;
-use std::future::Future;
-use std::pin::Pin;
-
 use serde::Serialize;
 
 pub use idem_core::__register_operation as register_operation;
@@ -12,6 +8,9 @@ pub use idem_core::{
     KeyError, KeyRequest, OnCrash, Operation, Place, Policy, ReleaseErrors, Replayable,
     StoreErrors, TransactionSource, Transactional,
 };
+
+pub use crate::call::{FunctionCall, KeyArgument};
+pub use crate::plan::{KeySource, Plan};
 
 #[cfg(feature = "actix")]
 pub use crate::actix::private as actix;
@@ -114,128 +113,4 @@ pub fn given_engine(engine: &Engine) -> Option<Engine> {
 /// The database that `transaction = …` names.
 pub fn database<Via, S: TransactionSource<Via> + ?Sized>(source: &S) -> S::Database {
     source.database()
-}
-
-/// Whether the argument that the key is made of is among those that count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyArgument {
-    Counts,
-    IsLeftOut,
-}
-
-/// One call of an annotated function, before its body.
-#[derive(Debug)]
-pub struct FunctionCall {
-    operation: Result<Operation, Error>,
-    key: Result<Key, KeyError>,
-    fingerprint: Result<Fingerprint, FingerprintError>,
-}
-
-impl FunctionCall {
-    pub fn new(
-        engine: Option<Engine>,
-        name: Result<&'static str, Error>,
-        policy: Policy,
-        key: Result<Key, KeyError>,
-        scope: Option<Result<Key, KeyError>>,
-        fingerprint: Result<Fingerprinter, FingerprintError>,
-        key_argument: KeyArgument,
-    ) -> Self {
-        let operation = operation(
-            engine.map_or_else(Engine::installed, Ok),
-            name.map(Cow::Borrowed),
-            policy,
-            scope,
-        );
-        // As in the handler form: what is asked for counts always, who asks without a scope.
-        let has_scope = operation.as_ref().is_ok_and(Operation::has_scope);
-        let request = key.as_ref().ok().and_then(Key::request);
-        let fingerprint = fingerprint.map(|mut parts| {
-            if let Some(KeyRequest { target, caller }) = request {
-                if key_argument == KeyArgument::IsLeftOut {
-                    parts.bytes("target", &target.to_bytes());
-                }
-                if !has_scope {
-                    parts.bytes("caller", &caller.to_bytes());
-                }
-            }
-            parts.finish()
-        });
-        Self {
-            operation,
-            key,
-            fingerprint,
-        }
-    }
-
-    pub async fn run<T, Errors, F>(self, body: Pin<Box<F>>) -> T
-    where
-        T: Replayable<Errors>,
-        F: Future<Output = T>,
-    {
-        match self.ready() {
-            Ok((operation, key, fingerprint)) => {
-                operation.replay_or_run(key, fingerprint, body).await
-            }
-            Err(error) => T::refused(error),
-        }
-    }
-
-    /// The same in a transaction, which the body gives back.
-    pub async fn run_in<T, Errors, D, B, F>((call, database): (Self, D), body: B) -> T
-    where
-        T: Replayable<Errors>,
-        D: Transactional,
-        B: FnOnce(D::Transaction) -> F,
-        F: Future<Output = (D::Transaction, T)>,
-    {
-        match call.ready() {
-            Ok((operation, key, fingerprint)) => {
-                let operation = operation.in_database(database);
-                operation.run_encoded(key, fingerprint, body).await
-            }
-            Err(error) => T::refused(error),
-        }
-    }
-
-    fn ready(self) -> Result<(Operation, Result<Key, KeyError>, Fingerprint), Error> {
-        let ready = self
-            .operation
-            .and_then(|operation| Ok((operation, self.fingerprint?)));
-        if let Err(error) = &ready {
-            crate::report_misconfiguration(error);
-        }
-        let (operation, fingerprint) = ready?;
-        Ok((operation, self.key, fingerprint))
-    }
-}
-
-/// The operation of an annotated function.
-pub(crate) fn operation(
-    engine: Result<Engine, Error>,
-    name: Result<Cow<'static, str>, Error>,
-    policy: Policy,
-    scope: Option<Result<Key, KeyError>>,
-) -> Result<Operation, Error> {
-    Ok(engine?.operation(name?).policy(policy).encoded_scope(scope))
-}
-
-/// Where a handler's key comes from.
-#[derive(Debug)]
-pub enum KeySource {
-    Header(&'static str),
-    Value(Result<Key, KeyError>),
-}
-
-/// What the attribute over a handler says.
-#[derive(Debug)]
-pub struct Plan {
-    pub engine: Option<Engine>,
-    pub name: Result<Cow<'static, str>, Error>,
-    pub policy: Policy,
-    pub key: KeySource,
-    pub scope: Option<Result<Key, KeyError>>,
-    pub fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
-    pub release: Cow<'static, [u16]>,
-    pub required: bool,
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Response, Uri};
 use idem_core::http::{HttpSettings, Problem, RequestIdentity, replay_under};
 use idem_core::{Engine, Error, Outcome};
 
-use crate::handler::CapturedRequest;
+use crate::captured_request::CapturedRequest;
 
 /// Answers one request, also when its handler has taken it.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ impl Refusals {
     }
 
     /// A stored outcome as an answer.
-    pub(crate) fn given_back(&self, outcome: &Outcome) -> Response<Bytes> {
+    pub(crate) fn replayed_response(&self, outcome: &Outcome) -> Response<Bytes> {
         replay_under(outcome, self.settings()).unwrap_or_else(|error| self.error(&error.into()))
     }
 }

@@ -68,12 +68,12 @@ use rocket::response::{self, Responder, Response};
 use rocket::serde::json::Json;
 use serde::{Serialize, Serializer};
 
-pub use crate::function::KeyText;
+pub use crate::reply::KeyText;
 
 use crate::__private::Fingerprintable;
 
-use crate::function::{
-    self, Content, Head, given_back, keeps_writes, settings, verdict, verdict_of_installed,
+use crate::reply::{
+    self, Content, Head, keeps_writes, replayed_response, settings, verdict, verdict_of_installed,
 };
 
 /// The idempotency key of a request, or why there is none: a request guard that never fails.
@@ -280,7 +280,7 @@ impl<'r> Reply<'r> {
                 Ok(body) if body.len() == length => {
                     let body = Bytes::from(body);
                     response.set_sized_body(body.len(), Cursor::new(body.clone()));
-                    Content::Whole(body)
+                    Content::Buffered(body)
                 }
                 Ok(_) | Err(_) => Content::Broken,
             },
@@ -306,10 +306,10 @@ impl<'r> Reply<'r> {
                 }
                 head
             }
-            Kind::Stored(response) => response.clone().map(Content::Whole),
+            Kind::Stored(response) => response.clone().map(Content::Buffered),
             Kind::Refused(refusal) => {
                 let kind = refusal.0.kind;
-                let mut head = http::Response::new(Content::Whole(Bytes::new()));
+                let mut head = http::Response::new(Content::Buffered(Bytes::new()));
                 *head.status_mut() = kind.status();
                 head.extensions_mut().insert(kind);
                 head
@@ -359,12 +359,12 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
     }
 
     fn replay(outcome: &Outcome) -> Result<Self, Error> {
-        let given_back = settings(None, |settings| given_back(outcome, settings));
-        given_back.map(|response| Self(Kind::Stored(response)))
+        let replayed_response = settings(None, |settings| replayed_response(outcome, settings));
+        replayed_response.map(|response| Self(Kind::Stored(response)))
     }
 
     fn replay_under(outcome: &Outcome, settings: &Settings) -> Result<Self, Error> {
-        given_back(outcome, settings.http()).map(|response| Self(Kind::Stored(response)))
+        replayed_response(outcome, settings.http()).map(|response| Self(Kind::Stored(response)))
     }
 
     fn refused(error: Error) -> Self {
@@ -382,10 +382,7 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
     }
 
     fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
-        Some(Self::refusal(
-            function::crashed(rolled_back),
-            settings.http(),
-        ))
+        Some(Self::refusal(reply::crashed(rolled_back), settings.http()))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

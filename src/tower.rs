@@ -67,9 +67,11 @@ use idem_core::{Caller, Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Polic
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::__private::{KeySource, Plan};
-use crate::handler::{self, CapturedRequest, Refused, Responded, whole};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self, Refused, Responded, buffered};
 use crate::http::private::{Captured, Incoming};
+use crate::plan::{KeySource, Plan};
 
 /// Makes the requests to a service safe to retry, those with the given methods.
 #[derive(Clone)]
@@ -321,7 +323,7 @@ where
         if !settings.methods.contains(request.method()) {
             return Box::pin(async move {
                 poll_fn(|cx| inner.poll_ready(cx)).await?;
-                Ok(inner.call(request).await?.map(CapturedBody::passed))
+                Ok(inner.call(request).await?.map(CapturedBody::streamed))
             });
         }
         let settings = Arc::clone(settings);
@@ -329,9 +331,9 @@ where
             if !settings.required && !request.headers().contains_key(&settings.key) {
                 let (head, body) = request.into_parts();
                 let plan = settings.plan(&head);
-                let admitted = match handler::admit(plan, &mut Unread(&head)).await {
+                let admitted = match admission::admit(plan, &mut Unread(&head)).await {
                     Ok(admitted) => admitted,
-                    Err(refusal) => return Ok(whole(refusal)),
+                    Err(refusal) => return Ok(buffered(refusal)),
                 };
                 // It passes as it is, also a body of any length.
                 let respond = async move {
@@ -348,14 +350,14 @@ where
             let routed = settings.routed(captured.head());
             let admitted = match captured.admit(plan).await {
                 Ok(admitted) => admitted,
-                Err(refusal) => return Ok(whole(refusal)),
+                Err(refusal) => return Ok(buffered(refusal)),
             };
             let (admitted, request) = admitted.into_parts();
-            let (lent, refusals) = (admitted.lent(), admitted.refusals().clone());
+            let (lent, refusals) = (admitted.enclosing_attempt(), admitted.refusals().clone());
             let respond = async move {
                 match request.request(&refusals).await {
-                    Ok(request) => lent.during(answered(&mut inner, request, routed)).await,
-                    Err(refusal) => Responded::Rejected(whole(refusal)),
+                    Ok(request) => lent.scope(answered(&mut inner, request, routed)).await,
+                    Err(refusal) => Responded::Rejected(buffered(refusal)),
                 }
             };
             run(admitted, respond).await
@@ -374,7 +376,7 @@ where
     E: Send + 'static,
 {
     let (waiting, caller) = Caller::new();
-    let answer = admitted.run_detached(caller.during(respond)).await;
+    let answer = admitted.run_detached(caller.scope(respond)).await;
     drop(waiting);
     answer
 }
@@ -448,7 +450,7 @@ where
     match ready(service).await {
         Some(Ok(())) if Caller::begin() => {}
         Some(Err(error)) => return Responded::NotCalled(error),
-        _ => return Responded::Rejected(whole(Response::new(Bytes::new()))),
+        _ => return Responded::Rejected(buffered(Response::new(Bytes::new()))),
     }
     match service.call(request).await {
         Ok(response) => match Refused::by(response.extensions()) {

@@ -68,10 +68,10 @@ use serde::{Serialize, Serializer};
 use warp::Filter;
 use warp::filters::path::FullPath;
 
-pub use crate::function::KeyText;
+pub use crate::reply::KeyText;
 
-use crate::function::{
-    self, Content, Head, given_back, keeps_writes, settings, verdict, verdict_of_installed,
+use crate::reply::{
+    self, Content, Head, keeps_writes, replayed_response, settings, verdict, verdict_of_installed,
 };
 
 /// A filter for the header `Idempotency-Key`. It never rejects: see [`IdempotencyKey`].
@@ -222,7 +222,7 @@ impl Reply {
 
     fn made(response: Response<Bytes>) -> Self {
         Self {
-            content: Content::Whole(response.body().clone()),
+            content: Content::Buffered(response.body().clone()),
             response: response.map(Into::into),
         }
     }
@@ -236,14 +236,14 @@ impl Reply {
     }
 }
 
-type Body = <warp::reply::Response as Whole>::Body;
+type Body = <warp::reply::Response as ReplyBody>::Body;
 
 /// The type of warp's bodies, which has no public name.
-trait Whole {
+trait ReplyBody {
     type Body;
 }
 
-impl<B> Whole for Response<B> {
+impl<B> ReplyBody for Response<B> {
     type Body = B;
 }
 
@@ -251,7 +251,7 @@ impl<B> Whole for Response<B> {
 fn read(mut body: Body) -> (Content, Body) {
     match body.size_hint().exact() {
         None => return (Content::Unread(None), body),
-        Some(0) => return (Content::Whole(Bytes::new()), body),
+        Some(0) => return (Content::Buffered(Bytes::new()), body),
         Some(_) => {}
     }
     let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -259,7 +259,7 @@ fn read(mut body: Body) -> (Content, Body) {
         Poll::Pending => (Content::Unread(None), body),
         Poll::Ready(Some(Ok(frame))) if body.is_end_stream() && frame.is_data() => {
             let bytes = frame.into_data().unwrap_or_default();
-            (Content::Whole(bytes.clone()), bytes.into())
+            (Content::Buffered(bytes.clone()), bytes.into())
         }
         Poll::Ready(_) => (Content::Broken, body),
     }
@@ -272,11 +272,11 @@ impl<Errors> Replayable<Errors> for Reply {
     }
 
     fn replay(outcome: &Outcome) -> Result<Self, Error> {
-        settings(None, |settings| given_back(outcome, settings)).map(Self::made)
+        settings(None, |settings| replayed_response(outcome, settings)).map(Self::made)
     }
 
     fn replay_under(outcome: &Outcome, settings: &Settings) -> Result<Self, Error> {
-        given_back(outcome, settings.http()).map(Self::made)
+        replayed_response(outcome, settings.http()).map(Self::made)
     }
 
     fn refused(error: Error) -> Self {
@@ -295,7 +295,7 @@ impl<Errors> Replayable<Errors> for Reply {
 
     fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
         Some(Self::made(
-            function::crashed(rolled_back).into_response(settings.http()),
+            reply::crashed(rolled_back).into_response(settings.http()),
         ))
     }
 

@@ -226,7 +226,7 @@ async fn a_record_that_does_not_know_its_host_is_refused_and_not_run() {
     let works = Works::default();
     let router = Router::new()
         .route("/", route(upgraded))
-        .layer(Extension(EngineBuilder::over(store).build()))
+        .layer(Extension(EngineBuilder::new(store).build()))
         .with_state(works.clone());
     let server = Server::start(router).await;
     let refused = server.send(post("/", "a", "x")).await;

@@ -26,7 +26,7 @@ struct Shop {
 impl Shop {
     fn open() -> Self {
         let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-        let engine = EngineBuilder::over(Arc::clone(&store) as _);
+        let engine = EngineBuilder::new(Arc::clone(&store) as _);
         Self {
             works: Works::default(),
             engine: engine.max_outcome_bytes(4096).build(),

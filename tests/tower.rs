@@ -364,7 +364,7 @@ async fn a_layer_names_operations_by_the_requests_head() {
 #[tokio::test]
 async fn a_layer_keeps_records_for_the_ttl_that_was_given_last() {
     let store = Arc::new(MemoryStore::new());
-    let engine = idem::EngineBuilder::over(Arc::clone(&store) as _).build();
+    let engine = idem::EngineBuilder::new(Arc::clone(&store) as _).build();
     let layer = moving(&engine).ttl(Duration::from_secs(7));
     let router = Router::new()
         .route("/", route(plain))

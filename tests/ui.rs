@@ -14,5 +14,5 @@ fn the_message_about_pools_names_the_version_of_sqlx_that_is_used() {
     let version = manifest.split_once("sqlx = { version = \"").unwrap().1;
     let version = version.split_once('"').unwrap().0;
     let told = format!("use sqlx {version}, as idem-rs does");
-    assert!(include_str!("../idem-core/src/transaction.rs").contains(&told));
+    assert!(include_str!("../idem-core/src/transactional.rs").contains(&told));
 }

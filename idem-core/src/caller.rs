@@ -62,7 +62,7 @@ impl Caller {
     }
 
     /// Runs the task's work.
-    pub async fn during<F: Future>(self, work: F) -> F::Output {
+    pub async fn scope<F: Future>(self, work: F) -> F::Output {
         CALLER.scope(self, work).await
     }
 
@@ -116,17 +116,17 @@ mod tests {
                 () = std::future::ready(()) => {}
             }
         };
-        caller.during(work).await;
+        caller.scope(work).await;
     }
 
     #[tokio::test]
     async fn who_goes_before_ends_the_call() {
         let (waiting, caller) = Caller::new();
         let (before, after) = (caller.clone(), caller);
-        let waits = tokio::spawn(before.during(Caller::gone()));
+        let waits = tokio::spawn(before.scope(Caller::gone()));
         tokio::task::yield_now().await;
         drop(waiting);
         waits.await.unwrap();
-        after.during(async { assert!(!Caller::begin()) }).await;
+        after.scope(async { assert!(!Caller::begin()) }).await;
     }
 }

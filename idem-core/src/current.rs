@@ -9,8 +9,8 @@ use crate::record::RecordId;
 tokio::task_local! {
     pub(crate) static CURRENT: Attempt;
 
-    /// The record whose attempt a layer has lent to what it calls.
-    static LENT: Option<RecordId>;
+    /// The record whose attempt a layer has enclosing to what it calls.
+    static ENCLOSING: Option<RecordId>;
 }
 
 /// An attempt that a layer lends to the handler within, which has the same operation name: it
@@ -18,9 +18,9 @@ tokio::task_local! {
 /// own key, that is another call.
 #[derive(Clone, Copy, Debug)]
 #[doc(hidden)]
-pub struct Lent(Option<RecordId>);
+pub struct EnclosingAttempt(Option<RecordId>);
 
-impl Lent {
+impl EnclosingAttempt {
     /// To nobody.
     pub const NONE: Self = Self(None);
 
@@ -29,13 +29,14 @@ impl Lent {
     }
 
     pub(crate) fn includes(id: &RecordId) -> bool {
-        LENT.try_with(|lent| lent.as_ref() == Some(id))
+        ENCLOSING
+            .try_with(|enclosing| enclosing.as_ref() == Some(id))
             .unwrap_or(false)
     }
 
-    /// Runs what it is lent to.
-    pub async fn during<F: Future>(self, within: F) -> F::Output {
-        LENT.scope(self.0, within).await
+    /// Runs what it is enclosing to.
+    pub async fn scope<F: Future>(self, within: F) -> F::Output {
+        ENCLOSING.scope(self.0, within).await
     }
 }
 

@@ -36,7 +36,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     let (waiting, caller) = Caller::new();
-    let running = tokio::spawn(caller.during(future).in_current_span());
+    let running = tokio::spawn(caller.scope(future).in_current_span());
     async move {
         let ended = running.await;
         drop(waiting);

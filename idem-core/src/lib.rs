@@ -23,7 +23,7 @@ mod registry;
 mod replay;
 mod settings;
 mod store;
-mod transaction;
+pub mod transactional;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -35,7 +35,7 @@ pub use attempt::Attempt;
 pub use caller::{Caller, Waiting};
 pub use canonical::FingerprintError;
 #[doc(hidden)]
-pub use current::Lent;
+pub use current::EnclosingAttempt;
 pub use current::attempt;
 pub use detached::detached;
 pub use engine::{
@@ -43,7 +43,7 @@ pub use engine::{
     Operation, Panic, Resolution, Running, Unprotected,
 };
 #[doc(hidden)]
-pub use engine::{CommitSent, Driven, EndedIn, ExecutionIn, Flow, Granted, KeyedIn};
+pub use engine::{Driven, Flow, Granted};
 pub use error::Error;
 #[doc(hidden)]
 pub use fingerprint::FormerFingerprint;
@@ -65,4 +65,6 @@ pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, Store
 #[doc(hidden)]
 pub use settings::Settings;
 pub use store::{Store, StoreError, Watch};
-pub use transaction::{BegunIn, CommitError, Ended, TransactionSource, Transactional, Writes};
+pub use transactional::{
+    BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
+};

@@ -88,12 +88,12 @@ impl RecordId {
         Self(hash.finalize().into())
     }
 
-    /// What is under this id in one place of several.
-    pub(crate) fn within(&self, place: &[u8]) -> Self {
+    /// What is under this id in one database of several.
+    pub(crate) fn within(&self, database_id: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"idem place 1");
         hash.update(self.0);
-        hash.update(place);
+        hash.update(database_id);
         Self(hash.finalize().into())
     }
 

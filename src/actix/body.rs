@@ -67,7 +67,7 @@ impl Body for Outgoing {
 
 /// What a client gets.
 pub(super) fn answer(body: CapturedBody<Outgoing>) -> BoxBody {
-    match body.into_passed() {
+    match body.into_streamed() {
         Ok(outgoing) => outgoing.body,
         Err(read) => BoxBody::new(Captured(read)),
     }

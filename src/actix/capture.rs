@@ -22,8 +22,10 @@ use idem_core::{Engine, Transactional};
 use tracing::Instrument;
 
 use super::body::{Incoming, Outgoing, answer};
-use crate::__private::Plan;
-use crate::handler::{self, CapturedRequest, Responded};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self, Responded};
+use crate::plan::Plan;
 
 /// A request on its way to an idempotent handler: its body waits. `B` is the handler's last
 /// extractor.
@@ -62,7 +64,7 @@ impl<B> FromRequest for Captured<B> {
             )));
         }
         ready(match Inner::new(request, body) {
-            Some(inner) => Ok(Self::over(inner)),
+            Some(inner) => Ok(Self::new(inner)),
             None => Err(actix_web::error::ErrorBadRequest("malformed request")),
         })
     }
@@ -168,7 +170,7 @@ impl CapturedRequest for Inner {
 }
 
 impl<B> Captured<B> {
-    fn over(inner: Inner) -> Self {
+    fn new(inner: Inner) -> Self {
         Self {
             inner: Box::new(inner),
             last: PhantomData,
@@ -184,7 +186,7 @@ impl<B: FromRequest + 'static> Captured<B> {
         engine: Option<Engine>,
     ) -> Result<(Captured<NoArgument>, B), HttpResponse> {
         let mut request = *self.inner;
-        let body = handler::read_early(&mut request, engine).await;
+        let body = admission::read_early(&mut request, engine).await;
         let body = body.map_err(from_bytes)?;
         let rest = Inner {
             request: request.request.clone(),
@@ -194,13 +196,13 @@ impl<B: FromRequest + 'static> Captured<B> {
             body: RequestBody::Read(body),
         };
         let (_, value) = request.extract().await?;
-        Ok((Captured::over(rest), value))
+        Ok((Captured::new(rest), value))
     }
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, HttpResponse> {
         let mut request = self;
-        let admitted = handler::admit(plan, &mut *request.inner).await;
+        let admitted = admission::admit(plan, &mut *request.inner).await;
         let admitted = admitted.map_err(from_bytes)?;
         Ok(Admitted { admitted, request })
     }
@@ -211,7 +213,7 @@ impl<B: FromRequest + 'static> Captured<B> {
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, HttpResponse> {
         let mut request = self;
-        let admitted = handler::admit_in(plan, database, &mut *request.inner).await;
+        let admitted = admission::admit_in(plan, database, &mut *request.inner).await;
         let admitted = admitted.map_err(from_bytes)?;
         Ok(AdmittedIn { admitted, request })
     }
@@ -343,7 +345,7 @@ impl Heads {
 }
 
 fn rejected(heads: &Heads, rejection: HttpResponse) -> Responded<Outgoing> {
-    Responded::Rejected(heads.part(rejection).map(CapturedBody::passed))
+    Responded::Rejected(heads.part(rejection).map(CapturedBody::streamed))
 }
 
 fn from_bytes(response: Response<Bytes>) -> HttpResponse {

@@ -19,8 +19,10 @@ use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body, dr
 use idem_core::{Engine, Transactional};
 
 use super::original_uri;
-use crate::__private::Plan;
-use crate::handler::{self, CapturedRequest, Responded};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self, Responded};
+use crate::plan::Plan;
 
 /// A request on its way to an idempotent handler: its head has been read by the head
 /// extractors, its body waits. `B` is the handler's last extractor.
@@ -53,7 +55,7 @@ pub struct Head;
 
 /// Marks a last extractor that reads the whole request: it is deferred.
 #[derive(Debug)]
-pub struct Whole;
+pub struct ReadsRequest;
 
 impl<S, B> FromRequest<S, Head> for Captured<B>
 where
@@ -71,7 +73,7 @@ where
     }
 }
 
-impl<S, B> FromRequest<S, Whole> for Captured<B>
+impl<S, B> FromRequest<S, ReadsRequest> for Captured<B>
 where
     S: Clone + Send + Sync + 'static,
     B: FromRequest<S> + 'static,
@@ -128,7 +130,7 @@ impl<B: Send + 'static> Captured<B> {
     /// names what it binds. Nothing is claimed yet.
     pub async fn extract(self, engine: Option<Engine>) -> Result<(Captured<()>, B), Response> {
         let mut request = self.inner;
-        let body = handler::read_early(&mut *request, engine).await;
+        let body = admission::read_early(&mut *request, engine).await;
         let body = body.map_err(answer)?;
         let Inner { head, last, .. } = *request;
         let value = match last {
@@ -150,7 +152,7 @@ impl<B: Send + 'static> Captured<B> {
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
         let mut request = self.inner;
-        let admitted = handler::admit(plan, &mut *request).await;
+        let admitted = admission::admit(plan, &mut *request).await;
         let admitted = admitted.map_err(answer)?;
         Ok(Admitted { admitted, request })
     }
@@ -161,7 +163,7 @@ impl<B: Send + 'static> Captured<B> {
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, Response> {
         let mut request = self.inner;
-        let admitted = handler::admit_in(plan, database, &mut *request).await;
+        let admitted = admission::admit_in(plan, database, &mut *request).await;
         let admitted = admitted.map_err(answer)?;
         Ok(AdmittedIn { admitted, request })
     }
@@ -265,7 +267,7 @@ impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
 }
 
 fn rejected(rejection: Response) -> Responded<Body> {
-    Responded::Rejected(rejection.map(CapturedBody::passed))
+    Responded::Rejected(rejection.map(CapturedBody::streamed))
 }
 
 fn answer(response: Response<Bytes>) -> Response {
@@ -274,7 +276,7 @@ fn answer(response: Response<Bytes>) -> Response {
 
 fn answered(answer: Result<Response<CapturedBody<Body>>, Infallible>) -> Response {
     match answer {
-        Ok(response) => response.map(|body| body.into_passed().unwrap_or_else(Body::new)),
+        Ok(response) => response.map(|body| body.into_streamed().unwrap_or_else(Body::new)),
         Err(never) => match never {},
     }
 }

@@ -14,8 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 
-use crate::__private::Plan;
-use crate::handler::{self, CapturedRequest, Responded, whole};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self, Responded, buffered};
+use crate::plan::Plan;
 use crate::refusals::Refusals;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,7 +59,7 @@ pub trait Respond {
     fn answer(answer: Result<Response<CapturedBody<Self::Body>>, Self::Error>) -> Self::Answer;
 
     fn refused(response: Response<Bytes>) -> Self::Answer {
-        Self::answer(Ok(whole(response)))
+        Self::answer(Ok(buffered(response)))
     }
 }
 
@@ -116,7 +118,7 @@ where
 {
     pub fn of(request: Request<impl Incoming>) -> Self {
         let (head, body) = request.into_parts();
-        Self::over(Inner {
+        Self::new(Inner {
             head,
             original: None,
             body: RequestBody::Unread(Box::pin(Unread(Box::pin(body)))),
@@ -134,7 +136,7 @@ where
         &self.inner.head
     }
 
-    fn over(inner: Inner) -> Self {
+    fn new(inner: Inner) -> Self {
         Self {
             inner: Box::new(inner),
             taken_as: PhantomData,
@@ -148,18 +150,18 @@ where
         engine: Option<Engine>,
     ) -> Result<(Captured<Bytes>, Request<B>), Response<Bytes>> {
         let mut request = self.inner;
-        let body = handler::read_early(&mut *request, engine).await?;
+        let body = admission::read_early(&mut *request, engine).await?;
         let value = Request::from_parts(request.head.clone(), Vec::from(body).into());
-        Ok((Captured::over(*request), value))
+        Ok((Captured::new(*request), value))
     }
 
     /// Decides whether the function runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response<Bytes>> {
         let mut request = self.inner;
-        let admitted = handler::admit(plan, &mut *request).await?;
+        let admitted = admission::admit(plan, &mut *request).await?;
         Ok(Admitted {
             admitted,
-            request: Captured::over(*request),
+            request: Captured::new(*request),
         })
     }
 
@@ -169,10 +171,10 @@ where
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, Response<Bytes>> {
         let mut request = self.inner;
-        let admitted = handler::admit_in(plan, database, &mut *request).await?;
+        let admitted = admission::admit_in(plan, database, &mut *request).await?;
         Ok(AdmittedIn {
             admitted,
-            request: Captured::over(*request),
+            request: Captured::new(*request),
         })
     }
 
@@ -281,7 +283,7 @@ impl<B: Taken> Admitted<B> {
         let respond = async move {
             match request.request(&refusals).await {
                 Ok(request) => responded(Box::pin(function(request)).await),
-                Err(rejection) => Responded::Rejected(whole(rejection)),
+                Err(rejection) => Responded::Rejected(buffered(rejection)),
             }
         };
         R::answer(admitted.run_detached(respond).await)
@@ -307,7 +309,7 @@ impl<B: Taken, D: Transactional> AdmittedIn<B, D> {
         let respond = move |transaction| async move {
             let request = match request.request(&refusals).await {
                 Ok(request) => request,
-                Err(rejection) => return (transaction, Responded::Rejected(whole(rejection))),
+                Err(rejection) => return (transaction, Responded::Rejected(buffered(rejection))),
             };
             let (transaction, answer) = Box::pin(function(request, transaction)).await;
             (transaction, responded(answer))

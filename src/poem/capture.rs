@@ -18,8 +18,10 @@ use idem_core::{Engine, Transactional};
 use poem::error::IntoResult;
 use poem::{IntoResponse, Request, RequestBody};
 
-use crate::__private::Plan;
-use crate::handler::{self, CapturedRequest, Responded};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self, Responded};
+use crate::plan::Plan;
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -35,23 +37,23 @@ where
 /// A request's head, which arguments borrow, and its body, which waits.
 pub fn split(request: Request) -> (Request, Captured) {
     let (request, body) = request.split();
-    (request, Captured(Held::Unread(body)))
+    (request, Captured(BodyState::Unread(body)))
 }
 
 /// The body of a request on its way to an idempotent handler.
-pub struct Captured(Held);
+pub struct Captured(BodyState);
 
-enum Held {
+enum BodyState {
     Unread(RequestBody),
     Read(Bytes),
 }
 
 impl Captured {
     /// For one extractor.
-    pub fn lend(&mut self) -> Lent<'_> {
+    pub fn lend(&mut self) -> LentBody<'_> {
         match &mut self.0 {
-            Held::Unread(body) => Lent::Unread(body),
-            Held::Read(bytes) => Lent::Read(RequestBody::new(bytes.clone().into())),
+            BodyState::Unread(body) => LentBody::Unread(body),
+            BodyState::Read(bytes) => LentBody::Read(RequestBody::new(bytes.clone().into())),
         }
     }
 
@@ -62,19 +64,19 @@ impl Captured {
         request: &Request,
         engine: Option<Engine>,
     ) -> Result<(), poem::Response> {
-        let mut whole = Whole::of(request, self)?;
-        let read = handler::read_early(&mut whole, engine).await;
+        let mut buffered = RequestWithBody::of(request, self)?;
+        let read = admission::read_early(&mut buffered, engine).await;
         read.map(drop).map_err(from_bytes)
     }
 }
 
 /// A body that an extractor may take.
-pub enum Lent<'a> {
+pub enum LentBody<'a> {
     Unread(&'a mut RequestBody),
     Read(RequestBody),
 }
 
-impl Lent<'_> {
+impl LentBody<'_> {
     pub fn body(&mut self) -> &mut RequestBody {
         match self {
             Self::Unread(body) => body,
@@ -84,14 +86,14 @@ impl Lent<'_> {
 }
 
 /// Head and body.
-struct Whole<'a> {
+struct RequestWithBody<'a> {
     request: &'a Request,
-    body: &'a mut Held,
+    body: &'a mut BodyState,
 }
 
-impl<'a> Whole<'a> {
+impl<'a> RequestWithBody<'a> {
     fn of(request: &'a Request, captured: &'a mut Captured) -> Result<Self, poem::Response> {
-        if matches!(&captured.0, Held::Unread(body) if body.is_none()) {
+        if matches!(&captured.0, BodyState::Unread(body) if body.is_none()) {
             // Its fingerprint would be that of no body at all.
             tracing::error!(
                 target: "idem",
@@ -109,7 +111,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-impl CapturedRequest for Whole<'_> {
+impl CapturedRequest for RequestWithBody<'_> {
     fn identity(&self) -> RequestIdentity<'_> {
         let original = self.request.original_uri();
         RequestIdentity {
@@ -130,20 +132,20 @@ impl CapturedRequest for Whole<'_> {
 
     async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
         let body = match &mut *self.body {
-            Held::Read(bytes) => return Ok(bytes.clone()),
-            Held::Unread(body) => body.take().map_err(|_| BodyError::Unreadable)?,
+            BodyState::Read(bytes) => return Ok(bytes.clone()),
+            BodyState::Unread(body) => body.take().map_err(|_| BodyError::Unreadable)?,
         };
         let mut body = Body::from(body);
         let read = collect_body(&mut body, limit).await;
         *self.body = match &read {
-            Ok(bytes) => Held::Read(bytes.clone()),
-            Err(_) => Held::Unread(RequestBody::new(body.into())),
+            Ok(bytes) => BodyState::Read(bytes.clone()),
+            Err(_) => BodyState::Unread(RequestBody::new(body.into())),
         };
         read
     }
 
     fn leave(&mut self) {
-        if let Held::Unread(body) = &mut *self.body
+        if let BodyState::Unread(body) = &mut *self.body
             && let Ok(body) = body.take()
         {
             drain(Body::from(body), self.request.headers());
@@ -157,8 +159,8 @@ pub async fn admit(
     body: &mut Captured,
     plan: Plan,
 ) -> Result<Admitted, poem::Response> {
-    let mut whole = Whole::of(request, body)?;
-    let admitted = handler::admit(plan, &mut whole).await;
+    let mut buffered = RequestWithBody::of(request, body)?;
+    let admitted = admission::admit(plan, &mut buffered).await;
     admitted.map(Admitted).map_err(from_bytes)
 }
 
@@ -168,8 +170,8 @@ pub async fn admit_in<D: Transactional>(
     body: &mut Captured,
     (plan, database): (Plan, D),
 ) -> Result<AdmittedIn<D>, poem::Response> {
-    let mut whole = Whole::of(request, body)?;
-    let admitted = handler::admit_in(plan, database, &mut whole).await;
+    let mut buffered = RequestWithBody::of(request, body)?;
+    let admitted = admission::admit_in(plan, database, &mut buffered).await;
     admitted.map(AdmittedIn).map_err(from_bytes)
 }
 
@@ -187,7 +189,7 @@ impl Reply {
 
     /// The last extractor refused. Poem's middleware shall see its error.
     pub fn rejected(error: poem::Error) -> Self {
-        let mut response = Response::new(CapturedBody::whole(Bytes::new()));
+        let mut response = Response::new(CapturedBody::buffered(Bytes::new()));
         let kept = Kept(Arc::new(Mutex::new(Some(error))));
         response.extensions_mut().insert(kept);
         Self(Responded::Rejected(response))
@@ -240,7 +242,7 @@ fn answer(ended: Result<Response<CapturedBody<Body>>, Infallible>) -> poem::Resu
     {
         return Err(error);
     }
-    Ok(from_http(response.map(|body| match body.into_passed() {
+    Ok(from_http(response.map(|body| match body.into_streamed() {
         Ok(body) => poem::Body::from(body),
         Err(read) => poem::Body::from(Body::new(read)),
     })))

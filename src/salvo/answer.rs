@@ -36,7 +36,7 @@ pub fn answered(response: &mut Response) -> Reply {
 /// Takes the response in which the last extractor refuses.
 pub fn rejected(response: &mut Response) -> Reply {
     Reply(Responded::Rejected(
-        take(response).map(CapturedBody::passed),
+        take(response).map(CapturedBody::streamed),
     ))
 }
 
@@ -89,7 +89,7 @@ fn lock(kept: &Kept) -> std::sync::MutexGuard<'_, Option<StatusError>> {
 /// Answers without the handler.
 pub async fn answer(response: &mut Response, answer: http::Response<Bytes>) {
     let before = std::mem::take(&mut response.headers);
-    put(response, before, answer.map(CapturedBody::whole)).await;
+    put(response, before, answer.map(CapturedBody::buffered)).await;
 }
 
 /// Puts an answer where salvo expects it. `before` is what hoops had set before the handler.
@@ -132,17 +132,19 @@ pub(super) async fn put(
         (Some(error), _) => ResBody::Error(error),
         (None, Some(is)) if is == NONE => ResBody::None,
         (None, Some(is)) if is == ERROR => {
-            let encoded = whole(body).await.unwrap_or_default();
+            let encoded = buffered(body).await.unwrap_or_default();
             decode(head.status, &encoded).map_or(ResBody::None, ResBody::Error)
         }
-        (None, _) => match body.into_passed() {
+        (None, _) => match body.into_streamed() {
             Ok(body) => body,
-            Err(read) if read.is_whole() => whole(read).await.map_or(ResBody::None, ResBody::Once),
+            Err(read) if read.is_whole() => {
+                buffered(read).await.map_or(ResBody::None, ResBody::Once)
+            }
             Err(read) => ResBody::Boxed(Box::pin(read.map_err(Into::into))),
         },
     };
 }
 
-async fn whole(body: CapturedBody<ResBody>) -> Result<Bytes, io::Error> {
+async fn buffered(body: CapturedBody<ResBody>) -> Result<Bytes, io::Error> {
     Ok(body.collect().await?.to_bytes())
 }

@@ -12,8 +12,10 @@ use salvo_core::http::{ReqBody, ResBody};
 use salvo_core::{Depot, Request};
 
 use super::answer::{Reply, put};
-use crate::__private::Plan;
-use crate::handler::{self, CapturedRequest};
+use crate::admission;
+use crate::captured_request::CapturedRequest;
+use crate::handler::{self};
+use crate::plan::Plan;
 
 /// What a call owns until it ends.
 #[derive(Default)]
@@ -104,7 +106,7 @@ impl Captured {
         request: &mut Request,
         engine: Option<Engine>,
     ) -> Result<(), Response<Bytes>> {
-        handler::read_early(self, engine).await?;
+        admission::read_early(self, engine).await?;
         self.lend(request);
         Ok(())
     }
@@ -125,7 +127,7 @@ impl Captured {
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(&mut self, plan: Plan) -> Result<Admitted, Response<Bytes>> {
-        handler::admit(plan, self).await.map(Admitted)
+        admission::admit(plan, self).await.map(Admitted)
     }
 
     /// Decides whether the handler runs in a transaction of the database.
@@ -133,7 +135,7 @@ impl Captured {
         &mut self,
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<D>, Response<Bytes>> {
-        let admitted = handler::admit_in(plan, database, self).await;
+        let admitted = admission::admit_in(plan, database, self).await;
         admitted.map(AdmittedIn)
     }
 }

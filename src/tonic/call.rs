@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::host::Target;
 use super::refusal::{crashed, status};
 use super::stored::{replay, verdict};
-use crate::__private::{KeySource, Plan, operation};
+use crate::plan::{KeySource, Plan, operation};
 
 /// `RESOURCE_EXHAUSTED`, `UNAVAILABLE`, `UNAUTHENTICATED`.
 pub const DEFAULT_RELEASE: &[u16] = &[8, 14, 16];

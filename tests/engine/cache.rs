@@ -18,7 +18,7 @@ fn cached(store: &FaultyStore) -> Operation {
 }
 
 fn bounded(store: &FaultyStore, max_bytes: u64) -> Operation {
-    let builder = EngineBuilder::over(Arc::new(store.clone()));
+    let builder = EngineBuilder::new(Arc::new(store.clone()));
     operation_of(&builder.cache(max_bytes).build()).ttl(TTL)
 }
 

@@ -160,7 +160,7 @@ async fn a_claim_acknowledged_after_its_lease_runs_only_if_the_record_is_still_i
         store.called(Method::Claim, 2).await;
         sleep(LEASE * 2).await;
         if overtaken {
-            let elsewhere = operation_of(&EngineBuilder::over(records).build());
+            let elsewhere = operation_of(&EngineBuilder::new(records).build());
             assert_eq!(attempt_number(&elsewhere, "k").await.unwrap(), 2);
         }
         gate.open();

@@ -36,7 +36,7 @@ impl Shop {
     /// One that stores outcomes of up to so many bytes.
     pub fn with_room_for(limit: usize) -> Self {
         let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
-        let engine = EngineBuilder::over(Arc::clone(&store) as _);
+        let engine = EngineBuilder::new(Arc::clone(&store) as _);
         Self {
             works: Works::default(),
             engine: engine.max_outcome_bytes(limit).build(),

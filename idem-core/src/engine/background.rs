@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
 use super::activity::Ongoing;
+use super::backoff::Backoff;
 use super::handle::Engine;
 use super::settlement::Settlement;
 use crate::call::Call;
@@ -95,7 +96,7 @@ impl Engine {
         settlement: &Settlement,
         until: Instant,
     ) -> Option<Change> {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE);
         loop {
             let last = Instant::now() >= until;
             let lease = lease();
@@ -107,8 +108,7 @@ impl Engine {
                     longest_pause(&error)
                 }
             };
-            sleep_until(after(jittered(pause)).min(until)).await;
-            pause = (pause * 2).min(longest);
+            sleep_until(after(backoff.pause(longest)).min(until)).await;
         }
     }
 
@@ -141,7 +141,7 @@ impl Engine {
             let engine = &entry.engine;
             let mut answering_since = None;
             let mut due = looks(window);
-            let mut pause = FIRST_PAUSE;
+            let mut backoff = Backoff::new(FIRST_PAUSE);
             loop {
                 let undone = engine.settle(&call, &lease, &settlement);
                 let next = match in_background(engine, undone).await {
@@ -157,9 +157,7 @@ impl Engine {
                     Err(error) => {
                         answering_since = None;
                         due = looks(window);
-                        let next = after(jittered(pause));
-                        pause = (pause * 2).min(longest_pause(&error));
-                        next
+                        after(backoff.pause(longest_pause(&error)))
                     }
                 };
                 if until.is_some_and(|until| next > until && answering_since.is_none()) {
@@ -183,10 +181,6 @@ fn longest_pause(error: &StoreError) -> Duration {
         true => LAST_PAUSE_REFUSED,
         false => LAST_PAUSE,
     }
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.0))
 }
 
 /// As far from now as clocks can count.

@@ -150,7 +150,7 @@ async fn join<Run>(
         biased;
         woken = joined.answered() => woken,
         () = sleep(engine.inner.settings.store_timeout) => return refused(),
-        () = patience.over(), if !patience.is_none() => return refused(),
+        () = patience.end(), if !patience.is_none() => return refused(),
     };
     if let Woken::Leads(flight) = woken {
         return Join::Leads(flight);
@@ -164,7 +164,7 @@ async fn join<Run>(
         let woken = tokio::select! {
             biased;
             woken = joined.ended() => woken,
-            () = patience.over() => return refused(),
+            () = patience.end() => return refused(),
         };
         if let Woken::Leads(flight) = woken {
             return Join::Leads(flight);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
+use super::backoff::jittered;
 use super::decision::{
     Begun, Conclusion, Decided, Leader, Patience, Unprotected, conclude, gave_up,
 };
@@ -77,7 +78,7 @@ impl Leader for StoreLeader<'_> {
                             let waiter = waiter.get_or_insert_with(ClaimWaiter::default);
                             tokio::select! {
                                 biased;
-                                () = patience.over() => return gave_up(engine, flight),
+                                () = patience.end() => return gave_up(engine, flight),
                                 // Boxed: a waiting call is rare, and its future is large.
                                 () = Box::pin(waiter.wait(engine, call, lease_left)) => {}
                             }
@@ -197,7 +198,7 @@ impl ClaimWaiter {
             return;
         };
         // A crash is announced by nobody: look again when the lease would be over.
-        let pause = POLL.mul_f64(rand::random_range(0.5..1.0)).min(lease_left);
+        let pause = jittered(POLL).min(lease_left);
         tokio::select! {
             biased;
             () = watch => self.watch = None,

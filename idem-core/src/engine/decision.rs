@@ -108,7 +108,7 @@ impl Patience {
     }
 
     /// Resolves when the patience is at its end.
-    pub(super) async fn over(self) {
+    pub(super) async fn end(self) {
         match self {
             Self::None => {}
             Self::Until(Some(at)) => sleep_until(at).await,

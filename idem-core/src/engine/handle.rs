@@ -52,7 +52,7 @@ impl Engine {
 
     /// Starts an engine over `store`.
     pub fn builder(store: impl Store) -> EngineBuilder {
-        EngineBuilder::over(Arc::new(store))
+        EngineBuilder::new(Arc::new(store))
     }
 
     /// Makes this the engine of every operation that names no other.
@@ -239,7 +239,7 @@ pub struct EngineBuilder {
 
 impl EngineBuilder {
     /// Starts an engine over a shared store.
-    pub fn over(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
             settings: Settings::default(),

@@ -9,7 +9,7 @@
 //! | `decision` | what a request may do, and what the store's answers mean |
 //! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
-//! | `transaction` | attempts inside a database's own transactions |
+//! | `transactional` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, and how an attempt ends |
 //! | `renewal`, `keepers` | leases of attempts that take their time |
@@ -17,9 +17,11 @@
 //! | `replays` | who is told, and when, that an outcome will not come back |
 //! | `background`, `unsettled` | ends and claims that are seen to in the background, and their bound |
 //! | `activity` | what is under way |
+//! | `backoff` | pauses between tries |
 
 mod activity;
 mod background;
+mod backoff;
 mod begin;
 mod cache;
 mod claim;
@@ -34,7 +36,7 @@ mod replays;
 mod resolve;
 mod runtime;
 mod settlement;
-mod transaction;
+pub(crate) mod transactional;
 mod unsettled;
 
 pub use decision::{Begun, Granted, Unprotected};
@@ -43,4 +45,4 @@ pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
 pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
 pub use resolve::Resolution;
-pub use transaction::{CommitSent, EndedIn, ExecutionIn, InTransaction, KeyedIn};
+pub use transactional::InTransaction;

@@ -9,7 +9,7 @@ use super::decision::{Begun, Unprotected};
 use super::execution::ExecutionError;
 use super::handle::Engine;
 use crate::call::Call;
-use crate::current::Lent;
+use crate::current::EnclosingAttempt;
 use crate::error::Error;
 use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
@@ -92,13 +92,13 @@ impl Keyed {
     /// name.
     #[doc(hidden)]
     pub fn is_lent(&self) -> bool {
-        Lent::includes(&self.id)
+        EnclosingAttempt::includes(&self.id)
     }
 
     /// For a layer, which lends its attempt.
     #[doc(hidden)]
-    pub const fn lend(&self) -> Lent {
-        Lent::of(self.id)
+    pub const fn enclosing_attempt(&self) -> EnclosingAttempt {
+        EnclosingAttempt::of(self.id)
     }
 
     pub(super) fn into_call(self, fingerprint: Fingerprint) -> (Engine, Call) {

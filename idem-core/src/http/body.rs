@@ -16,14 +16,14 @@ pub struct CapturedBody<B: Body<Data = Bytes>>(Captured<B>);
 
 enum Captured<B: Body<Data = Bytes>> {
     /// Read whole.
-    Whole(Full<Bytes>),
+    Buffered(Full<Bytes>),
     /// Read whole, with trailers, which are not stored.
     WithTrailers(Collected<Bytes>),
     /// Read whole, and of another length than it had announced, which it still announces: the
     /// server breaks off as it would have done.
     Misannounced(Full<Bytes>, u64),
     /// Not read.
-    Passed(B),
+    Streamed(B),
     /// It failed while it was read: the first caller sees that failure.
     Broken(Option<B::Error>),
     /// Recorded while it flows.
@@ -41,13 +41,13 @@ pub(super) enum Rest<B: Body<Data = Bytes>> {
 
 impl<B: Body<Data = Bytes>> CapturedBody<B> {
     /// A body that is known whole.
-    pub fn whole(body: impl Into<Bytes>) -> Self {
-        Self(Captured::Whole(Full::new(body.into())))
+    pub fn buffered(body: impl Into<Bytes>) -> Self {
+        Self(Captured::Buffered(Full::new(body.into())))
     }
 
     /// A body that is passed on as it comes, unread.
-    pub const fn passed(body: B) -> Self {
-        Self(Captured::Passed(body))
+    pub const fn streamed(body: B) -> Self {
+        Self(Captured::Streamed(body))
     }
 
     pub(super) const fn with_trailers(body: Collected<Bytes>) -> Self {
@@ -78,16 +78,16 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
         clippy::result_large_err,
         reason = "the error is the other body, and is moved once"
     )]
-    pub fn into_passed(self) -> Result<B, Self> {
+    pub fn into_streamed(self) -> Result<B, Self> {
         match self.0 {
-            Captured::Passed(body) => Ok(body),
+            Captured::Streamed(body) => Ok(body),
             read => Err(Self(read)),
         }
     }
 
     /// Whether it is known whole, and is what it says that it is.
     pub const fn is_whole(&self) -> bool {
-        matches!(self.0, Captured::Whole(_))
+        matches!(self.0, Captured::Buffered(_))
     }
 }
 
@@ -103,11 +103,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = match &mut self.get_mut().0 {
-            Captured::Whole(body) | Captured::Misannounced(body, _) => {
+            Captured::Buffered(body) | Captured::Misannounced(body, _) => {
                 Pin::new(body).poll_frame(cx)
             }
             Captured::WithTrailers(body) => Pin::new(body).poll_frame(cx),
-            Captured::Passed(body) => return Pin::new(body).poll_frame(cx),
+            Captured::Streamed(body) => return Pin::new(body).poll_frame(cx),
             Captured::Broken(error) => return Poll::Ready(error.take().map(Err)),
             Captured::Flowing(body) => return Pin::new(body).poll_frame(cx),
             Captured::Begun(frames, rest) => {
@@ -128,10 +128,10 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Captured::Whole(body) => body.is_end_stream(),
+            Captured::Buffered(body) => body.is_end_stream(),
             Captured::Misannounced(..) => false,
             Captured::WithTrailers(body) => body.is_end_stream(),
-            Captured::Passed(body) => body.is_end_stream(),
+            Captured::Streamed(body) => body.is_end_stream(),
             Captured::Broken(error) => error.is_none(),
             Captured::Flowing(body) => body.is_end_stream(),
             Captured::Begun(frames, rest) => {
@@ -147,10 +147,10 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Captured::Whole(body) => body.size_hint(),
+            Captured::Buffered(body) => body.size_hint(),
             Captured::Misannounced(_, announced) => SizeHint::with_exact(*announced),
             Captured::WithTrailers(body) => body.size_hint(),
-            Captured::Passed(body) => body.size_hint(),
+            Captured::Streamed(body) => body.size_hint(),
             Captured::Flowing(body) => body.size_hint(),
             Captured::Broken(_) | Captured::Begun(..) => SizeHint::default(),
         }
@@ -161,10 +161,10 @@ where
 impl<B: Body<Data = Bytes>> fmt::Debug for CapturedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.0 {
-            Captured::Whole(_) => "whole",
+            Captured::Buffered(_) => "buffered",
             Captured::WithTrailers(_) => "with trailers",
             Captured::Misannounced(..) => "misannounced",
-            Captured::Passed(_) => "passed",
+            Captured::Streamed(_) => "streamed",
             Captured::Broken(_) => "broken",
             Captured::Flowing(_) => "flowing",
             Captured::Begun(..) => "begun",

@@ -33,7 +33,7 @@ pub(super) struct FlowingBody<B: Body<Data = Bytes>> {
 enum State<B: Body<Data = Bytes>> {
     Recorded(Box<Recording<B>>),
     /// Longer than what is kept: it is passed on, and nothing of it is recorded any more.
-    Passed(Pin<Box<B>>),
+    PassedOn(Pin<Box<B>>),
     /// The attempt's end is being stored. (Never locked: bodies are shared between threads by their
     /// type alone.)
     Ending {
@@ -94,13 +94,15 @@ impl Kept {
         true
     }
 
-    pub(super) fn whole(&mut self) -> Bytes {
+    pub(super) fn buffered(&mut self) -> Bytes {
         match self.frames.len() {
             0 | 1 => self.frames.pop().unwrap_or_default(),
             _ => {
-                let mut whole = BytesMut::with_capacity(self.bytes);
-                self.frames.drain(..).for_each(|frame| whole.extend(frame));
-                whole.freeze()
+                let mut buffered = BytesMut::with_capacity(self.bytes);
+                self.frames
+                    .drain(..)
+                    .for_each(|frame| buffered.extend(frame));
+                buffered.freeze()
             }
         }
     }
@@ -137,8 +139,13 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         Verdict::Final(if failed || self.kept.has_trailers {
             Outcome::NotReplayable(NotReplayable::NotCaptured)
         } else {
-            let whole = self.kept.whole();
-            store(self.head.status, &self.head.headers, &whole, &self.settings)
+            let buffered = self.kept.buffered();
+            store(
+                self.head.status,
+                &self.head.headers,
+                &buffered,
+                &self.settings,
+            )
         })
     }
 
@@ -234,7 +241,7 @@ where
                         None => this.end(CameTo::End),
                     }
                 }
-                State::Passed(body) => return body.as_mut().poll_frame(cx),
+                State::PassedOn(body) => return body.as_mut().poll_frame(cx),
                 State::Ending { stored, .. } => {
                     let stored = stored.get_mut().unwrap_or_else(PoisonError::into_inner);
                     if stored.as_mut().poll(cx).is_pending() {
@@ -247,7 +254,7 @@ where
                     };
                     return Poll::Ready(match next {
                         Next::Rest(frame, body) => {
-                            this.state = State::Passed(body);
+                            this.state = State::PassedOn(body);
                             Some(Ok(frame))
                         }
                         Next::Failure(error) => Some(Err(error)),
@@ -262,7 +269,7 @@ where
     /// Never before the outcome is stored: a server that is told so does not ask again.
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Passed(body) => body.is_end_stream(),
+            State::PassedOn(body) => body.is_end_stream(),
             State::Ended => true,
             State::Recorded(_) | State::Ending { .. } => false,
         }
@@ -271,7 +278,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Recorded(recording) => recording.body.size_hint(),
-            State::Passed(body) => body.size_hint(),
+            State::PassedOn(body) => body.size_hint(),
             State::Ending { .. } => SizeHint::default(),
             State::Ended => SizeHint::with_exact(0),
         }
@@ -289,7 +296,7 @@ impl<B: Body<Data = Bytes>> Drop for FlowingBody<B> {
             } => {
                 runtime.spawn(stored.into_inner().unwrap_or_else(PoisonError::into_inner));
             }
-            State::Passed(_) | State::Ended => {}
+            State::PassedOn(_) | State::Ended => {}
         }
     }
 }
@@ -298,7 +305,7 @@ impl<B: Body<Data = Bytes>> fmt::Debug for FlowingBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.state {
             State::Recorded(_) => "FlowingBody(recorded)",
-            State::Passed(_) => "FlowingBody(passed on)",
+            State::PassedOn(_) => "FlowingBody(passed on)",
             State::Ending { .. } => "FlowingBody(ending)",
             State::Ended => "FlowingBody(ended)",
         })

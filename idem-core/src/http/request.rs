@@ -12,7 +12,6 @@ use http_body_util::{BodyExt, LengthLimitError};
 
 use super::media_type::{multipart, normal};
 use super::multipart::each_part;
-use super::{Problem, ProblemKind};
 use crate::fingerprint::{Fingerprint, Fingerprinter, FormerFingerprint};
 
 /// A request's head. What of it must be equal on a retry, unless the operation says otherwise: method,
@@ -225,16 +224,6 @@ impl fmt::Display for BodyError {
 }
 
 impl Error for BodyError {}
-
-impl From<BodyError> for Problem {
-    fn from(error: BodyError) -> Self {
-        let kind = match error {
-            BodyError::TooLarge { .. } => ProblemKind::BodyTooLarge,
-            BodyError::Unreadable => ProblemKind::BodyUnreadable,
-        };
-        Self::new(kind, error.to_string())
-    }
-}
 
 /// Reads a request's body whole. One that announces more than `limit` bytes is not read at all.
 ///

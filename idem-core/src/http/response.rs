@@ -57,16 +57,16 @@ where
     };
     let (verdict, body) = match length {
         _ if release.contains(&head.status.as_u16()) => {
-            (Verdict::Released, CapturedBody::passed(body))
+            (Verdict::Released, CapturedBody::streamed(body))
         }
         // A protocol switch: what follows is no response that could be given again.
         _ if head.status.is_informational() => (
             tombstone(NotReplayable::Streamed),
-            CapturedBody::passed(body),
+            CapturedBody::streamed(body),
         ),
         _ if head.extensions.get::<Incomplete>().is_some() => (
             tombstone(NotReplayable::NotCaptured),
-            CapturedBody::passed(body),
+            CapturedBody::streamed(body),
         ),
         None => {
             return Captured::Flows(FlowingResponse {
@@ -78,25 +78,25 @@ where
         }
         Some(length) if length > max_bytes as u64 => (
             tombstone(NotReplayable::TooLarge),
-            CapturedBody::passed(body),
+            CapturedBody::streamed(body),
         ),
         Some(length) => match body.collect().await {
             Err(error) => (
                 tombstone(NotReplayable::NotCaptured),
                 CapturedBody::broken(error),
             ),
-            Ok(whole) if whole.trailers().is_some() => (
+            Ok(buffered) if buffered.trailers().is_some() => (
                 tombstone(NotReplayable::NotCaptured),
-                CapturedBody::with_trailers(whole),
+                CapturedBody::with_trailers(buffered),
             ),
-            Ok(whole) => {
-                let whole = whole.to_bytes();
-                if whole.len() as u64 == length {
-                    let outcome = store(head.status, &head.headers, &whole, settings);
-                    (Verdict::Final(outcome), CapturedBody::whole(whole))
+            Ok(buffered) => {
+                let buffered = buffered.to_bytes();
+                if buffered.len() as u64 == length {
+                    let outcome = store(head.status, &head.headers, &buffered, settings);
+                    (Verdict::Final(outcome), CapturedBody::buffered(buffered))
                 } else {
                     // The server breaks off. A whole answer of that length would be another.
-                    let body = CapturedBody::misannounced(whole, length);
+                    let body = CapturedBody::misannounced(buffered, length);
                     (tombstone(NotReplayable::NotCaptured), body)
                 }
             }
@@ -138,10 +138,15 @@ impl<B: Body<Data = Bytes>> FlowingResponse<B> {
         let (reason, rest) = loop {
             match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
                 None if !kept.has_trailers => {
-                    let whole = kept.whole();
-                    let outcome =
-                        store(self.head.status, &self.head.headers, &whole, &self.settings);
-                    let response = Response::from_parts(self.head, CapturedBody::whole(whole));
+                    let buffered = kept.buffered();
+                    let outcome = store(
+                        self.head.status,
+                        &self.head.headers,
+                        &buffered,
+                        &self.settings,
+                    );
+                    let response =
+                        Response::from_parts(self.head, CapturedBody::buffered(buffered));
                     return (Verdict::Final(outcome), response);
                 }
                 None => break (NotReplayable::NotCaptured, Rest::None),

@@ -7,7 +7,7 @@ use http::{HeaderName, Response};
 
 use super::key::KeySyntax;
 use super::problem::Problem;
-use super::refusals::{Renderer, RetryHints};
+use super::renderer::{Renderer, RetryHints};
 use super::request::RequestIdentity;
 
 /// Settings of the HTTP contract.

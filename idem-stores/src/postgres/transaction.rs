@@ -21,8 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use idem_core::{
-    BegunIn, Claim, Claimed, CommitError, Ended, OnCrash, RecordId, StoreError, TransactionSource,
-    Transactional, Watch, Writes,
+    BegunTransaction, Claim, Claimed, CommitError, OnCrash, RecordId, StoreError, TransactionEnd,
+    TransactionSource, Transactional, Watch, Writes,
 };
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
@@ -137,11 +137,14 @@ impl Transactional for PgTransactions {
         NAME
     }
 
-    fn place(&self) -> Vec<u8> {
+    fn database_id(&self) -> Vec<u8> {
         pools::place(&self.pool)
     }
 
-    async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
+    async fn begin(
+        &self,
+        claim: &Claim,
+    ) -> Result<BegunTransaction<Self::Transaction>, StoreError> {
         let connection = self.pool.acquire().await;
         let connection = connection.map_err(|error| store_error(error, Came::NoFurther))?;
         self.begin_on(connection, claim).await
@@ -150,7 +153,7 @@ impl Transactional for PgTransactions {
     async fn commit(
         &self,
         mut transaction: Self::Transaction,
-        ended: &Ended<'_>,
+        ended: &TransactionEnd<'_>,
     ) -> Result<(), CommitError> {
         let refused = match self.finish(&mut transaction, ended).await {
             Ok(Finished::Written) => None,
@@ -201,7 +204,7 @@ impl PgTransactions {
         &self,
         connection: PoolConnection<Postgres>,
         claim: &Claim,
-    ) -> Result<BegunIn<Transaction<'static, Postgres>>, StoreError> {
+    ) -> Result<BegunTransaction<Transaction<'static, Postgres>>, StoreError> {
         let failed = |error| store_error(error, Came::ToTheServer);
         // The lock comes before BEGIN, which makes it a part of the transaction: where it fails, none
         // has begun. The driver would leave one open.
@@ -228,7 +231,7 @@ impl PgTransactions {
             Claimed::Acquired { attempt } => match refusal(&row).map_err(failed)? {
                 None => {
                     let session_ended = self.session_ended(&row).map_err(failed)?;
-                    return Ok(BegunIn::Acquired {
+                    return Ok(BegunTransaction::Acquired {
                         attempt,
                         transaction,
                         session_ended,
@@ -245,7 +248,7 @@ impl PgTransactions {
         }
         match refusal {
             Some(refusal) => Err(refusal),
-            None => Ok(BegunIn::Answered(answer)),
+            None => Ok(BegunTransaction::Answered(answer)),
         }
     }
 
@@ -267,7 +270,7 @@ impl PgTransactions {
     async fn finish(
         &self,
         transaction: &mut Transaction<'static, Postgres>,
-        ended: &Ended<'_>,
+        ended: &TransactionEnd<'_>,
     ) -> Result<Finished, Error> {
         if ended.writes == Writes::Discard {
             // Also mends a transaction that an error has aborted.

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use idem_core::{
-    BegunIn, Change, Claim, CommitError, Ended, StoreError, TransactionSource, Transactional,
-    Watch, Writes,
+    BegunTransaction, Change, Claim, CommitError, StoreError, TransactionEnd, TransactionSource,
+    Transactional, Watch, Writes,
 };
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool, Transaction, raw_sql};
@@ -95,12 +95,15 @@ impl Transactional for SqliteTransactions {
         NAME
     }
 
-    fn place(&self) -> Vec<u8> {
+    fn database_id(&self) -> Vec<u8> {
         place_of(&self.pool, self.pool.connect_options().get_filename())
     }
 
-    async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
-        let key = self.place();
+    async fn begin(
+        &self,
+        claim: &Claim,
+    ) -> Result<BegunTransaction<Self::Transaction>, StoreError> {
+        let key = self.database_id();
         let is_known = pools::is_known(&key)?;
         let mut connection = self.pool.acquire().await.map_err(without_effect)?;
         if !is_known {
@@ -115,7 +118,7 @@ impl Transactional for SqliteTransactions {
     async fn commit(
         &self,
         mut transaction: Self::Transaction,
-        ended: &Ended<'_>,
+        ended: &TransactionEnd<'_>,
     ) -> Result<(), CommitError> {
         match finish(&mut transaction, ended).await {
             Ok(Change::Applied) => {}
@@ -152,7 +155,7 @@ impl Transactional for SqliteTransactions {
 /// Writes the finished record; `LeaseLost` where another one is in its place.
 async fn finish(
     transaction: &mut Transaction<'static, Sqlite>,
-    ended: &Ended<'_>,
+    ended: &TransactionEnd<'_>,
 ) -> Result<Change, sqlx::Error> {
     if ended.writes == Writes::Discard {
         raw_sql(ROLLBACK_TO_SAVEPOINT)
@@ -198,10 +201,10 @@ async fn begin(
     pool: &SqlitePool,
     mut connection: PoolConnection<Sqlite>,
     claim: &Claim,
-) -> Result<BegunIn<Transaction<'static, Sqlite>>, sqlx::Error> {
+) -> Result<BegunTransaction<Transaction<'static, Sqlite>>, sqlx::Error> {
     // What is finished is given back without the lock.
     if let Some(answer) = statements::answer(&mut connection, claim).await? {
-        return Ok(BegunIn::Answered(answer));
+        return Ok(BegunTransaction::Answered(answer));
     }
     // SQLite rolls some transactions back by itself: when the disk is full, or as a statement asks
     // for. The driver goes on to count them, and begins none on such a connection any more.
@@ -214,14 +217,14 @@ async fn begin(
     let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
     let attempt = standing.as_ref().map_or(1, Record::next_attempt);
     match standing.and_then(|record| record.answer(claim)) {
-        None => Ok(BegunIn::Acquired {
+        None => Ok(BegunTransaction::Acquired {
             attempt,
             transaction,
             session_ended: Watch::never(),
         }),
         Some(answer) => {
             transaction.rollback().await?;
-            Ok(BegunIn::Answered(answer))
+            Ok(BegunTransaction::Answered(answer))
         }
     }
 }

@@ -97,7 +97,7 @@ async fn route(
 }
 
 fn plain(status: StatusCode) -> Response<CapturedBody<BoxBody<Bytes, std::io::Error>>> {
-    let mut response = Response::new(CapturedBody::whole(Bytes::new()));
+    let mut response = Response::new(CapturedBody::buffered(Bytes::new()));
     *response.status_mut() = status;
     response
 }

@@ -16,12 +16,12 @@ async fn store(moved: &Moved) -> PostgresStore {
 #[tokio::test]
 async fn set_forward_it_ends_leases_and_the_owner_learns_of_it_when_it_renews() {
     let moved = Moved::start();
-    let engine = EngineBuilder::over(Arc::new(store(&moved).await)).build();
+    let engine = EngineBuilder::new(Arc::new(store(&moved).await)).build();
     let begun = Arc::new(Semaphore::new(0));
     let fingerprint = Fingerprint::of("request").unwrap();
     // It renews after a third of it: later than all that comes before the other attempt.
     let lease = Duration::from_secs(18);
-    let other = EngineBuilder::over(Arc::new(store(&moved).await)).build();
+    let other = EngineBuilder::new(Arc::new(store(&moved).await)).build();
     let first = tokio::spawn({
         let (operation, begun) = (engine.operation("op").lease(lease), begun.clone());
         async move {

@@ -62,7 +62,7 @@ pub(crate) async fn run(operation: &Operation, key: &str) -> Result<u32, Error> 
 async fn engine(postgres: &Postgres) -> EngineBuilder {
     let store = PostgresStore::connect(&postgres.url()).await.unwrap();
     statements_of_start_up(postgres);
-    EngineBuilder::over(Arc::new(store))
+    EngineBuilder::new(Arc::new(store))
 }
 
 fn statements_of_start_up(postgres: &Postgres) {
@@ -186,7 +186,7 @@ async fn a_duplicate_elsewhere_claims_watches_claims_and_claims_when_it_is_woken
 async fn nothing_is_notified_where_nobody_waits() {
     let postgres = Postgres::start();
     let store = PostgresStore::connect(&postgres.url()).await.unwrap();
-    let operation = EngineBuilder::over(Arc::new(store.clone()))
+    let operation = EngineBuilder::new(Arc::new(store.clone()))
         .build()
         .operation("op");
     let mut listener = PgListener::connect(&postgres.url()).await.unwrap();

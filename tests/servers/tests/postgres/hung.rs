@@ -156,7 +156,7 @@ async fn claims_whose_commits_hang_leave_no_key_stuck() {
     let postgres = Postgres::start();
     let url = format!("{}?timeout=700ms", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
-    let engine = EngineBuilder::over(Arc::new(store.clone()));
+    let engine = EngineBuilder::new(Arc::new(store.clone()));
     let engine = engine.store_timeout(Duration::from_secs(2)).build();
     let operation = engine.operation("tests.hung").on_crash(OnCrash::Refuse);
     let request = || Fingerprint::of("the request").unwrap();

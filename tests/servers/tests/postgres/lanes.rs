@@ -299,7 +299,7 @@ async fn flood(
 const LEASE: Duration = Duration::from_secs(5);
 
 fn operation(store: PostgresStore) -> Operation {
-    let engine = EngineBuilder::over(Arc::new(store)).build();
+    let engine = EngineBuilder::new(Arc::new(store)).build();
     engine.operation("tests.lanes").lease(LEASE)
 }
 

@@ -19,7 +19,7 @@ fn request() -> Fingerprint {
 }
 
 fn engine(store: PostgresStore) -> Engine {
-    EngineBuilder::over(Arc::new(store)).build()
+    EngineBuilder::new(Arc::new(store)).build()
 }
 
 /// A server that stands still for so long, while so many callers come. They refuse to run again

@@ -294,7 +294,7 @@ async fn of_720_keys_in_three_engines_behind_a_pooler_of_transactions_each_runs_
 async fn book(transactions: [PgTransactions; 3], numbers: i64) -> Vec<(i64, Result<i64, Error>)> {
     let mut calls = JoinSet::new();
     for transactions in transactions {
-        let engine = EngineBuilder::over(Arc::new(idem::stores::memory::MemoryStore::new()));
+        let engine = EngineBuilder::new(Arc::new(idem::stores::memory::MemoryStore::new()));
         let operation = engine.build().operation("tests.poolers");
         let operation = operation.in_flight(InFlight::Wait(Duration::from_secs(60)));
         let operation = operation.transaction(&transactions);

@@ -37,7 +37,7 @@ fn with_app() -> (Postgres, String) {
 
 /// Asks for the body to be run, and says how often it was.
 async fn runs(store: &PostgresStore, fail_open: bool) -> (Result<u32, Error>, usize) {
-    let engine = EngineBuilder::over(Arc::new(store.clone()));
+    let engine = EngineBuilder::new(Arc::new(store.clone()));
     let engine = engine.fail_open(fail_open).build();
     let executions = AtomicUsize::new(0);
     let body = async {

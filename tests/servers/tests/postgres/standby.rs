@@ -96,7 +96,7 @@ async fn a_replay_of_a_standby_is_one_statement_that_is_refused_and_one_that_rea
     let standby = primary.standby();
     let store = PostgresStore::connect(&standby.url()).await.unwrap();
     standby.psql("SELECT pg_stat_statements_reset()");
-    let operation = EngineBuilder::over(Arc::new(store)).build().operation("op");
+    let operation = EngineBuilder::new(Arc::new(store)).build().operation("op");
     assert_eq!(run(&operation, "k").await.unwrap(), 1);
     // What is refused is not counted by the server.
     let statements = standby.psql(

@@ -34,7 +34,7 @@ async fn in_time<T>(what: &str, limit: Duration, future: impl Future<Output = T>
 /// As many processes, on one server.
 fn engines(store: &PostgresStore, count: usize) -> Vec<Operation> {
     let engine = || {
-        let engine = EngineBuilder::over(Arc::new(store.clone())).build();
+        let engine = EngineBuilder::new(Arc::new(store.clone())).build();
         let waits = InFlight::Wait(Duration::from_secs(120));
         engine.operation("op").in_flight(waits)
     };

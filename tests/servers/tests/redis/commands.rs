@@ -65,7 +65,7 @@ async fn engine(redis: &Redis) -> EngineBuilder {
 
 async fn over(redis: &Redis) -> EngineBuilder {
     let store = RedisStore::connect(&redis.url()).await.unwrap();
-    EngineBuilder::over(Arc::new(store))
+    EngineBuilder::new(Arc::new(store))
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn set(file: &File, by_seconds: i64) {
 async fn set_forward_it_ends_leases_and_the_owner_learns_of_it_when_it_renews() {
     let file = File::new();
     let store = file.store().await;
-    let engine = EngineBuilder::over(Arc::new(store.clone())).build();
+    let engine = EngineBuilder::new(Arc::new(store.clone())).build();
     let begun = Arc::new(Semaphore::new(0));
     let fingerprint = Fingerprint::of("request").unwrap();
     let lease = Duration::from_secs(6);
@@ -39,7 +39,7 @@ async fn set_forward_it_ends_leases_and_the_owner_learns_of_it_when_it_renews() 
     });
     begun.acquire().await.unwrap().forget();
     set(&file, 3600).await;
-    let other = EngineBuilder::over(Arc::new(file.store().await)).build();
+    let other = EngineBuilder::new(Arc::new(file.store().await)).build();
     let body = async { Ok::<_, Error>(idem::attempt().number()) };
     let other = other.operation("op").lease(lease);
     assert_eq!(other.run("k", fingerprint, body).await.unwrap(), 2);

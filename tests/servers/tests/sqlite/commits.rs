@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::file::{ACQUIRED, File, acquire, again, broken, claim, complete, finish, replays};
 
 fn operation(store: &SqliteStore) -> Operation {
-    EngineBuilder::over(Arc::new(store.clone()))
+    EngineBuilder::new(Arc::new(store.clone()))
         .build()
         .operation("op")
 }

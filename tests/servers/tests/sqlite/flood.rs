@@ -52,7 +52,7 @@ async fn of_50_leases_none_is_lost_under_20000_callers_and_another_process_that_
     let lease = Duration::from_secs(6);
     let file = File::new();
     let store: Arc<dyn Store> = Arc::new(file.store().await);
-    let operation = EngineBuilder::over(store).build().operation("tests.flood");
+    let operation = EngineBuilder::new(store).build().operation("tests.flood");
     let writes_beside = Holder::who_writes(&file);
 
     let runs = Arc::new(AtomicU32::new(0));
@@ -88,7 +88,7 @@ async fn of_50_leases_none_is_lost_under_20000_callers_and_another_process_that_
         all = (all.0 + completed, all.1 + refused);
         wave += 1;
         // A duplicate, elsewhere, while it runs: in another process, as it were.
-        let other = EngineBuilder::over(Arc::new(file.store().await)).build();
+        let other = EngineBuilder::new(Arc::new(file.store().await)).build();
         let other = other.operation("tests.flood").lease(lease);
         let body = async { panic!("it runs already") };
         let duplicate: Result<u32, Error> = other.run("held-0", request(), body).await;
@@ -113,7 +113,7 @@ async fn of_50_leases_none_is_lost_under_20000_callers_and_another_process_that_
     assert!(!lost.load(Ordering::SeqCst));
     writes_beside.unlock();
     // Every outcome is stored, and is what was answered.
-    let fresh = EngineBuilder::over(Arc::new(file.store().await)).build();
+    let fresh = EngineBuilder::new(Arc::new(file.store().await)).build();
     for number in 0..HELD {
         let body = async { panic!("it ran already") };
         let again: Result<u32, Error> = fresh

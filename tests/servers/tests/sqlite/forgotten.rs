@@ -33,7 +33,7 @@ fn operation(engine: &Engine) -> Operation {
 impl Owners {
     /// Whose bodies have begun.
     async fn begin(file: &File) -> Self {
-        let engine = EngineBuilder::over(Arc::new(file.store().await)).build();
+        let engine = EngineBuilder::new(Arc::new(file.store().await)).build();
         let runs = Arc::new(AtomicU32::new(0));
         let begun = Arc::new(Semaphore::new(0));
         let (end, ended) = watch::channel(false);
@@ -63,7 +63,7 @@ impl Owners {
 
     /// What retries in another process get, whose bodies count.
     async fn retry(&self, file: &File) -> Vec<Result<u32, Error>> {
-        let engine = EngineBuilder::over(Arc::new(file.store().await)).build();
+        let engine = EngineBuilder::new(Arc::new(file.store().await)).build();
         let mut answers = Vec::new();
         for number in 0..OWNERS {
             let runs = Arc::clone(&self.runs);
@@ -139,7 +139,7 @@ async fn after_its_records_were_deleted_an_owner_completes_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_comes_before_its_owner_runs_and_the_owner_is_told() {
     let file = File::new();
-    let engine = EngineBuilder::over(Arc::new(file.store().await)).build();
+    let engine = EngineBuilder::new(Arc::new(file.store().await)).build();
     let (begun, lost) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let first = tokio::spawn({
         let (operation, begun, lost) = (operation(&engine), begun.clone(), lost.clone());
@@ -159,7 +159,7 @@ async fn a_retry_that_comes_before_its_owner_runs_and_the_owner_is_told() {
     begun.acquire().await.unwrap().forget();
     file.run("DELETE FROM idem_records").await;
     // That is what no store can help: the guide to stores says so.
-    let other = EngineBuilder::over(Arc::new(file.store().await)).build();
+    let other = EngineBuilder::new(Arc::new(file.store().await)).build();
     let second = tokio::spawn({
         let (operation, lost) = (operation(&other), lost.clone());
         async move {

@@ -118,7 +118,7 @@ async fn inspect(store: &SqliteStore, key: &str) -> Option<Inspection> {
 
 /// What a retry gets, which runs nothing.
 async fn retry(store: &SqliteStore, key: &str) -> Result<String, Error> {
-    let engine = EngineBuilder::over(std::sync::Arc::new(store.clone())).build();
+    let engine = EngineBuilder::new(std::sync::Arc::new(store.clone())).build();
     let operation = engine.operation(OPERATION).on_crash(OnCrash::Refuse);
     let body = async { panic!("{key} runs again") };
     operation

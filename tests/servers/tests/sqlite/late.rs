@@ -27,7 +27,7 @@ async fn nobody_is_stuck(callers: usize, lease: Duration, still_for: Duration) {
     let builder = SqliteStore::builder(&file.url()).unwrap();
     let builder = builder.busy_timeout(Duration::from_secs(2));
     let store = builder.max_waiting(callers).connect().await.unwrap();
-    let engine = EngineBuilder::over(Arc::new(store))
+    let engine = EngineBuilder::new(Arc::new(store))
         .store_timeout(Duration::from_secs(1))
         .build();
     let operation = engine.operation("tests.late").lease(lease);

@@ -21,8 +21,7 @@ async fn impatient(file: &File) -> SqliteStore {
 }
 
 fn operation(store: &SqliteStore) -> Operation {
-    let engine =
-        EngineBuilder::over(Arc::new(store.clone())).store_timeout(Duration::from_secs(10));
+    let engine = EngineBuilder::new(Arc::new(store.clone())).store_timeout(Duration::from_secs(10));
     engine.build().operation("op")
 }
 

@@ -26,7 +26,7 @@ async fn first_call(store: &SqliteStore) -> (String, u32) {
     let mut kinds = Vec::new();
     let runs = AtomicU32::new(0);
     for fail_open in [false, true] {
-        let builder = EngineBuilder::over(Arc::new(store.clone())).fail_open(fail_open);
+        let builder = EngineBuilder::new(Arc::new(store.clone())).fail_open(fail_open);
         let operation = builder.build().operation("tests.refusals");
         let body = async {
             runs.fetch_add(1, Ordering::SeqCst);

@@ -100,7 +100,7 @@ async fn while_the_file_is_away_everything_is_refused_and_when_it_is_back_nothin
         &store.release(&held.id, &held.token).await.unwrap_err(),
         hint,
     );
-    let engine = EngineBuilder::over(Arc::new(store.clone())).fail_open(true);
+    let engine = EngineBuilder::new(Arc::new(store.clone())).fail_open(true);
     let body = async { panic!("it has no claim") };
     let refused: Result<u32, Error> = engine
         .build()

@@ -114,7 +114,7 @@ impl Load {
                 store,
                 acquired: Arc::clone(&acquired),
             };
-            let engine = EngineBuilder::over(Arc::new(store)).store_timeout(STORE_TIMEOUT);
+            let engine = EngineBuilder::new(Arc::new(store)).store_timeout(STORE_TIMEOUT);
             let operation = engine.build().operation(OPERATION);
             operation
                 .in_flight(InFlight::Wait(WAIT))

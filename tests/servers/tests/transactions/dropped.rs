@@ -115,7 +115,7 @@ async fn postgres_a_call_that_is_dropped_anywhere_leaves_no_transaction_open() {
 async fn postgres_calls_of_a_server_that_stood_still_leave_no_transaction_open() {
     let (server, pool) = postgres(4).await;
     let watcher = PgPool::connect(&server.url()).await.unwrap();
-    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = EngineBuilder::new(Arc::new(MemoryStore::new()));
     let engine = engine.store_timeout(Duration::from_millis(300)).build();
     let call = async |key: i64| -> Result<i64, Error> {
         engine

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use idem::stores::memory::MemoryStore;
 use idem::{
-    BegunIn, Claim, CommitError, Ended, Engine, EngineBuilder, Error, Fingerprint, InFlight,
-    Operation, StoreError, TransactionSource, Transactional,
+    BegunTransaction, Claim, CommitError, Engine, EngineBuilder, Error, Fingerprint, InFlight,
+    Operation, StoreError, TransactionEnd, TransactionSource, Transactional,
 };
 use sqlx::{PgPool, Postgres, Sqlite, Transaction};
 use tokio::sync::Barrier;
@@ -70,11 +70,11 @@ impl<D: Transactional> Transactional for Faulty<D> {
         self.database.name()
     }
 
-    fn place(&self) -> Vec<u8> {
-        self.database.place()
+    fn database_id(&self) -> Vec<u8> {
+        self.database.database_id()
     }
 
-    async fn begin(&self, claim: &Claim) -> Result<BegunIn<D::Transaction>, StoreError> {
+    async fn begin(&self, claim: &Claim) -> Result<BegunTransaction<D::Transaction>, StoreError> {
         if self.begins_fail.load(Ordering::SeqCst) > 0 {
             return Err(lost());
         }
@@ -84,7 +84,7 @@ impl<D: Transactional> Transactional for Faulty<D> {
     async fn commit(
         &self,
         transaction: D::Transaction,
-        ended: &Ended<'_>,
+        ended: &TransactionEnd<'_>,
     ) -> Result<(), CommitError> {
         if self.commits.fetch_add(1, Ordering::SeqCst) > 0 {
             return self.database.commit(transaction, ended).await;
@@ -106,7 +106,7 @@ impl<D: Transactional> Transactional for Faulty<D> {
 }
 
 fn operation() -> Operation {
-    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = EngineBuilder::new(Arc::new(MemoryStore::new()));
     let engine = engine.store_timeout(Duration::from_secs(2)).build();
     engine.operation("tests.transactions")
 }
@@ -533,7 +533,7 @@ async fn book_large<Via, S: TransactionSource<Via>>(
     source: &S,
     of: &'static str,
 ) -> Result<String, Error> {
-    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = EngineBuilder::new(Arc::new(MemoryStore::new()));
     let engine = engine.max_outcome_bytes(1000).build();
     engine
         .operation("tests.transactions")
@@ -551,18 +551,21 @@ impl Transactional for Overtaken {
         "overtaken"
     }
 
-    fn place(&self) -> Vec<u8> {
+    fn database_id(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError> {
+    async fn begin(
+        &self,
+        claim: &Claim,
+    ) -> Result<BegunTransaction<Self::Transaction>, StoreError> {
         self.0.database().begin(claim).await
     }
 
     async fn commit(
         &self,
         transaction: Self::Transaction,
-        _: &Ended<'_>,
+        _: &TransactionEnd<'_>,
     ) -> Result<(), CommitError> {
         drop(transaction);
         let other = book_large(&self.0, "other").await;

@@ -52,7 +52,7 @@ async fn calls_that_meet_are_answered_by_their_own_database() {
 #[tokio::test]
 async fn what_is_cached_is_of_its_own_database() {
     let ((_one, one), (_other, other)) = (sqlite(2).await, sqlite(2).await);
-    let engine = EngineBuilder::over(Arc::new(MemoryStore::new()));
+    let engine = EngineBuilder::new(Arc::new(MemoryStore::new()));
     let engine = engine.cache(1024 * 1024).build();
     assert_eq!(book(&engine, &one, 1).await.unwrap(), 1);
     assert_eq!(book(&engine, &other, 2).await.unwrap(), 2);

@@ -1,5 +1,5 @@
-//! How a refusal becomes a response: in the API's own shape where it has one, else as
-//! `application/problem+json`; and the headers that tell a client whether to retry.
+//! What the API sets of refusals: their own shape, and the headers that tell a client whether to
+//! retry.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

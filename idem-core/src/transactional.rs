@@ -6,6 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+#[doc(hidden)]
+pub use crate::engine::transactional::{CommitSent, Ended, Execution, Keyed};
 use crate::record::{Claim, Claimed};
 use crate::store::{StoreError, Watch};
 
@@ -24,20 +26,21 @@ pub trait Transactional: Send + Sync + 'static {
     /// Bytes that no other database has which bodies of this process write to: a tenant's own, say.
     /// Calls under one key meet in the process, and are answered from its cache, only where these
     /// are equal. They are neither stored nor shown.
-    fn place(&self) -> Vec<u8>;
+    fn database_id(&self) -> Vec<u8>;
 
     /// Begins a transaction and claims in it. Of transactions that claim one record at a time,
     /// at most one acquires it; the others are told, and wait for nothing.
     ///
     /// The lease of the claim means nothing here. A record that a store has left running, of the
     /// same operation without a transaction, follows the table at [`Store`](crate::Store).
-    async fn begin(&self, claim: &Claim) -> Result<BegunIn<Self::Transaction>, StoreError>;
+    async fn begin(&self, claim: &Claim)
+    -> Result<BegunTransaction<Self::Transaction>, StoreError>;
 
     /// Stores the outcome in the transaction, and commits.
     async fn commit(
         &self,
         transaction: Self::Transaction,
-        ended: &Ended<'_>,
+        ended: &TransactionEnd<'_>,
     ) -> Result<(), CommitError>;
 
     /// Rolls back; returns when the record is free.
@@ -46,7 +49,7 @@ pub trait Transactional: Send + Sync + 'static {
 
 /// The answer to a claim in a transaction.
 #[derive(Debug)]
-pub enum BegunIn<T> {
+pub enum BegunTransaction<T> {
     /// The caller runs the body, in this transaction.
     Acquired {
         /// The attempt's number: 1, but after a crash outside of transactions.
@@ -64,7 +67,7 @@ pub enum BegunIn<T> {
 
 /// How an attempt in a transaction ended.
 #[derive(Debug)]
-pub struct Ended<'a> {
+pub struct TransactionEnd<'a> {
     /// The claim that began it.
     pub claim: &'a Claim,
     /// Its number.

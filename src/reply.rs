@@ -111,10 +111,10 @@ impl KeyPart for KeyText<'_> {
     }
 }
 
-/// A response's body, as far as it is known when the response is judged.
+/// A response's body, as far as it is known when the response is captured.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    Whole(Bytes),
+    Buffered(Bytes),
     /// Not read, and how long it says that it is.
     Unread(Option<u64>),
     Broken,
@@ -133,15 +133,15 @@ impl Body for Content {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unreadable>>> {
         match &mut *self {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Unread(_) | Self::Broken => Poll::Ready(Some(Err(Unreadable))),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Buffered(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Unread(Some(length)) => SizeHint::with_exact(*length),
             Self::Unread(None) => SizeHint::default(),
             Self::Broken => SizeHint::with_exact(0),
@@ -175,7 +175,7 @@ pub(crate) fn verdict_of_installed(response: Response<Content>) -> Verdict {
 }
 
 /// A stored outcome as a response, marked as a replay.
-pub(crate) fn given_back(
+pub(crate) fn replayed_response(
     outcome: &Outcome,
     settings: &HttpSettings,
 ) -> Result<Response<Bytes>, Error> {

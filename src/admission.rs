@@ -1,0 +1,225 @@
+//! Whether an idempotent handler runs: the request's key, its fingerprint, and the engine's decision.
+
+use bytes::Bytes;
+use http::Response;
+#[cfg(feature = "tower")]
+use idem_core::EnclosingAttempt;
+use idem_core::http::{HttpSettings, Problem, parse_key};
+use idem_core::{
+    Begun, Caller, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, FormerFingerprint,
+    Granted, Key, KeyError, Operation, Transactional,
+};
+
+use crate::captured_request::{CapturedRequest, engine_of};
+use crate::handler::{Admitted, AdmittedIn, Permit};
+use crate::plan::{KeySource, Plan, operation};
+use crate::refusals::Refusals;
+
+/// Reads the body before anything else, because what counts is named by what it says. Nothing is
+/// claimed yet.
+pub(crate) async fn read_early(
+    request: &mut impl CapturedRequest,
+    engine: Option<Engine>,
+) -> Result<Bytes, Response<Bytes>> {
+    let engine = engine.map_or_else(|| engine_of(request), Ok);
+    // The engine may be named by what is read here; without any, `admit` refuses.
+    let fallback = HttpSettings::default();
+    let settings = engine.as_ref().map_or(&fallback, Engine::http);
+    let body = read(request, settings).await;
+    if body.is_err() {
+        request.leave();
+    }
+    body
+}
+
+async fn read(
+    request: &mut impl CapturedRequest,
+    settings: &HttpSettings,
+) -> Result<Bytes, Response<Bytes>> {
+    let body = request.read(settings.request_limit()).await;
+    body.map_err(|error| Problem::from(error).into_response_to(&request.identity(), settings))
+}
+
+/// Decides whether the handler runs. An `Err` is the answer without it.
+pub(crate) async fn admit(
+    plan: Plan,
+    request: &mut impl CapturedRequest,
+) -> Result<Admitted, Response<Bytes>> {
+    let admitted = decide(plan, request).await;
+    if admitted.is_err() {
+        request.leave();
+    }
+    admitted
+}
+
+async fn decide(
+    plan: Plan,
+    request: &mut impl CapturedRequest,
+) -> Result<Admitted, Response<Bytes>> {
+    let required = plan.required;
+    let release = plan.release.clone();
+    let identified = identify(plan, request)?;
+    if !required && identified.key == Err(KeyError::Missing) {
+        if !Caller::begin() {
+            // Nobody is told.
+            return Err(Response::new(Bytes::new()));
+        }
+        return Ok(Admitted {
+            permit: Permit::Unprotected(identified.operation.unprotected()),
+            #[cfg(feature = "tower")]
+            enclosing: EnclosingAttempt::NONE,
+            refusals: identified.refusals,
+        });
+    }
+    let (keyed, counted) = identified.keyed(Operation::keyed)?;
+    #[cfg(feature = "tower")]
+    let enclosing = keyed.enclosing_attempt();
+    if keyed.is_lent() {
+        return Ok(Admitted {
+            permit: Permit::Within,
+            #[cfg(feature = "tower")]
+            enclosing,
+            refusals: counted.refusals,
+        });
+    }
+    let (counted, refusals) = counted.fingerprint(request).await?;
+    // Boxed: it is large, and gone before the handler runs.
+    let begun = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
+    let permit = match begun.map_err(|error| refusals.error(&error))? {
+        Begun::Execute(execution) => Permit::Execute(execution, release),
+        Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
+        Begun::Replay(outcome) => return Err(refusals.replayed_response(&outcome)),
+    };
+    Ok(Admitted {
+        permit,
+        #[cfg(feature = "tower")]
+        enclosing,
+        refusals,
+    })
+}
+
+/// Decides whether the handler runs in a transaction of the database.
+pub(crate) async fn admit_in<D: Transactional>(
+    plan: Plan,
+    database: D,
+    request: &mut impl CapturedRequest,
+) -> Result<AdmittedIn<D>, Response<Bytes>> {
+    let admitted = decide_in(plan, database, request).await;
+    if admitted.is_err() {
+        request.leave();
+    }
+    admitted
+}
+
+async fn decide_in<D: Transactional>(
+    plan: Plan,
+    database: D,
+    request: &mut impl CapturedRequest,
+) -> Result<AdmittedIn<D>, Response<Bytes>> {
+    let release = plan.release.clone();
+    let identified = identify(plan, request)?;
+    let (keyed, counted) =
+        identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
+    let (counted, refusals) = counted.fingerprint(request).await?;
+    let granted = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
+    match granted.map_err(|error| refusals.error(&error))? {
+        Granted::Run(execution) => Ok(AdmittedIn {
+            execution,
+            release,
+            refusals,
+        }),
+        Granted::Replay(outcome) => Err(refusals.replayed_response(&outcome)),
+    }
+}
+
+/// What needs no more than the request's head.
+fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Response<Bytes>> {
+    let engine = plan
+        .engine
+        .map_or_else(|| engine_of(request), Ok)
+        .map_err(|error| {
+            // Without an engine there are no settings.
+            crate::report_misconfiguration(&error);
+            Problem::from(&error).into_response(&HttpSettings::default())
+        })?;
+    let settings = engine.http();
+    let key = match plan.key {
+        KeySource::Value(key) => key,
+        KeySource::Header(name) => {
+            let lines = request.identity().headers.get_all(name);
+            parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
+        }
+    };
+    let refusals = Refusals::to(request, engine.clone());
+    let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)
+        .map_err(|error| refusals.error(&error))?;
+    Ok(Identified {
+        refusals,
+        operation,
+        key,
+        fingerprint: plan.fingerprint,
+    })
+}
+
+/// A request whose operation and key are known.
+struct Identified {
+    refusals: Refusals,
+    operation: Operation,
+    key: Result<Key, KeyError>,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+}
+
+/// A request whose key is acceptable.
+struct Counted {
+    refusals: Refusals,
+    has_scope: bool,
+    fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
+}
+
+impl Identified {
+    /// Puts the operation under its key. Refused keys cost no look at the body.
+    fn keyed<K>(
+        self,
+        keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
+    ) -> Result<(K, Counted), Response<Bytes>> {
+        let keyed =
+            keyed(&self.operation, self.key).map_err(|error| self.refusals.error(&error))?;
+        let counted = Counted {
+            has_scope: self.operation.has_scope(),
+            refusals: self.refusals,
+            fingerprint: self.fingerprint,
+        };
+        Ok((keyed, counted))
+    }
+}
+
+/// What a request is compared by.
+struct Fingerprints {
+    fingerprint: Fingerprint,
+    /// What a record of an earlier version may have in its place.
+    former: Option<FormerFingerprint>,
+}
+
+impl Counted {
+    async fn fingerprint(
+        self,
+        request: &mut impl CapturedRequest,
+    ) -> Result<(Fingerprints, Refusals), Response<Bytes>> {
+        let body = read(request, self.refusals.settings()).await?;
+        let identity = request.identity();
+        let fingerprints = match self.fingerprint {
+            Some(parts) => {
+                let parts = parts.map_err(|error| self.refusals.error(&error.into()))?;
+                Fingerprints {
+                    fingerprint: identity.fingerprint_of(self.has_scope, parts),
+                    former: None,
+                }
+            }
+            None => Fingerprints {
+                fingerprint: identity.fingerprint(self.has_scope, &body),
+                former: identity.former_fingerprint(self.has_scope, &body),
+            },
+        };
+        Ok((fingerprints, self.refusals))
+    }
+}
