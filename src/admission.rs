@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Response;
 #[cfg(feature = "tower")]
 use idem_core::EnclosingAttempt;
-use idem_core::http::{HttpSettings, Problem, parse_key};
+use idem_core::http::{Attached, HttpSettings, Problem, parse_key};
 use idem_core::{
     Begun, Caller, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, FormerFingerprint,
     Granted, Key, KeyError, Operation, Transactional,
@@ -84,11 +84,17 @@ async fn decide(
     }
     let (counted, refusals) = counted.fingerprint(request).await?;
     // Boxed: it is large, and gone before the handler runs.
-    let begun = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
+    let begun = Box::pin(keyed.begin_or_attach(counted.fingerprint, counted.former)).await;
     let permit = match begun.map_err(|error| refusals.error(&error))? {
-        Begun::Execute(execution) => Permit::Execute(execution, release),
-        Begun::Unprotected(unprotected) => Permit::Unprotected(unprotected),
-        Begun::Replay(outcome) => return Err(refusals.replayed_response(&outcome)),
+        Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
+        Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
+        Granted::Run(Begun::Replay(outcome)) | Granted::Replay(outcome) => {
+            return Err(refusals.replayed_response(&outcome));
+        }
+        Granted::Attach(live) => match Attached::to(live) {
+            Some(attached) => Permit::Attached(attached),
+            None => return Err(refusals.in_flight()),
+        },
     };
     Ok(Admitted {
         permit,
@@ -129,6 +135,7 @@ async fn decide_in<D: Transactional>(
             refusals,
         }),
         Granted::Replay(outcome) => Err(refusals.replayed_response(&outcome)),
+        Granted::Attach(_) => Err(refusals.in_flight()),
     }
 }
 

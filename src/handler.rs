@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
-    Captured, CapturedBody, FlowingResponse, Problem, ProblemKind, Recording, capture,
+    Attached, Captured, CapturedBody, FlowingResponse, Problem, ProblemKind, Recording, capture,
 };
 use tracing::Instrument;
 
@@ -63,6 +63,8 @@ pub(crate) enum Permit {
     Execute(Execution, Cow<'static, [u16]>),
     /// As if the attribute were not there.
     Unprotected(Unprotected),
+    /// Not at all: the response of the attempt that runs already is on its way.
+    Attached(Attached),
     /// As a part of the attempt that runs already, under the same record: a layer around the
     /// handler has claimed it.
     Within,
@@ -92,6 +94,7 @@ impl Admitted {
             permit, refusals, ..
         } = self;
         let ended = match permit {
+            Permit::Attached(attached) => return Ok(attached.into_response()),
             Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
             Permit::Unprotected(unprotected) => {
                 let body = unprotected.drive(Box::pin(run_unrecorded(respond)));
@@ -120,6 +123,7 @@ impl Admitted {
             permit, refusals, ..
         } = self;
         let ended = match permit {
+            Permit::Attached(attached) => return Ok(attached.into_response()),
             Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
             Permit::Unprotected(unprotected) => {
                 let ended = unprotected.drive_detached(Box::pin(run_unrecorded(respond)));

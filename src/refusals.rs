@@ -62,6 +62,11 @@ impl Refusals {
         }
     }
 
+    /// Another attempt is running.
+    pub(crate) fn in_flight(&self) -> Response<Bytes> {
+        self.error(&self.engine.in_flight())
+    }
+
     pub(crate) fn error(&self, error: &Error) -> Response<Bytes> {
         crate::report_misconfiguration(error);
         self.problem(Problem::from(error))

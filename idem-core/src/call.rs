@@ -15,6 +15,8 @@ pub(crate) struct Call {
     /// transaction names, which others may keep under the same id.
     pub(crate) flight_key: RecordId,
     pub(crate) fingerprint: Fingerprint,
+    /// An answer that is on its way is given to this call, too.
+    pub(crate) attaches: bool,
 }
 
 impl Call {

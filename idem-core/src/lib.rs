@@ -43,7 +43,7 @@ pub use engine::{
     Operation, Panic, Resolution, Running, Unprotected,
 };
 #[doc(hidden)]
-pub use engine::{Driven, Flow, Granted};
+pub use engine::{Driven, Flow, Granted, LiveAnswer};
 pub use error::Error;
 #[doc(hidden)]
 pub use fingerprint::FormerFingerprint;

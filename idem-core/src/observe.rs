@@ -22,6 +22,8 @@ pub enum Decision {
     Replayed,
     /// The call waited for a running attempt and got its outcome.
     Waited,
+    /// The call joined a response that is on its way.
+    Attached,
     /// Refused: another attempt is running.
     InFlight,
     /// Refused: the key belongs to another request.
@@ -47,6 +49,7 @@ impl Decision {
             Self::Executed => "executed",
             Self::Replayed => "replayed",
             Self::Waited => "waited",
+            Self::Attached => "attached",
             Self::InFlight => "in_flight",
             Self::Mismatch => "mismatch",
             Self::OutcomeUnknown => "outcome_unknown",

@@ -14,6 +14,10 @@ pub enum InFlight {
     Reject,
     /// Waits for the outcome for so long, then is refused. It holds no connection meanwhile.
     Wait(Duration),
+    /// As [`Wait`](Self::Wait), and joins an HTTP response that is on its way in this process: it is
+    /// given what has been sent so far, and the rest as it comes. A response whose length is known, an
+    /// attempt of another process and a call that is no HTTP request are waited for.
+    Attach(Duration),
 }
 
 /// Why an operation's rules promise nothing.

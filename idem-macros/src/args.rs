@@ -107,6 +107,7 @@ pub(crate) enum Time {
 pub(crate) enum InFlight {
     Reject,
     Wait(Duration),
+    Attach(Duration),
 }
 
 #[derive(Clone, Copy)]

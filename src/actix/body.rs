@@ -10,7 +10,7 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
-use idem_core::http::{BodyError, CapturedBody};
+use idem_core::http::{BodyError, CapturedBody, CapturedBodyError};
 
 /// The body of a request.
 pub(super) struct Incoming(pub(super) Payload);
@@ -92,7 +92,10 @@ impl MessageBody for Captured {
         loop {
             match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
                 None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(CapturedBodyError::Body(error))) => return Poll::Ready(Some(Err(error))),
+                Some(Err(CapturedBodyError::CutOff(error))) => {
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 Some(Ok(frame)) => {
                     // HTTP/1.1 as actix writes it has no trailers.
                     if let Ok(data) = frame.into_data() {

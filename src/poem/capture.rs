@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Response, Uri};
+use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use idem_core::http::{BodyError, CapturedBody, Recording, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
@@ -244,7 +245,7 @@ fn answer(ended: Result<Response<CapturedBody<Body>>, Infallible>) -> poem::Resu
     }
     Ok(from_http(response.map(|body| match body.into_streamed() {
         Ok(body) => poem::Body::from(body),
-        Err(read) => poem::Body::from(Body::new(read)),
+        Err(read) => poem::Body::from(Body::new(read.map_err(io::Error::from))),
     })))
 }
 

@@ -146,5 +146,6 @@ pub(super) async fn put(
 }
 
 async fn buffered(body: CapturedBody<ResBody>) -> Result<Bytes, io::Error> {
-    Ok(body.collect().await?.to_bytes())
+    let collected = body.collect().await.map_err(io::Error::from)?;
+    Ok(collected.to_bytes())
 }

@@ -199,6 +199,16 @@ impl Works {
                 };
                 Reply::streamed(chunks(["first "]).chain(stream::once(second)))
             }
+            "slow long stream" => {
+                let works = self.clone();
+                let second = async move {
+                    works.stop_here().await;
+                    Ok(binary(MIB / 16))
+                };
+                let parts = (1..48).map(|_| Ok(binary(MIB / 16)));
+                let rest = stream::once(second).chain(stream::iter(parts));
+                Reply::streamed(chunks(["first "]).chain(rest))
+            }
             _ => Reply::text(404, Bytes::new()),
         }
     }

@@ -1,5 +1,6 @@
 //! The cases, once. Each is run in every framework.
 
+pub(crate) mod attaching;
 pub(crate) mod concurrency;
 pub(crate) mod fidelity;
 pub(crate) mod identity;
@@ -70,6 +71,14 @@ macro_rules! all_cases {
                 a_stream_that_breaks_off_is_never_run_again: "a stream that breaks off: as it came, then 409",
                 a_stream_that_is_too_long_is_never_run_again: "a stream that is too long to be kept: as it came, then 409",
                 an_endless_response_flows_and_is_never_run_again: "endless: flows, then 409",
+            }
+            attaching {
+                who_attaches_is_given_what_has_been_sent_and_the_rest_as_it_comes:
+                    "`in_flight = \"attach\"`: a duplicate is given what has been sent, and the rest as it comes",
+                who_attaches_outlives_the_first_client: "the same when the first client has gone",
+                another_request_does_not_attach: "another request under the key: 422",
+                who_is_attached_to_what_breaks_off_is_cut_off:
+                    "a stream that fails or is too long: the duplicate is cut off, then 409",
             }
             identity {
                 another_request_under_a_key_is_a_mismatch_and_harms_nothing: "another request under the key: 422",

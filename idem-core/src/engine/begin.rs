@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::cache::Cached;
 use super::claim::StoreLeader;
 use super::decision::{Begun, Decided, Granted, Leader, Patience, replay};
-use super::flight::{Ending, Entry, FlightGuard, Joined, Progress, Woken};
+use super::flight::{Ending, Entry, FlightGuard, Joined, LiveAnswer, Progress, Woken};
 use super::handle::Engine;
 use super::runtime;
 use crate::call::Call;
@@ -22,7 +22,7 @@ pub(super) async fn begin(
     engine: &Engine,
     call: &mut Call,
     former: Option<FormerFingerprint>,
-) -> Result<Begun, Error> {
+) -> Result<Granted<Begun>, Error> {
     let runtime = runtime::current()?;
     let leader = StoreLeader::new(engine, call, runtime.clone());
     let mut decided = decide_or_go(engine, call, &leader).await?;
@@ -30,10 +30,7 @@ pub(super) async fn begin(
         let leader = StoreLeader::new(engine, call, runtime);
         decided = decide_or_go(engine, call, &leader).await?;
     }
-    Ok(match report(call, decided)? {
-        Granted::Run(begun) => begun,
-        Granted::Replay(outcome) => Begun::Replay(outcome),
-    })
+    report(call, decided)
 }
 
 /// What is decided, and how it is called in metrics.
@@ -112,6 +109,7 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
         let decided = match joined {
             Join::Leads(flight) => leader.lead(patience, flight).await,
             Join::Decided(decided) => decided,
+            Join::Attaches(live) => return Ok((Granted::Attach(live), Decision::Attached)),
         };
         if let Some(begun) = into_result(decided) {
             return begun;
@@ -133,6 +131,8 @@ fn into_result<Run>(decided: Decided<Run>) -> Option<Result<(Granted<Run>, Decis
 #[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
 enum Join<Run> {
     Decided(Decided<Run>),
+    /// It is given what is on its way.
+    Attaches(LiveAnswer),
     /// It leads the flight on: nobody before it has left an answer.
     Leads(FlightGuard),
 }
@@ -163,11 +163,16 @@ async fn join<Run>(
         }
         let woken = tokio::select! {
             biased;
-            woken = joined.ended() => woken,
+            woken = joined.ended(call.attaches) => woken,
             () = patience.end() => return refused(),
         };
         if let Woken::Leads(flight) = woken {
             return Join::Leads(flight);
+        }
+        if let (true, Progress::Occupied, Some(live)) =
+            (call.attaches, joined.progress(), joined.live())
+        {
+            return Join::Attaches(live);
         }
         waited = true;
     }

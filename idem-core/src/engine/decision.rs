@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use super::activity::Ongoing;
 use super::execution::{Execution, Panic, panic_of};
-use super::flight::{Ending, FlightGuard};
+use super::flight::{Ending, FlightGuard, LiveAnswer};
 use super::handle::Engine;
 use crate::attempt::Attempt;
 use crate::call::Call;
@@ -103,7 +103,9 @@ impl Patience {
     pub(super) fn of(policy: &Policy) -> Self {
         match policy.in_flight {
             InFlight::Reject => Self::None,
-            InFlight::Wait(time) => Self::Until(Instant::now().checked_add(time)),
+            InFlight::Wait(time) | InFlight::Attach(time) => {
+                Self::Until(Instant::now().checked_add(time))
+            }
         }
     }
 
@@ -150,6 +152,8 @@ pub enum Granted<Run> {
     Run(Run),
     /// Give this outcome back.
     Replay(Outcome),
+    /// Give what is on its way. Only where the call attaches.
+    Attach(LiveAnswer),
 }
 
 /// What a store's answer means that is no right to run.

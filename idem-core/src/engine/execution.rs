@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::background::{Entry, after};
-use super::flight::{Ending, FlightGuard};
+use super::flight::{Ending, FlightGuard, LiveAnswer};
 use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
@@ -24,6 +24,7 @@ use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
 use crate::outcome::Verdict;
+use crate::policy::InFlight;
 use crate::record::{Change, Token};
 use crate::store::StoreError;
 
@@ -429,6 +430,20 @@ impl Running {
             observe::crashed(&call.operation, &call.id, claimed.lease.number, "panic");
         }
         self.execution.settle().await;
+    }
+
+    /// Whether duplicates may be given the answer while it is on its way.
+    pub(crate) fn is_attachable(&self) -> bool {
+        let claimed = self.execution.claimed.as_ref();
+        claimed
+            .is_some_and(|claimed| matches!(claimed.call().policy.in_flight, InFlight::Attach(_)))
+    }
+
+    /// Gives duplicates this answer while it is on its way.
+    pub(crate) fn share(&self, live: LiveAnswer) {
+        if let Some(claimed) = &self.execution.claimed {
+            claimed.flight.share(live);
+        }
     }
 
     /// Runs a part of the body: [`attempt()`](crate::attempt()) knows this attempt in it.

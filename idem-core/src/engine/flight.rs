@@ -5,6 +5,7 @@
 //! ends without an answer for the others, one of them leads on, and the others stay where they
 //! are. A flight decides nothing: it tells what its leader knows, and [`super::begin`] judges.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -64,7 +65,7 @@ impl Flights {
             answered: Notify::new(),
             ended: Notify::new(),
             successors: AtomicUsize::new(0),
-            lease: Mutex::new(None),
+            held: Mutex::default(),
         });
         shard.insert(id, (Arc::clone(&flight), self.activity.begin()));
         Entry::Leader(FlightGuard {
@@ -79,7 +80,7 @@ impl Flights {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for (flight, _) in shard.values() {
-                if let Some(lease) = &*flight.lease() {
+                if let Some(lease) = &flight.held().lease {
                     look(lease);
                 }
             }
@@ -132,13 +133,27 @@ struct Flight {
     ended: Notify,
     /// How many have joined who may lead. Changes under the shard's lock.
     successors: AtomicUsize,
-    /// What the leader's attempt holds, for whoever renews it.
-    lease: Mutex<Option<Arc<OwnedLease>>>,
+    /// Changes with the leader.
+    held: Mutex<Held>,
 }
 
+/// What the leader's attempt holds.
+#[derive(Debug, Default)]
+struct Held {
+    /// For whoever renews it.
+    lease: Option<Arc<OwnedLease>>,
+    /// For duplicates that attach to it.
+    live: Option<LiveAnswer>,
+}
+
+/// An answer that is on its way while its attempt runs. Who shares it and who attaches to it agree on
+/// its type.
+#[doc(hidden)]
+pub type LiveAnswer = Arc<dyn Any + Send + Sync>;
+
 impl Flight {
-    fn lease(&self) -> MutexGuard<'_, Option<Arc<OwnedLease>>> {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -208,13 +223,18 @@ impl Joined {
         .await
     }
 
-    /// Resolves when the flight has ended.
-    pub(crate) async fn ended(&mut self) -> Woken {
+    /// Resolves when the flight has ended, or, for who attaches, when an answer is on its way.
+    pub(crate) async fn ended(&mut self, attaches: bool) -> Woken {
         let flight = Arc::clone(&self.flight);
         self.until(&flight.ended, |progress| {
-            matches!(progress, Progress::Ended(_))
+            matches!(progress, Progress::Ended(_)) || (attaches && flight.held().live.is_some())
         })
         .await
+    }
+
+    /// The answer that is on its way.
+    pub(crate) fn live(&self) -> Option<LiveAnswer> {
+        self.flight.held().live.clone()
     }
 
     async fn until(&mut self, news: &Notify, reached: impl Fn(Progress<'_>) -> bool) -> Woken {
@@ -285,7 +305,13 @@ impl FlightGuard {
 
     /// The leader holds this lease, until the flight ends or another leads.
     pub(super) fn hold(&self, lease: &Arc<OwnedLease>) {
-        *self.flight.lease() = Some(Arc::clone(lease));
+        self.flight.held().lease = Some(Arc::clone(lease));
+    }
+
+    /// Duplicates may attach to this answer from now on, until the flight ends or another leads.
+    pub(super) fn share(&self, live: LiveAnswer) {
+        self.flight.held().live = Some(live);
+        self.flight.ended.notify_waiters();
     }
 
     pub(crate) fn end(self, ending: Ending) {
@@ -296,7 +322,7 @@ impl FlightGuard {
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
-        self.flight.lease().take();
+        *self.flight.held() = Held::default();
         let shard = self.flights.shard(&self.id);
         self.flights.pass_on(&self.id, &self.flight, shard);
     }

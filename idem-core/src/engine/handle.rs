@@ -108,7 +108,8 @@ impl Engine {
     }
 
     /// Says that another attempt is running.
-    pub(super) fn in_flight(&self) -> Error {
+    #[doc(hidden)]
+    pub fn in_flight(&self) -> Error {
         Error::InFlight {
             retry_after: self.inner.settings.retry_after,
         }

@@ -42,6 +42,7 @@ mod unsettled;
 pub use decision::{Begun, Granted, Unprotected};
 pub(crate) use execution::panic_of;
 pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
+pub use flight::LiveAnswer;
 pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
 pub use resolve::Resolution;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::begin::begin;
-use super::decision::{Begun, Unprotected};
+use super::decision::{Begun, Granted, Unprotected};
 use super::execution::ExecutionError;
 use super::handle::Engine;
 use crate::call::Call;
@@ -85,6 +85,23 @@ impl Keyed {
         former: Option<FormerFingerprint>,
     ) -> Result<Begun, Error> {
         let (engine, mut call) = self.into_call(fingerprint);
+        Ok(match begin(&engine, &mut call, former).await? {
+            Granted::Run(begun) => begun,
+            Granted::Replay(outcome) => Begun::Replay(outcome),
+            Granted::Attach(_) => return Err(engine.in_flight()),
+        })
+    }
+
+    /// The same for who can attach to an answer that is on its way, where the policy says so.
+    #[doc(hidden)]
+    pub async fn begin_or_attach(
+        self,
+        fingerprint: Fingerprint,
+        former: Option<FormerFingerprint>,
+    ) -> Result<Granted<Begun>, Error> {
+        let attaches = matches!(self.policy.in_flight, InFlight::Attach(_));
+        let (engine, mut call) = self.into_call(fingerprint);
+        call.attaches = attaches;
         begin(&engine, &mut call, former).await
     }
 
@@ -108,6 +125,7 @@ impl Keyed {
             id: self.id,
             flight_key: self.id,
             fingerprint,
+            attaches: false,
         };
         (self.engine, call)
     }

@@ -113,6 +113,7 @@ impl Operation {
             id: *id,
             flight_key: *id,
             fingerprint: found.fingerprint,
+            attaches: false,
         };
         // Freed or begun anew since it was inspected: what crashed is not there any more.
         let is_the_crashed_one = attempt == found.attempt.saturating_add(1);

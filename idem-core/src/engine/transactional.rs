@@ -128,6 +128,8 @@ impl<D: Transactional> InTransaction<D> {
         let ended = match granted {
             Err(error) => Ended::Refused(error),
             Ok(Granted::Replay(outcome)) => Ended::Replay(outcome),
+            // What is in a transaction is shared with nobody.
+            Ok(Granted::Attach(_)) => Ended::Refused(self.operation.engine.in_flight()),
             Ok(Granted::Run(execution)) => {
                 let judged = |transaction| async move {
                     let (transaction, value) = body(transaction).await;

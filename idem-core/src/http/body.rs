@@ -1,8 +1,10 @@
 //! The body of a response on its way to the client that was executed for.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::vec;
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Collected, Full};
 
 use super::flowing::FlowingBody;
+use super::live::{FirstFollower, Follower};
 
 /// The body of a response after [`capture`](super::capture): what the first caller gets.
 pub struct CapturedBody<B: Body<Data = Bytes>>(Captured<B>);
@@ -28,6 +31,10 @@ enum Captured<B: Body<Data = Bytes>> {
     Broken(Option<B::Error>),
     /// Recorded while it flows.
     Flowing(FlowingBody<B>),
+    /// The same, where duplicates may attach.
+    First(FirstFollower<B>),
+    /// A duplicate's.
+    Attached(Follower),
     /// Read in part.
     Begun(vec::IntoIter<Frame<Bytes>>, Rest<B>),
 }
@@ -66,6 +73,14 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
         Self(Captured::Flowing(body))
     }
 
+    pub(super) const fn first(body: FirstFollower<B>) -> Self {
+        Self(Captured::First(body))
+    }
+
+    pub(super) const fn attached(body: Follower) -> Self {
+        Self(Captured::Attached(body))
+    }
+
     pub(super) fn begun(frames: Vec<Frame<Bytes>>, rest: Rest<B>) -> Self {
         Self(Captured::Begun(frames.into_iter(), rest))
     }
@@ -91,34 +106,99 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
     }
 }
 
+/// Why a response's body breaks off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CapturedBodyError<E> {
+    /// The handler's body failed.
+    Body(E),
+    /// What a duplicate was attached to has broken off.
+    CutOff(ResponseCutOff),
+}
+
+/// A response that a duplicate was attached to did not come to an end that can be shared: its attempt
+/// crashed, or it became longer than what the engine keeps. A retry is told what there is to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseCutOff;
+
+impl fmt::Display for ResponseCutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the response that this request was attached to broke off; retry with the same key",
+        )
+    }
+}
+
+impl Error for ResponseCutOff {}
+
+/// As servers take it: the handler's own error comes out as it is.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<CapturedBodyError<E>>
+    for Box<dyn Error + Send + Sync>
+{
+    fn from(error: CapturedBodyError<E>) -> Self {
+        match error {
+            CapturedBodyError::Body(error) => error.into(),
+            CapturedBodyError::CutOff(error) => Box::new(error),
+        }
+    }
+}
+
+impl From<CapturedBodyError<Self>> for io::Error {
+    fn from(error: CapturedBodyError<Self>) -> Self {
+        match error {
+            CapturedBodyError::Body(error) => error,
+            CapturedBodyError::CutOff(error) => Self::other(error),
+        }
+    }
+}
+
+fn of_body<E>(
+    frame: Poll<Option<Result<Frame<Bytes>, E>>>,
+) -> Poll<Option<Result<Frame<Bytes>, CapturedBodyError<E>>>> {
+    frame.map(|frame| frame.map(|frame| frame.map_err(CapturedBodyError::Body)))
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Body for CapturedBody<B>
 where
     B::Error: Unpin,
 {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = CapturedBodyError<B::Error>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = match &mut self.get_mut().0 {
             Captured::Buffered(body) | Captured::Misannounced(body, _) => {
                 Pin::new(body).poll_frame(cx)
             }
             Captured::WithTrailers(body) => Pin::new(body).poll_frame(cx),
-            Captured::Streamed(body) => return Pin::new(body).poll_frame(cx),
-            Captured::Broken(error) => return Poll::Ready(error.take().map(Err)),
-            Captured::Flowing(body) => return Pin::new(body).poll_frame(cx),
+            Captured::First(body) => return body.poll_frame(cx),
+            Captured::Attached(body) => {
+                let data = ready!(body.poll(cx));
+                return Poll::Ready(data.map(|data| match data {
+                    Ok(data) => Ok(Frame::data(data)),
+                    Err(cut_off) => Err(CapturedBodyError::CutOff(cut_off)),
+                }));
+            }
+            Captured::Streamed(body) => return of_body(Pin::new(body).poll_frame(cx)),
+            Captured::Broken(error) => {
+                return Poll::Ready(
+                    error
+                        .take()
+                        .map(|error| Err(CapturedBodyError::Body(error))),
+                );
+            }
+            Captured::Flowing(body) => return of_body(Pin::new(body).poll_frame(cx)),
             Captured::Begun(frames, rest) => {
                 if let Some(frame) = frames.next() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 if let Rest::Body(body) = rest {
-                    return body.as_mut().poll_frame(cx);
+                    return of_body(body.as_mut().poll_frame(cx));
                 }
                 return Poll::Ready(match std::mem::replace(rest, Rest::None) {
-                    Rest::Failed(error) => Some(Err(error)),
+                    Rest::Failed(error) => Some(Err(CapturedBodyError::Body(error))),
                     Rest::Body(_) | Rest::None => None,
                 });
             }
@@ -134,6 +214,8 @@ where
             Captured::Streamed(body) => body.is_end_stream(),
             Captured::Broken(error) => error.is_none(),
             Captured::Flowing(body) => body.is_end_stream(),
+            Captured::First(body) => body.is_end_stream(),
+            Captured::Attached(body) => body.is_at_end(),
             Captured::Begun(frames, rest) => {
                 frames.as_slice().is_empty()
                     && match rest {
@@ -152,7 +234,10 @@ where
             Captured::WithTrailers(body) => body.size_hint(),
             Captured::Streamed(body) => body.size_hint(),
             Captured::Flowing(body) => body.size_hint(),
-            Captured::Broken(_) | Captured::Begun(..) => SizeHint::default(),
+            Captured::Broken(_)
+            | Captured::First(_)
+            | Captured::Attached(_)
+            | Captured::Begun(..) => SizeHint::default(),
         }
     }
 }
@@ -167,6 +252,8 @@ impl<B: Body<Data = Bytes>> fmt::Debug for CapturedBody<B> {
             Captured::Streamed(_) => "streamed",
             Captured::Broken(_) => "broken",
             Captured::Flowing(_) => "flowing",
+            Captured::First(_) => "shared",
+            Captured::Attached(_) => "attached",
             Captured::Begun(..) => "begun",
         };
         write!(f, "CapturedBody({kind})")

@@ -17,9 +17,10 @@ use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 
+use super::live::{LiveSender, Unshared};
 use super::settings::HttpSettings;
 use super::stored::store;
-use crate::engine::Running;
+use crate::engine::{LiveAnswer, Running};
 use crate::outcome::{NotReplayable, Outcome, Verdict};
 
 /// The body of a response that flows to its first caller. Dropped before its end, it is read on in
@@ -53,12 +54,14 @@ enum Next<B: Body<Data = Bytes>> {
 }
 
 /// A body, what was kept of it, and the attempt that it belongs to.
-pub struct Recording<B> {
+pub struct Recording<B: Body<Data = Bytes>> {
     body: Pin<Box<B>>,
     kept: Kept,
     head: Parts,
     settings: HttpSettings,
     running: Running,
+    /// Where duplicates may attach.
+    live: Option<LiveSender<B>>,
     /// The body is being polled: if it panics there, it is not polled again.
     is_polled: bool,
 }
@@ -122,8 +125,15 @@ impl<B: Body<Data = Bytes>> Recording<B> {
             head,
             settings,
             running,
+            live: None,
             is_polled: false,
         }
+    }
+
+    /// Duplicates may attach from now on. Whoever reads on sends what it reads.
+    pub(super) fn share(&mut self, sender: LiveSender<B>, live: LiveAnswer) {
+        self.live = Some(sender);
+        self.running.share(live);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
@@ -151,21 +161,35 @@ impl<B: Body<Data = Bytes>> Recording<B> {
 
     /// Reads to the end, or until it is too large to be kept.
     async fn read_on(mut self) {
-        let verdict = loop {
+        let mut trailers = None;
+        let (verdict, came_to) = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                None => break self.verdict(false),
-                Some(Err(_)) => break self.verdict(true),
-                Some(Ok(frame)) if !self.kept.keep(&frame) => break TOO_LARGE,
-                Some(Ok(_)) => {}
+                None => break (self.verdict(false), CameTo::End),
+                Some(Err(error)) => break (self.verdict(true), CameTo::Failure(error)),
+                Some(Ok(frame)) if !self.kept.keep(&frame) => {
+                    break (TOO_LARGE, CameTo::TooLong(frame));
+                }
+                Some(Ok(frame)) => match (&self.live, frame.into_data()) {
+                    (Some(live), Ok(data)) => live.send(data),
+                    (Some(_), Err(frame)) => trailers = frame.into_trailers().ok(),
+                    (None, _) => {}
+                },
             }
         };
         self.running.end(verdict).await;
+        if let Some(live) = self.live {
+            live.end(match came_to {
+                CameTo::End => trailers.map(Unshared::Trailers),
+                CameTo::Failure(error) => Some(Unshared::Failure(error)),
+                CameTo::TooLong(frame) => Some(Unshared::Rest(frame, self.body)),
+            });
+        }
     }
 }
 
 const TOO_LARGE: Verdict = Verdict::Final(Outcome::NotReplayable(NotReplayable::TooLarge));
 
-impl<B: Body<Data = Bytes> + Send + 'static> Recording<B> {
+impl<B: Body<Data = Bytes, Error: Send> + Send + 'static> Recording<B> {
     /// Reads what is left on a task of the runtime.
     pub fn spawn(self) {
         let runtime = self.running.runtime().clone();
@@ -312,7 +336,7 @@ impl<B: Body<Data = Bytes>> fmt::Debug for FlowingBody<B> {
     }
 }
 
-impl<B> fmt::Debug for Recording<B> {
+impl<B: Body<Data = Bytes>> fmt::Debug for Recording<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording")
             .field("bytes", &self.kept.bytes)

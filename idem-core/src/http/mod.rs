@@ -10,6 +10,7 @@ mod body;
 mod draining;
 mod flowing;
 mod key;
+mod live;
 mod media_type;
 mod multipart;
 mod problem;
@@ -20,10 +21,12 @@ mod response;
 mod settings;
 mod stored;
 
-pub use body::CapturedBody;
+pub use body::{CapturedBody, CapturedBodyError, ResponseCutOff};
 pub use draining::drain;
 pub use flowing::Recording;
 pub use key::{KeySyntax, key_as_sent, parse_key};
+#[doc(hidden)]
+pub use live::Attached;
 pub use problem::{Problem, ProblemKind};
 pub use request::{BodyError, RequestIdentity, collect_body};
 #[doc(hidden)]

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 
 use super::body::{CapturedBody, Rest};
 use super::flowing::{FlowingBody, Kept, Recording};
+use super::live::LiveSender;
 use super::settings::HttpSettings;
 use super::stored::{IDEMPOTENT_REPLAYED, store};
 use crate::engine::Running;
@@ -115,19 +116,28 @@ pub struct FlowingResponse<B> {
 
 impl<B: Body<Data = Bytes>> FlowingResponse<B> {
     /// Records the body while it flows. The attempt ends with it. `read_on` reads what is left when the
-    /// caller goes away: [`Recording::spawn`], or [`Recording::spawn_local`].
+    /// caller goes away, or all of it where duplicates may attach: [`Recording::spawn`], or [`Recording::spawn_local`].
     pub fn recorded(
         self,
         running: Running,
         read_on: fn(Recording<B>),
     ) -> Response<CapturedBody<B>> {
-        let mut head = self.head.clone();
-        let extensions = std::mem::take(&mut head.extensions);
-        head.extensions = extensions;
+        let head = self.head.clone();
         let kept = Kept::up_to(self.max_bytes);
-        let recording = Recording::new(self.head, self.body, kept, self.settings, running);
-        let body = FlowingBody::new(recording, read_on);
-        Response::from_parts(head, CapturedBody::flowing(body))
+        let shared = match running.is_attachable() {
+            true => LiveSender::new(&head, &self.settings),
+            false => None,
+        };
+        let mut recording = Recording::new(self.head, self.body, kept, self.settings, running);
+        let body = match shared {
+            None => CapturedBody::flowing(FlowingBody::new(recording, read_on)),
+            Some((sender, first, live)) => {
+                recording.share(sender, live);
+                read_on(recording);
+                CapturedBody::first(first)
+            }
+        };
+        Response::from_parts(head, body)
     }
 
     /// Reads the body before it is passed on, for an attempt that must have ended before.

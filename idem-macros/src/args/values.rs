@@ -280,13 +280,16 @@ fn duration(literal: &LitStr, text: &str) -> syn::Result<Duration> {
 
 impl Parse for InFlight {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
-        const WORDS: &str = "`in_flight` is \"reject\", \"wait\" or \"wait 5s\"";
+        const WORDS: &str =
+            "`in_flight` is \"reject\", \"wait\", \"wait 5s\", \"attach\" or \"attach 5s\"";
         let literal: LitStr = literal(input, WORDS)?;
         let text = literal.value();
         match text.split_once(' ') {
             None if text == "reject" => Ok(Self::Reject),
             None if text == "wait" => Ok(Self::Wait(Duration::MAX)),
+            None if text == "attach" => Ok(Self::Attach(Duration::MAX)),
             Some(("wait", time)) => duration(&literal, time).map(Self::Wait),
+            Some(("attach", time)) => duration(&literal, time).map(Self::Attach),
             _ => Err(syn::Error::new(literal.span(), WORDS)),
         }
     }

@@ -260,6 +260,10 @@ fn policy(args: &Args, private: &TokenStream) -> TokenStream {
             let limit = literal(limit);
             policy.extend(quote!(.in_flight(#private::InFlight::Wait(#limit))));
         }
+        Some(InFlight::Attach(limit)) => {
+            let limit = literal(limit);
+            policy.extend(quote!(.in_flight(#private::InFlight::Attach(#limit))));
+        }
     }
     match args.on_crash {
         None | Some(OnCrash::Rerun) => {}

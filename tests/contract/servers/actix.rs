@@ -49,6 +49,7 @@ impl Framework for Actix {
                 .route("/slow/other", web::to(slow))
                 .service(slow_optional)
                 .service(waiting)
+                .service(attaching)
                 .service(panics_once)
                 .service(panics_and_refuses)
                 .service(status)
@@ -169,6 +170,12 @@ async fn slow_optional(works: Data, body: String) -> Reply {
 #[post("/waiting")]
 async fn waiting(works: Data, body: String) -> Reply {
     works.slow(&body).await
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
+#[post("/attaching")]
+async fn attaching(works: Data, body: String) -> Reply {
+    works.respond(&body)
 }
 
 // The other order works as well.

@@ -40,6 +40,7 @@ impl Framework for Axum {
             .route("/slow/other", any(slow))
             .route("/slow-optional", post(slow_optional))
             .route("/waiting", post(waiting))
+            .route("/attaching", post(attaching))
             .route("/panics-once", post(panics_once))
             .route("/panics-and-refuses", post(panics_and_refuses))
             .route("/status", post(status))
@@ -146,6 +147,11 @@ async fn slow_optional(State(works): State<Works>, body: String) -> Reply {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]
 async fn waiting(State(works): State<Works>, body: String) -> Reply {
     works.slow(&body).await
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
+async fn attaching(State(works): State<Works>, body: String) -> Reply {
+    works.respond(&body)
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

@@ -79,6 +79,7 @@ async fn route(
         "/slow" | "/slow/other" => slow(works, request).await,
         "/slow-optional" => slow_optional(works, request).await,
         "/waiting" => waiting(works, request).await,
+        "/attaching" => attaching(works, request).await,
         "/panics-once" => panics_once(works, request).await,
         "/panics-and-refuses" => panics_and_refuses(works, request).await,
         "/status" => status(works, request).await,
@@ -170,6 +171,11 @@ async fn slow_optional(works: Works, request: Request<Bytes>) -> Answer {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]
 async fn waiting(works: Works, request: Request<Bytes>) -> Answer {
     answer(works.slow(&text(request)).await)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
+async fn attaching(works: Works, request: Request<Bytes>) -> Answer {
+    answer(works.respond(&text(request)))
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

@@ -22,6 +22,10 @@ pub(crate) struct Poem;
 impl Framework for Poem {
     const NAME: &'static str = "poem 3";
     const REFUSING: &'static str = "poem.refusing";
+    const LACKS: &'static [(&'static str, &'static str)] = &[(
+        "who_is_attached_to_what_breaks_off_is_cut_off",
+        "poem ends a body that fails as if it were whole, with and without the attribute. The retry is told.",
+    )];
 
     async fn start(app: App) -> Running {
         let engine = app.engine.clone();
@@ -40,6 +44,7 @@ impl Framework for Poem {
             .at("/slow/other", post(slow).put(slow))
             .at("/slow-optional", post(slow_optional))
             .at("/waiting", post(waiting))
+            .at("/attaching", post(attaching))
             .at("/panics-once", post(panics_once))
             .at("/panics-and-refuses", post(panics_and_refuses))
             .at("/status", post(status))
@@ -160,6 +165,12 @@ async fn slow_optional(Data(works): Data<&Works>, body: String) -> Reply {
 #[handler]
 async fn waiting(Data(works): Data<&Works>, body: String) -> Reply {
     works.slow(&body).await
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
+#[handler]
+async fn attaching(Data(works): Data<&Works>, body: String) -> Reply {
+    works.respond(&body)
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

@@ -37,6 +37,7 @@ impl Framework for Salvo {
             .push(at("slow/other").post(slow).put(slow))
             .push(at("slow-optional").post(slow_optional))
             .push(at("waiting").post(waiting))
+            .push(at("attaching").post(attaching))
             .push(at("panics-once").post(panics_once))
             .push(at("panics-and-refuses").post(panics_and_refuses))
             .push(at("status").post(status))
@@ -192,6 +193,12 @@ async fn slow_optional(req: &mut Request, depot: &mut Depot) -> Reply {
 #[handler]
 async fn waiting(req: &mut Request, depot: &mut Depot) -> Reply {
     works(depot).slow(&text(req).await).await
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
+#[handler]
+async fn attaching(req: &mut Request, depot: &mut Depot) -> Reply {
+    works(depot).respond(&text(req).await)
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

@@ -37,6 +37,7 @@ impl Framework for Tower {
         let engine = app.engine.clone();
         let layer = || idem::axum::layer(Duration::from_secs(24 * 60 * 60));
         let wait = InFlight::Wait(Duration::from_secs(5));
+        let attach = InFlight::Attach(Duration::from_secs(5));
         let versions = Router::new().route("/echo", post(echo));
         let named = |name: &'static str| layer().name(name);
         let router = Router::new()
@@ -71,6 +72,11 @@ impl Framework for Tower {
                     .route("/waiting", post(slow))
                     .route("/panics-once", post(panics_once))
                     .layer(layer().in_flight(wait)),
+            )
+            .merge(
+                Router::new()
+                    .route("/attaching", post(respond))
+                    .layer(layer().in_flight(attach)),
             )
             .merge(
                 Router::new()

@@ -39,6 +39,13 @@ impl Framework for Warp {
         ),
         ("what_is_streamed_is_given_back_whole", STREAMS),
         (
+            "who_attaches_is_given_what_has_been_sent_and_the_rest_as_it_comes",
+            STREAMS,
+        ),
+        ("who_attaches_outlives_the_first_client", STREAMS),
+        ("another_request_does_not_attach", STREAMS),
+        ("who_is_attached_to_what_breaks_off_is_cut_off", STREAMS),
+        (
             "a_stream_is_passed_on_as_it_comes_and_in_flight_until_it_has_ended",
             STREAMS,
         ),
