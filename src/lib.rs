@@ -129,7 +129,7 @@ pub mod axum;
 mod call;
 #[cfg(feature = "http")]
 mod captured_request;
-#[cfg(any(doc, doctest))]
+#[cfg(all(doc, not(doctest)))]
 pub mod guide;
 #[cfg(feature = "http")]
 mod handler;
@@ -212,30 +212,4 @@ fn report_misconfiguration(error: &Error) {
     ) {
         tracing::error!(target: "idem", %error, "an idempotent call was refused; its body did not run");
     }
-}
-
-/// The samples of the README, which are compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-/// The samples of the attributes' documentation: what writes them cannot compile them.
-#[cfg(doctest)]
-mod attributes {
-    #[doc = include_str!("../idem-macros/src/docs/function.md")]
-    struct Function;
-    #[doc = include_str!("../idem-macros/src/docs/forms.md")]
-    struct Forms;
-    #[doc = include_str!("../idem-macros/src/docs/axum.md")]
-    struct Axum;
-    #[doc = include_str!("../idem-macros/src/docs/actix.md")]
-    struct Actix;
-    #[doc = include_str!("../idem-macros/src/docs/http.md")]
-    struct Http;
-    #[doc = include_str!("../idem-macros/src/docs/poem.md")]
-    struct Poem;
-    #[doc = include_str!("../idem-macros/src/docs/salvo.md")]
-    struct Salvo;
-    #[doc = include_str!("../idem-macros/src/docs/tonic.md")]
-    struct Tonic;
 }

@@ -5,7 +5,7 @@ use idem::conformance::faults::Method;
 use idem::{Engine, Error, InFlight, detached};
 
 use crate::bench::{attempt_number, faulty, must_not_run, operation, request};
-use crate::support::Works;
+use crate::works::Works;
 
 const PATIENT: InFlight = InFlight::Wait(std::time::Duration::from_secs(60));
 

@@ -19,7 +19,7 @@ use crate::bench::{
     Answer, LEASE, attempt_number, faulty, must_not_run, operation, operation_of, other_request,
     request,
 };
-use crate::support::Works;
+use crate::works::Works;
 
 const PATIENT: InFlight = InFlight::Wait(Duration::from_secs(60));
 

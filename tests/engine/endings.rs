@@ -13,7 +13,7 @@ use idem::{
 };
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
-use crate::support::Works;
+use crate::works::Works;
 
 #[tokio::test(start_paused = true)]
 async fn an_error_frees_the_key_or_is_stored_as_the_operation_says() {

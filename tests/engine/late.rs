@@ -15,7 +15,7 @@ use idem::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
-use crate::support::Works;
+use crate::works::Works;
 
 const POLICIES: [OnCrash; 2] = [OnCrash::Rerun, OnCrash::Refuse];
 

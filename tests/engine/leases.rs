@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::bench::{
     Answer, LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request,
 };
-use crate::support::Works;
+use crate::works::Works;
 
 /// A body that hands its attempt out, stops, and then answers 100 plus its attempt's number.
 async fn start(operation: &Operation, works: &Works) -> (JoinHandle<Answer>, Attempt) {

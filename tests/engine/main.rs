@@ -1,8 +1,8 @@
 //! The engine against a store that fails, hangs, loses answers and is shared: every
 //! interleaving is forced by gates, faults or a paused clock.
 
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support/works.rs"]
+mod works;
 
 mod bench;
 mod cache;

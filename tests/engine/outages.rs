@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::bench::{
     LEASE, STORE_TIMEOUT, attempt_number, faulty, must_not_run, operation, operation_of, request,
 };
-use crate::support::Works;
+use crate::works::Works;
 
 #[tokio::test(start_paused = true)]
 async fn no_body_runs_before_its_claim_is_acknowledged() {

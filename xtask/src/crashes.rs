@@ -65,7 +65,7 @@ pub(crate) fn run(kills: u32) -> Result<(), Failure> {
         "build",
         "--workspace",
         "--all-features",
-        "--example",
+        "--bin",
         "ledger",
         "--bin",
         "crash",

@@ -170,8 +170,8 @@ fn becomes_ready(process: &Process, port: u16) -> bool {
     true
 }
 
-/// Cargo's `target/debug/examples`, for a program in `target/debug`.
+/// Where cargo puts the programs of a workspace.
 fn beside_us() -> PathBuf {
     let us = std::env::current_exe().unwrap_or_else(|error| panic!("where are we? {error}"));
-    us.with_file_name("examples").join("ledger")
+    us.with_file_name("ledger")
 }

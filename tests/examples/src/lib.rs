@@ -1,0 +1,70 @@
+//! An example as a process of its own.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    reason = "for the tests here alone"
+)]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use idem_frameworks::Server;
+
+/// A server that is killed when the test ends.
+pub struct Example {
+    process: Child,
+    pub server: Server,
+    /// What it prints after its address. Kept open: a program whose output nobody takes fails when
+    /// it prints.
+    pub output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Builds it, and calls it.
+fn call(name: &str) -> Command {
+    let built = Command::new(env!("CARGO"))
+        // With everything that the tests are built with, so that nothing is built twice.
+        .args(["build", "--quiet", "--workspace", "--all-features"])
+        .args(["--bin", name])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    // Tests run in target/<profile>/deps, programs are in target/<profile>.
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().unwrap().parent().unwrap();
+    Command::new(profile.join(name))
+}
+
+/// Runs one that ends by itself, and gives what it prints.
+pub fn run(name: &str) -> String {
+    let output = call(name).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Example {
+    /// Starts it on any free port.
+    pub fn start(name: &str, options: &[&str]) -> Self {
+        let mut process = call(name)
+            .args(["--port", "0"])
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+        let first = output.next().unwrap().unwrap();
+        let address = first.strip_prefix("listening on http://").unwrap();
+        Self {
+            process,
+            server: Server(address.parse().unwrap()),
+            output,
+        }
+    }
+}
