@@ -14,10 +14,14 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod backoff;
 mod connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod watchers;
 
 pub use connect::connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
