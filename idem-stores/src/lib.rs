@@ -14,20 +14,16 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-mod url;
-
-/// Marks what is implemented for types of `sqlx` that are not this crate's own: its pools open
-/// the transactions of [`Operation::transaction`](idem_core::Operation::transaction).
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod backoff;
+mod connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-#[derive(Clone, Copy, Debug)]
-pub struct Sqlx;
+mod database;
+mod error;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod watchers;
 
-/// What tells a pool's database from every other: the pool itself, because what it does with each
-/// new connection may lead elsewhere, and what it connects to, because when a pool is gone another
-/// one may be where it was.
+pub use connect::connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn place_of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>, target: impl std::fmt::Debug) -> Vec<u8> {
-    format!("{:p} {target:?}", std::ptr::from_ref(pool.options())).into_bytes()
-}
-
-pub use url::{ConnectError, connect};
+pub use database::Sqlx;
+pub use error::ConnectError;

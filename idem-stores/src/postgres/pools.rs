@@ -18,7 +18,7 @@ use tracing::warn;
 use super::connections::Connections;
 use super::hung::Session;
 use super::sweeping::{Progress, Sweeper, has_failed};
-use crate::place_of;
+use crate::database::place_of;
 
 /// How many pools are known. A process that has had more knows them anew.
 const MOST: usize = 1024;

@@ -2,17 +2,34 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::checks;
+use super::backend::Backend;
 use super::durability::Durability;
 use super::lanes::{Bounds, Lanes};
-use super::scripts::Scripts;
-use super::target::{LONGEST_TIMEOUT, SHORTEST_TIMEOUT, Target};
-use super::watching::Watching;
-use super::{Inner, RedisStore};
+use super::store::RedisStore;
+use super::subscriptions::Subscriptions;
+use super::target::{MAX_TIMEOUT, MIN_TIMEOUT, Target};
+use super::{checks, url};
 use crate::ConnectError;
+
+impl RedisStore {
+    /// Starts a store from a URL; see [`connect`](crate::connect()) for what it can say.
+    ///
+    /// # Errors
+    /// When the URL is malformed. No message repeats it.
+    pub fn builder(url: &str) -> Result<RedisStoreBuilder, ConnectError> {
+        RedisStoreBuilder::parse(url)
+    }
+
+    /// Connects to what the URL names.
+    ///
+    /// # Errors
+    /// As [`RedisStore::builder`] and [`RedisStoreBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        Self::builder(url)?.connect().await
+    }
+}
 
 /// Settings of a [`RedisStore`].
 #[must_use]
@@ -24,8 +41,8 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    pub(super) fn parse(url: &str) -> Result<Self, ConnectError> {
-        let (target, options) = Target::parse(url)?;
+    fn parse(url: &str) -> Result<Self, ConnectError> {
+        let (target, options) = url::parse(url)?;
         Ok(Self {
             target,
             prefix: options.prefix.unwrap_or_else(|| "idem:".to_owned()),
@@ -34,7 +51,7 @@ impl RedisStoreBuilder {
         })
     }
 
-    /// What every key begins with; `idem:` unless given. The rest is the record's id in base64url,
+    /// The prefix of every key; `idem:` unless given. The rest of a key is the record's id in base64url,
     /// 43 characters.
     ///
     /// An ACL user needs the keys and the channels with this prefix; the guide to stores in
@@ -44,26 +61,26 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a call may take, its turn and reconnecting included; 2 seconds unless given, from 10
-    /// milliseconds to a day. After so long without an answer the connection is replaced.
+    /// The timeout of a call, waiting and reconnecting included; 2 seconds unless given, from 10
+    /// milliseconds to a day. A connection that has not answered for so long is replaced.
     ///
     /// Keep it below half of the engine's store timeout, which leaves time for a second try, and
     /// below a third of the shortest lease.
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
-        self.target.command_timeout = timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
+        self.target.command_timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT);
         self
     }
 
-    /// How many claims, inspections and watches are under way at once; 256 unless given, 1 at
-    /// least. Who holds a lease is not counted, and does not wait for them.
+    /// How many claims, inspections and watches are under way at once; 256 unless given, 1 at least.
+    /// Calls of lease holders are not counted, and do not wait for them.
     pub fn max_claims(mut self, claims: usize) -> Self {
         self.bounds.claims = claims.max(1);
         self
     }
 
-    /// How many more may wait for their turn; 4096 unless given. One that finds so many waiting is
-    /// refused at once with [`StoreError::Overloaded`](idem_core::StoreError::Overloaded), and one
-    /// that has waited for half of the command timeout with
+    /// How many more may wait in a queue; 4096 unless given. When the queue is full, the next call fails
+    /// at once with [`StoreError::Overloaded`](idem_core::StoreError::Overloaded). A call that has waited
+    /// for half of the command timeout fails with
     /// [`StoreError::NotSent`](idem_core::StoreError::NotSent).
     pub fn max_waiting(mut self, waiting: usize) -> Self {
         self.bounds.waiting = waiting;
@@ -71,27 +88,27 @@ impl RedisStoreBuilder {
     }
 
     /// How many replicas must have a claim before its body runs, and an outcome before it counts as
-    /// stored (`WAIT`); 0 unless given. A primary that is cut off from them then runs nothing.
+    /// stored (`WAIT`); 0 unless given. On a primary that is cut off from its replicas nothing runs then.
     ///
-    /// They are waited for for a quarter of the command timeout. A claim that not so many have by
-    /// then is undone, and refused with
-    /// [`StoreError::NotReady`](idem_core::StoreError::NotReady); an outcome is offered again, as
-    /// when the server is away. It costs every first call two round trips between the primary and
-    /// its replicas. It does not choose the replica that is promoted: one that has less forgets more.
+    /// The wait is a quarter of the command timeout at most. A claim that is not confirmed by then is
+    /// undone, and refused with [`StoreError::NotReady`](idem_core::StoreError::NotReady). An outcome is
+    /// sent again, as when the server is away. Every first call costs two more round trips, between the
+    /// primary and its replicas. This does not choose the replica that is promoted: a replica that lags
+    /// forgets what it does not have.
     pub fn wait_replicas(mut self, replicas: u32) -> Self {
         self.durability.replicas = replicas;
         self
     }
 
     /// As [`wait_replicas`](Self::wait_replicas), until the primary's append-only file and those of
-    /// so many replicas have it on the disk (`WAITAOF`, of Redis 7.2 and Valkey). With
+    /// this many replicas have it on the disk (`WAITAOF`, of Redis 7.2 and Valkey). With
     /// `appendfsync everysec` that takes up to a second for each.
     pub fn wait_aof(mut self, replicas: u32) -> Self {
-        self.durability.files = Some(replicas);
+        self.durability.aof_replicas = Some(replicas);
         self
     }
 
-    /// How to log in to the sentinels. The login of the URL is the primary's.
+    /// The login of the sentinels. The login in the URL is the primary's.
     pub fn sentinel_login(
         mut self,
         username: impl Into<String>,
@@ -101,7 +118,7 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Trusts these certificates, in PEM, and not those of the system.
+    /// Trusts these certificates, in PEM, instead of the system's.
     #[cfg(feature = "redis-tls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.target.certificates.root_cert = Some(pem.into());
@@ -122,10 +139,10 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// Connects, makes every transition once, of a record of its own, and warns of settings of the
-    /// server that weaken what the store promises.
+    /// Connects, tries every transition once with a record of its own, and warns of server settings that
+    /// weaken what the store promises.
     ///
-    /// The first start over a database looks through all of its keys for records of version 1; see
+    /// The first start on a database scans all keys for records of version 1; see
     /// `docs/upgrading.md`.
     ///
     /// # Errors
@@ -135,18 +152,11 @@ impl RedisStoreBuilder {
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
         let target = Arc::new(self.target);
         let mut durability = self.durability;
-        durability.patience = target.command_timeout / 4;
-        let inner = Inner {
-            lanes: Lanes::new(&target, self.bounds, durability),
-            watching: Watching::new(Arc::clone(&target)),
-            scripts: Scripts::new(),
-            prefix: self.prefix.into_bytes(),
-            kind: target.kind(),
-            has_older: AtomicBool::new(false),
-        };
-        let store = RedisStore {
-            inner: Arc::new(inner),
-        };
+        durability.timeout = target.command_timeout / 4;
+        let lanes = Lanes::new(&target, self.bounds, durability);
+        let backend = Backend::new(lanes, self.prefix.into_bytes());
+        let subscriptions = Subscriptions::new(Arc::clone(&target));
+        let store = RedisStore::new(backend, subscriptions, target.kind());
         checks::run(&store, &target, &durability).await?;
         Ok(store)
     }

@@ -1,26 +1,26 @@
-//! What is asked of the server once, at start-up. What would keep an outcome from being stored later
-//! is an error now; settings that weaken what the store promises are each a warning with its reason.
+//! What is checked at start-up. Whatever would keep an outcome from being stored later is an error. Each
+//! setting that weakens what the store promises is a warning with its reason.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use idem_core::{Claim, Fingerprint, Lease, RecordId, Store, StoreError, Token};
 use redis::{Value, cmd};
 use tracing::warn;
 
-use super::connection::Link;
 use super::durability::Durability;
 use super::errors::CallError;
+use super::link::Link;
+use super::store::RedisStore;
 use super::target::Target;
-use super::{NAME, RedisStore, older};
+use super::{NAME, v1};
 use crate::ConnectError;
 
-/// Since `SET … NX GET`, script flags and sharded pub/sub.
+/// The oldest version with `SET … NX GET`, script flags and sharded pub/sub.
 const OLDEST: (u32, u32) = (7, 0);
 
-/// How long the records live that the transitions are tried with.
-const TRIED: Duration = Duration::from_secs(5);
+/// The lease and the retention of the records that are tried.
+const TRIAL_LIFETIME: Duration = Duration::from_secs(5);
 
 /// # Errors
 /// When the server cannot be reached, refuses the login or a transition, or is a node of a cluster
@@ -30,25 +30,25 @@ pub(super) async fn run(
     target: &Arc<Target>,
     durability: &Durability,
 ) -> Result<(), ConnectError> {
-    let lanes = &store.inner.lanes;
+    let lanes = &store.backend().lanes;
     lanes.open().await.map_err(connect_error)?;
-    let link = lanes.claims();
-    // The login may do this as well, whatever else it may not.
+    let link = lanes.claim_link();
+    // Every login may do this.
     link.send(&cmd("PING")).await.map_err(connect_error)?;
-    settings(link, target, durability).await?;
-    match transitions(store).await {
+    check_settings(link, target, durability).await?;
+    match try_transitions(store).await {
         Ok(()) => {}
         Err(error @ (StoreError::Rejected { .. } | StoreError::Unreadable { .. })) => {
             return Err(ConnectError::Store(error));
         }
-        // It is there, and takes no writes now; or in a cluster another node does not.
+        // The server, or in a cluster another node, takes no writes now.
         Err(error) => warn!(
             target: "idem",
             error = &error as &dyn std::error::Error,
-            "the redis server takes no claims now; whether this login may do all that is needed is not known"
+            "the redis server takes no claims now; it is not known whether this login has all rights that are needed"
         ),
     }
-    look_for_older(store, target).await;
+    look_for_v1_records(store, target).await;
     Ok(())
 }
 
@@ -56,7 +56,7 @@ fn connect_error(error: CallError) -> ConnectError {
     ConnectError::Store(error.into())
 }
 
-async fn settings(
+async fn check_settings(
     link: &Link,
     target: &Target,
     durability: &Durability,
@@ -68,14 +68,14 @@ async fn settings(
             warn!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,
-                "the settings of the redis server could not be read; whether it keeps records is not known"
+                "the settings of the redis server could not be read; it is not known whether the server keeps records"
             );
             return Ok(());
         }
     };
     let syncs = match link.send(cmd("CONFIG").arg("GET").arg("appendfsync")).await {
         Ok(settings) => texts(settings),
-        // A right that is not asked for.
+        // This right is optional.
         Err(_) => Vec::new(),
     };
     for info in texts(info) {
@@ -83,14 +83,14 @@ async fn settings(
         if server.is_in_cluster && !target.is_cluster() {
             return Err(ConnectError::Unfit {
                 store: NAME,
-                problem: "it is a node of a cluster, which redirects most records to other nodes; write redis-cluster://, or rediss-cluster://".into(),
+                problem: "it is a node of a cluster, which redirects most records to other nodes; use redis-cluster:// or rediss-cluster://".into(),
             });
         }
         server.warn();
         if server.appends && syncs.iter().any(|sync| sync == "everysec") {
             warn!(
                 target: "idem",
-                "the redis server writes to its disk once a second: a crash, or a disk that is full, loses outcomes that it has acknowledged, and their retries run again; set appendfsync to always"
+                "the redis server syncs its disk once a second: a crash or a full disk loses outcomes that it has acknowledged, and their retries run again; set appendfsync to always"
             );
         }
         if !server.is_primary && !target.is_cluster() {
@@ -104,22 +104,27 @@ async fn settings(
                 target: "idem",
                 replicas = server.replicas,
                 waits_for = durability.replicas,
-                "the redis server has fewer replicas than claims wait for: nothing runs until there are enough"
+                "the redis server has fewer replicas than claims require: nothing runs until there are enough"
             );
         }
     }
     Ok(())
 }
 
-/// Makes every transition once. A right that only the end of an attempt needs would be missed when
-/// its body has run.
-async fn transitions(store: &RedisStore) -> Result<(), StoreError> {
+/// Tries every transition once. Otherwise a right that only the end of an attempt needs would be missed
+/// after its body has run.
+async fn try_transitions(store: &RedisStore) -> Result<(), StoreError> {
     let mut id = [0; 32];
     let (first, last) = id.split_at_mut(16);
     first.copy_from_slice(Token::random().as_bytes());
     last.copy_from_slice(Token::random().as_bytes());
     let fingerprint = Fingerprint::from_bytes([0; Fingerprint::LEN]);
-    let claim = Claim::new(RecordId::from_bytes(id), fingerprint, TRIED, TRIED);
+    let claim = Claim::new(
+        RecordId::from_bytes(id),
+        fingerprint,
+        TRIAL_LIFETIME,
+        TRIAL_LIFETIME,
+    );
     store.claim(&claim).await?;
     let _ = store.renew(&Lease::of(&claim, 1)).await?;
     store.mark_watched(&claim.id).await?;
@@ -130,40 +135,45 @@ async fn transitions(store: &RedisStore) -> Result<(), StoreError> {
     let mut lease = Lease::of(&next, 2);
     lease.retention = Duration::from_millis(1);
     let _ = store.complete(&lease, bytes::Bytes::new()).await?;
-    // Who lists keys would see it until its millisecond is over.
+    // It would be visible until its millisecond is over.
     let mut delete = cmd("DEL");
-    delete.arg(store.inner.key(&claim.id));
-    store.inner.lanes.claims().send(&delete).await?;
+    delete.arg(store.backend().key(&claim.id));
+    store.backend().lanes.claim_link().send(&delete).await?;
     let mut other = *claim.id.as_bytes();
     other.reverse();
-    let other = Claim::new(RecordId::from_bytes(other), fingerprint, TRIED, TRIED);
+    let other = Claim::new(
+        RecordId::from_bytes(other),
+        fingerprint,
+        TRIAL_LIFETIME,
+        TRIAL_LIFETIME,
+    );
     store.claim(&other).await?;
     let _ = store.release(&other.id, &other.token).await?;
     Ok(())
 }
 
-/// Finds out whether there may be records of version 1, and has them asked for then.
-async fn look_for_older(store: &RedisStore, target: &Arc<Target>) {
-    let link = store.inner.lanes.claims();
-    let prefix = &store.inner.prefix;
-    let marker = older::marker(prefix);
+/// Finds out whether there may be records of version 1. If so, claims look for them.
+async fn look_for_v1_records(store: &RedisStore, target: &Arc<Target>) {
+    let link = store.backend().lanes.claim_link();
+    let prefix = &store.backend().prefix;
+    let marker = v1::marker(prefix);
     if let Ok(Value::BulkString(said)) = link.send(cmd("GET").arg(&marker)).await
-        && said == older::NOTHING_OLDER
+        && said == v1::NO_V1_RECORDS
     {
         return;
     }
-    let has_older = match older::are_there(target, prefix).await {
+    let may_have = match v1::has_records(target, prefix).await {
         Ok(false) => {
-            // Where this fails the next start looks again.
+            // If this fails, the next start looks again.
             let mut set = cmd("SET");
-            set.arg(&marker).arg(older::NOTHING_OLDER);
+            set.arg(&marker).arg(v1::NO_V1_RECORDS);
             let _ = link.send(&set).await;
             false
         }
         Ok(true) => {
             warn!(
                 target: "idem",
-                "the redis server holds records of an older version of this library: what they say counts, and every claim of this process asks for them, too; start it again when the older version is gone and its records have expired"
+                "the redis server holds records of an older version of this library: they are respected, and every claim of this process looks for them; restart the process when the older version is gone and its records have expired"
             );
             true
         }
@@ -171,15 +181,15 @@ async fn look_for_older(store: &RedisStore, target: &Arc<Target>) {
             warn!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,
-                "whether the redis server holds records of an older version of this library is not known, and so every claim of this process asks for them; it is found out at the next start, for which the login needs the right to SCAN"
+                "it is not known whether the redis server holds records of an older version of this library, so every claim of this process looks for them; the next start finds out if the login has the right to SCAN"
             );
             true
         }
     };
-    store.inner.has_older.store(has_older, Ordering::Relaxed);
+    store.backend().set_may_have_v1_records(may_have);
 }
 
-/// The texts in an answer; of `INFO` one of a server, one per node of a cluster.
+/// The texts in an answer. `INFO` has one per server: a cluster answers one per node.
 fn texts(info: Value) -> Vec<String> {
     match info {
         Value::Array(values) => values.into_iter().flat_map(texts).collect(),
@@ -212,7 +222,7 @@ impl Server {
         };
         for (name, value) in info.lines().filter_map(|line| line.trim().split_once(':')) {
             match name {
-                // Valkey calls itself Redis 7.2 here, and says its own beside it.
+                // Valkey says Redis 7.2 here, and its own version elsewhere.
                 "redis_version" => value.clone_into(&mut server.version),
                 "server_name" => server.is_valkey = value == "valkey",
                 "maxmemory_policy" => value.clone_into(&mut server.eviction),
@@ -243,14 +253,14 @@ impl Server {
             warn!(
                 target: "idem",
                 version = self.version,
-                "the redis server is older than 7.0 and does not know the commands that claims are made of"
+                "the redis server is older than 7.0 and lacks commands that claims need"
             );
         }
         if self.evicts() {
             warn!(
                 target: "idem",
                 policy = self.eviction,
-                "the redis server may drop records to make room, and a retry of a dropped one runs again; set maxmemory-policy to noeviction"
+                "the redis server may evict records, and the retry of an evicted one runs again; set maxmemory-policy to noeviction"
             );
         }
         if !self.appends {

@@ -1,9 +1,9 @@
-//! What a write waits for before it counts: replicas that have it (`WAIT`), files that have it
-//! (`WAITAOF`).
+//! What a write waits for before it is confirmed: replicas that have it (`WAIT`), append-only files
+//! that have it (`WAITAOF`).
 //!
-//! Both speak of what their own connection has written, so they are sent over the connection that
-//! wrote. They keep it from everything else meanwhile: writes that are answered while one waits
-//! share the next.
+//! Both commands cover the writes of their own connection, so they are sent over the connection that
+//! wrote. They block it for everything else. Writes that are answered while one command waits share
+//! the next.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,25 +17,25 @@ use tokio::sync::Mutex;
 use super::NAME;
 use super::errors::CallError;
 
-/// Who must have a write.
+/// What must have a write before it is confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Durability {
-    /// So many replicas, in memory.
+    /// How many replicas, in memory.
     pub(super) replicas: u32,
-    /// The primary's append-only file, and those of so many replicas.
-    pub(super) files: Option<u32>,
-    /// How long they are waited for.
-    pub(super) patience: Duration,
+    /// The primary's append-only file, and those of this many replicas.
+    pub(super) aof_replicas: Option<u32>,
+    /// The longest wait.
+    pub(super) timeout: Duration,
 }
 
 impl Durability {
-    pub(super) const fn is_asked(&self) -> bool {
-        self.replicas > 0 || self.files.is_some()
+    pub(super) const fn is_required(&self) -> bool {
+        self.replicas > 0 || self.aof_replicas.is_some()
     }
 
     pub(super) fn commands(&self) -> Vec<Cmd> {
-        // 0 would be for ever.
-        let millis = self.patience.as_millis().clamp(1, 60_000);
+        // 0 would mean no limit.
+        let millis = self.timeout.as_millis().clamp(1, 60_000);
         let millis = u64::try_from(millis).unwrap_or(1);
         let mut commands = Vec::new();
         if self.replicas > 0 {
@@ -43,7 +43,7 @@ impl Durability {
             wait.arg(self.replicas).arg(millis);
             commands.push(wait);
         }
-        if let Some(replicas) = self.files {
+        if let Some(replicas) = self.aof_replicas {
             let mut wait = cmd("WAITAOF");
             wait.arg(1).arg(replicas).arg(millis);
             commands.push(wait);
@@ -51,8 +51,8 @@ impl Durability {
         commands
     }
 
-    /// What these answers to the commands say.
-    pub(super) fn reach(&self, answers: impl IntoIterator<Item = Value>) -> Reach {
+    /// What the answers to the commands say.
+    pub(super) fn confirmation(&self, answers: impl IntoIterator<Item = Value>) -> Confirmation {
         let mut answers = answers.into_iter();
         let mut has = |enough: &dyn Fn(&Value) -> bool| {
             let answer = answers.next().unwrap_or(Value::Nil).extract_error();
@@ -62,7 +62,7 @@ impl Durability {
             0 => Ok(true),
             wanted => has(&|said| matches!(said, Value::Int(said) if *said >= i64::from(wanted))),
         };
-        let files = match self.files {
+        let files = match self.aof_replicas {
             None => Ok(true),
             Some(wanted) => has(&|said| match said {
                 Value::Array(said) => matches!(
@@ -74,37 +74,37 @@ impl Durability {
             }),
         };
         match (replicas, files) {
-            (Ok(true), Ok(true)) => Reach::Everybody,
-            (Ok(_), Ok(_)) => Reach::NotEverybody,
-            (Err(error), _) | (_, Err(error)) => Reach::Unknown(error),
+            (Ok(true), Ok(true)) => Confirmation::Confirmed,
+            (Ok(_), Ok(_)) => Confirmation::Unconfirmed,
+            (Err(error), _) | (_, Err(error)) => Confirmation::Unknown(error),
         }
     }
 }
 
-/// Whom a write has reached.
+/// Whether a write is confirmed.
 #[derive(Clone, Debug)]
-pub(super) enum Reach {
-    /// Everybody who is waited for. Nobody is, unless that was asked for.
-    Everybody,
-    /// Fewer, within the time.
-    NotEverybody,
+pub(super) enum Confirmation {
+    /// Everything required has it. By default nothing is required.
+    Confirmed,
+    /// Fewer replicas or files than required had it in time.
+    Unconfirmed,
     /// The server refused to say.
     Unknown(RedisError),
 }
 
-impl Reach {
+impl Confirmation {
     /// # Errors
-    /// When it has not reached everybody. It was written all the same.
+    /// When it is not confirmed. It was written all the same.
     pub(super) fn check(self) -> Result<(), StoreError> {
         match self {
-            Self::Everybody => Ok(()),
-            Self::NotEverybody => Err(StoreError::not_ready(NAME, NotEverybody)),
-            Self::Unknown(error) => Err(CallError::Answered(error).into()),
+            Self::Confirmed => Ok(()),
+            Self::Unconfirmed => Err(StoreError::not_ready(NAME, NotReplicated)),
+            Self::Unknown(error) => Err(CallError::Refused(error).into()),
         }
     }
 }
 
-/// The writes of one connection, and which of them everybody has.
+/// The writes of one connection, and which of them are confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Confirmations {
     written: AtomicU64,
@@ -113,14 +113,14 @@ pub(super) struct Confirmations {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Everybody has the writes up to this one.
-    reached: u64,
-    /// Somebody did not have those up to this one in time.
-    missed: u64,
+    /// The writes up to this one are confirmed.
+    confirmed: u64,
+    /// The writes up to this one were not confirmed in time.
+    unconfirmed: u64,
 }
 
 impl Confirmations {
-    /// Waits until everybody has what this connection was answered before.
+    /// Waits until the writes that this connection has been answered are confirmed.
     ///
     /// # Errors
     /// When the connection fails, or is silent.
@@ -128,37 +128,37 @@ impl Confirmations {
         &self,
         connection: &mut MultiplexedConnection,
         durability: &Durability,
-    ) -> Result<Reach, RedisError> {
+    ) -> Result<Confirmation, RedisError> {
         let write = self.written.fetch_add(1, Ordering::AcqRel) + 1;
         let mut known = self.known.lock().await;
-        if write <= known.reached {
-            return Ok(Reach::Everybody);
+        if write <= known.confirmed {
+            return Ok(Confirmation::Confirmed);
         }
-        if write <= known.missed {
-            return Ok(Reach::NotEverybody);
+        if write <= known.unconfirmed {
+            return Ok(Confirmation::Unconfirmed);
         }
-        let upto = self.written.load(Ordering::Acquire);
+        let last_written = self.written.load(Ordering::Acquire);
         let mut answers = Vec::new();
         for command in durability.commands() {
             answers.push(connection.req_packed_command(&command).await?);
         }
-        let reach = durability.reach(answers);
-        match reach {
-            Reach::Everybody => known.reached = upto,
-            Reach::NotEverybody => known.missed = upto,
-            Reach::Unknown(_) => {}
+        let confirmation = durability.confirmation(answers);
+        match confirmation {
+            Confirmation::Confirmed => known.confirmed = last_written,
+            Confirmation::Unconfirmed => known.unconfirmed = last_written,
+            Confirmation::Unknown(_) => {}
         }
-        Ok(reach)
+        Ok(confirmation)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct NotEverybody;
+pub(super) struct NotReplicated;
 
-impl fmt::Display for NotEverybody {
+impl fmt::Display for NotReplicated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("fewer replicas or files than are waited for had the write in time")
+        f.write_str("fewer replicas or append-only files than required had the write in time")
     }
 }
 
-impl std::error::Error for NotEverybody {}
+impl std::error::Error for NotReplicated {}

@@ -1,17 +1,17 @@
-//! From the server's and the driver's words to what callers are told: one table.
+//! What an error of the server or the driver means to the caller: the one table.
 //!
 //! | what happened | error |
 //! |---|---|
 //! | no connection could be opened; a cluster has no connection to any node; no time was left | `NotSent` |
-//! | the connection broke, or nothing was heard in time; bytes that are no answer | `Unavailable` |
+//! | the connection broke, or there was no answer in time; bytes that are no answer | `Unavailable` |
 //! | `LOADING`, `MASTERDOWN`, `READONLY`, `CLUSTERDOWN`, `MISCONF`, `NOREPLICAS`, `UNBLOCKED`, too many clients | `NotReady` |
 //! | `BUSY` (another script runs), `TRYAGAIN` | `Busy` |
 //! | `OOM` | `Full` |
-//! | `WRONGTYPE`: another kind of value lies at the key | `Unreadable` |
-//! | any other error that the server answers, a certificate that nobody trusts, settings that the driver does not take | `Rejected` |
+//! | `WRONGTYPE`: the key holds another type of value | `Unreadable` |
+//! | any other error that the server answers, an untrusted certificate, settings that the driver refuses | `Rejected` |
 //!
-//! `MOVED` and `ASK` are among the last: a cluster's connection follows them, so what is left is a
-//! node of a cluster that was taken for a server of its own.
+//! `MOVED` and `ASK` are among the last. A cluster's connection follows them, so what is left is a node
+//! of a cluster that was taken for a standalone server.
 
 use std::error::Error;
 use std::io;
@@ -29,59 +29,59 @@ pub(super) const UNREADABLE: StoreError = StoreError::Unreadable { store: NAME }
 pub(super) enum CallError {
     /// Nothing was written.
     NotSent(RedisError),
-    /// It was written, or may have been, and nothing was heard of it.
+    /// It was sent, or may have been, and there was no answer.
     Unanswered(RedisError),
-    /// The server answered this, and did nothing.
-    Answered(RedisError),
+    /// The server has answered this error, and has done nothing.
+    Refused(RedisError),
 }
 
 impl CallError {
-    /// Of a connection that could not be opened.
-    pub(super) fn of_opening(error: RedisError) -> Self {
+    /// The error of a connection that could not be opened.
+    pub(super) fn from_opening(error: RedisError) -> Self {
         match error.kind() {
             ErrorKind::AuthenticationFailed
             | ErrorKind::InvalidClientConfig
             | ErrorKind::RESP3NotSupported
             | ErrorKind::Client
             | ErrorKind::Server(_)
-            | ErrorKind::Extension => Self::Answered(error),
-            _ if is_distrust(&error) => Self::Answered(error),
+            | ErrorKind::Extension => Self::Refused(error),
+            _ if is_untrusted_certificate(&error) => Self::Refused(error),
             _ => Self::NotSent(error),
         }
     }
 
-    /// Of a command that was given to an open connection.
-    pub(super) fn of_command(error: RedisError) -> Self {
+    /// The error of a command that was given to an open connection.
+    pub(super) fn from_command(error: RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::Answered(error),
+            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(error),
             // The driver found no node to give it to.
             ErrorKind::ClusterConnectionNotFound => Self::NotSent(error),
             _ => Self::Unanswered(error),
         }
     }
 
-    pub(super) fn answer(&self) -> Option<&RedisError> {
+    fn refusal(&self) -> Option<&RedisError> {
         match self {
-            Self::Answered(error) => Some(error),
+            Self::Refused(error) => Some(error),
             Self::NotSent(_) | Self::Unanswered(_) => None,
         }
     }
 
-    /// Whether the server is there and takes no write now, so that what it has may still be read.
+    /// Whether the server takes no writes now. What it has may still be read.
     pub(super) fn refuses_writes(&self) -> bool {
-        self.answer()
+        self.refusal()
             .and_then(RedisError::code)
             .is_some_and(|code| matches!(code, "OOM" | "MISCONF" | "NOREPLICAS" | "READONLY"))
     }
 
     pub(super) fn is_out_of_memory(&self) -> bool {
-        self.answer().and_then(RedisError::code) == Some("OOM")
+        self.refusal().and_then(RedisError::code) == Some("OOM")
     }
 }
 
-/// A handshake that failed over a certificate: of the errors of a connection it alone says that
-/// the data is wrong.
-fn is_distrust(error: &RedisError) -> bool {
+/// Whether a handshake failed over a certificate. Of the errors of a connection it alone says that the
+/// data is invalid.
+fn is_untrusted_certificate(error: &RedisError) -> bool {
     type Shared = Arc<dyn Error + Send + Sync>;
     let source = error
         .source()
@@ -95,12 +95,12 @@ impl From<CallError> for StoreError {
         match error {
             CallError::NotSent(error) => Self::not_sent(NAME, error),
             CallError::Unanswered(error) => Self::unavailable(NAME, error),
-            CallError::Answered(error) => of_answer(error),
+            CallError::Refused(error) => from_refusal(error),
         }
     }
 }
 
-fn of_answer(error: RedisError) -> StoreError {
+fn from_refusal(error: RedisError) -> StoreError {
     let too_many_clients = || {
         let detail = error.detail();
         detail.is_some_and(|detail| detail.contains("max number of clients"))
@@ -121,8 +121,8 @@ fn of_answer(error: RedisError) -> StoreError {
     }
 }
 
-/// A cluster whose slots move faster than they are followed.
-pub(super) fn slots_move(last: &RedisError) -> RedisError {
+/// The error for a cluster whose slots move faster than redirections can follow.
+pub(super) fn slots_are_moving(last: &RedisError) -> RedisError {
     let detail = last.to_string();
     let kind = ErrorKind::Server(ServerErrorKind::ClusterDown);
     (kind, "the cluster's slots are moving", detail).into()

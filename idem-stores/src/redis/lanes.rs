@@ -1,13 +1,13 @@
-//! Who goes first: whoever holds a lease. Knows nothing of records.
+//! Priority: calls of lease holders go before claims. Knows nothing of records.
 //!
 //! | calls | connection | at once | when there are more |
 //! |---|---|---|---|
-//! | renewals | the holders' | as many as there are leases | – |
-//! | completions, releases, abandonments | the holders' | 4 MiB, so that a renewal behind them is in time | wait in line |
-//! | claims, inspections, watches | the claims' | [`DEFAULT_CLAIMS`] | so many wait in line as is set, the next is refused |
+//! | renewals | the lease holders' | as many as there are leases | – |
+//! | completions, releases, abandonments | the lease holders' | 4 MiB, so that a renewal behind them is in time | wait in the queue |
+//! | claims, inspections, watches | the claims' | [`DEFAULT_CLAIMS`] | wait in the queue; refused when it is full |
 //!
-//! Where writes wait for replicas the ends have a connection of their own, so that a renewal waits
-//! for nobody. Who is refused, or waits in line until its time is over, has sent nothing.
+//! If writes wait for replicas, the ends of attempts have a connection of their own, so that a renewal
+//! never waits for them. A call that is refused, or waits until its time is over, was not sent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,23 +19,24 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
-use super::connection::{Link, Write, Written};
+use super::connection::{Write, Written};
 use super::durability::Durability;
 use super::errors::CallError;
+use super::link::Link;
 use super::scripts::Script;
 use super::target::Target;
 
-/// How many claims are under way at once. Enough for a server that is 5 ms away to be asked fifty
-/// thousand times a second.
+/// How many claims are under way at once. With a server that is 5 ms away these are fifty thousand
+/// calls a second.
 pub(super) const DEFAULT_CLAIMS: usize = 256;
 
-/// How many claims wait for their turn. A server that answers ten thousand a second has them done in
-/// 0.4 s, well within the time of a call.
+/// How many claims wait in the queue. A server that answers ten thousand a second serves them in 0.4 s,
+/// well within the time of a call.
 pub(super) const DEFAULT_WAITING: usize = 4096;
 
-/// How many bytes of ends are under way at once, and what each counts for at least.
-const END_BYTES: usize = 4 * 1024 * 1024;
-const LEAST_END_BYTES: usize = 16 * 1024;
+/// How many bytes of outcomes are under way at once, and what the end of an attempt weighs at least.
+const MAX_END_BYTES: usize = 4 * 1024 * 1024;
+const MIN_END_BYTES: usize = 16 * 1024;
 
 /// Bounds on claims.
 #[derive(Clone, Copy, Debug)]
@@ -54,13 +55,14 @@ impl Default for Bounds {
 }
 
 pub(super) struct Lanes {
-    holders: Link,
-    /// The connection of ends, where it is not the holders'.
-    enders: Option<Link>,
-    /// Bytes of ends that may still be sent.
-    ends: Semaphore,
-    claims: Link,
-    turns: Semaphore,
+    holder_link: Link,
+    /// The connection for ends of attempts, if it is not the lease holders'.
+    end_link: Option<Link>,
+    /// Bytes of outcomes that may still be sent.
+    end_bytes: Semaphore,
+    claim_link: Link,
+    claims: Semaphore,
+    /// Claims in the queue.
     waiting: AtomicUsize,
     max_waiting: usize,
     durability: Durability,
@@ -70,12 +72,12 @@ impl Lanes {
     pub(super) fn new(target: &Arc<Target>, bounds: Bounds, durability: Durability) -> Self {
         let link = || Link::new(Arc::clone(target));
         Self {
-            holders: link(),
-            enders: durability.is_asked().then(link),
+            holder_link: link(),
+            end_link: durability.is_required().then(link),
             durability,
-            ends: Semaphore::new(END_BYTES),
-            claims: link(),
-            turns: Semaphore::new(bounds.claims.clamp(1, Semaphore::MAX_PERMITS)),
+            end_bytes: Semaphore::new(MAX_END_BYTES),
+            claim_link: link(),
+            claims: Semaphore::new(bounds.claims.clamp(1, Semaphore::MAX_PERMITS)),
             waiting: AtomicUsize::new(0),
             max_waiting: bounds.waiting,
         }
@@ -83,57 +85,57 @@ impl Lanes {
 
     /// Opens the connections.
     pub(super) async fn open(&self) -> Result<(), CallError> {
-        let enders = async {
-            match &self.enders {
-                Some(enders) => enders.open().await,
+        let end_link = async {
+            match &self.end_link {
+                Some(link) => link.open().await,
                 None => Ok(()),
             }
         };
-        tokio::try_join!(self.claims.open(), self.holders.open(), enders).map(drop)
+        tokio::try_join!(self.claim_link.open(), self.holder_link.open(), end_link).map(drop)
     }
 
-    /// The connection of claims, for what is asked once.
-    pub(super) const fn claims(&self) -> &Link {
-        &self.claims
+    /// The connection of claims, for calls that are made once.
+    pub(super) const fn claim_link(&self) -> &Link {
+        &self.claim_link
     }
 
-    pub(super) fn renewal(&self) -> Turn<'_> {
-        self.turn(&self.holders, self.holders.deadline(), None)
+    pub(super) fn renewal(&self) -> Permit<'_> {
+        self.permit(&self.holder_link, self.holder_link.deadline(), None)
     }
 
-    /// A turn to end an attempt with an outcome of so many bytes.
-    pub(super) async fn end(&self, bytes: usize) -> Result<Turn<'_>, StoreError> {
-        let link = self.enders.as_ref().unwrap_or(&self.holders);
+    /// A permit to end an attempt with an outcome of this many bytes.
+    pub(super) async fn end(&self, bytes: usize) -> Result<Permit<'_>, StoreError> {
+        let link = self.end_link.as_ref().unwrap_or(&self.holder_link);
         let deadline = link.deadline();
-        let bytes = bytes.clamp(LEAST_END_BYTES, END_BYTES);
+        let bytes = bytes.clamp(MIN_END_BYTES, MAX_END_BYTES);
         let permits = self
-            .ends
+            .end_bytes
             .acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX));
         let permit = granted(timeout_at(deadline, permits).await)?;
-        Ok(self.turn(link, deadline, Some(permit)))
+        Ok(self.permit(link, deadline, Some(permit)))
     }
 
-    /// A turn to claim or to look. Half of a call's time is left for the call itself.
-    pub(super) async fn claim(&self) -> Result<Turn<'_>, StoreError> {
-        let (now, deadline) = (Instant::now(), self.claims.deadline());
-        let permit = match self.turns.try_acquire() {
+    /// A permit to claim or to look. Half of a call's time is left for the call itself.
+    pub(super) async fn claim(&self) -> Result<Permit<'_>, StoreError> {
+        let (now, deadline) = (Instant::now(), self.claim_link.deadline());
+        let permit = match self.claims.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
-                let _place = self.wait_in_line()?;
+                let _place = self.enter_queue()?;
                 let until = now + (deadline - now) / 2;
-                granted(timeout_at(until, self.turns.acquire()).await)?
+                granted(timeout_at(until, self.claims.acquire()).await)?
             }
         };
-        Ok(self.turn(&self.claims, deadline, Some(permit)))
+        Ok(self.permit(&self.claim_link, deadline, Some(permit)))
     }
 
-    const fn turn<'a>(
+    const fn permit<'a>(
         &'a self,
         link: &'a Link,
         deadline: Instant,
         permit: Option<SemaphorePermit<'a>>,
-    ) -> Turn<'a> {
-        Turn {
+    ) -> Permit<'a> {
+        Permit {
             link,
             deadline,
             durability: &self.durability,
@@ -141,23 +143,23 @@ impl Lanes {
         }
     }
 
-    fn wait_in_line(&self) -> Result<Place<'_>, StoreError> {
+    fn enter_queue(&self) -> Result<QueuePlace<'_>, StoreError> {
         let entered = self
             .waiting
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
                 (waiting < self.max_waiting).then_some(waiting + 1)
             });
         match entered {
-            Ok(_) => Ok(Place(&self.waiting)),
+            Ok(_) => Ok(QueuePlace(&self.waiting)),
             Err(_) => Err(StoreError::Overloaded { store: NAME }),
         }
     }
 }
 
-/// A place in the line, until this is dropped.
-struct Place<'a>(&'a AtomicUsize);
+/// A place in the queue of claims, until it is dropped.
+struct QueuePlace<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -168,22 +170,22 @@ fn granted<'a, E, F>(
 ) -> Result<SemaphorePermit<'a>, StoreError> {
     match waited {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(StoreError::not_sent(NAME, NoTurn)),
+        _ => Err(StoreError::not_sent(NAME, WaitedTooLong)),
     }
 }
 
 /// The right to use a connection, until a call's time is over.
-pub(super) struct Turn<'a> {
+pub(super) struct Permit<'a> {
     link: &'a Link,
     deadline: Instant,
     durability: &'a Durability,
     _permit: Option<SemaphorePermit<'a>>,
 }
 
-impl Turn<'_> {
-    /// Whether writes wait for replicas or files.
+impl Permit<'_> {
+    /// Whether writes are confirmed by replicas or files.
     pub(super) const fn is_durable(&self) -> bool {
-        self.durability.is_asked()
+        self.durability.is_required()
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
@@ -194,7 +196,7 @@ impl Turn<'_> {
             .await
     }
 
-    /// Sends a command, and where it has written, waits until everybody has it.
+    /// Sends a command. If it has written, waits until the write is confirmed.
     pub(super) async fn write(
         &self,
         key: &[u8],
@@ -209,7 +211,7 @@ impl Turn<'_> {
             .await
     }
 
-    /// Runs a script on one record, and where it has written, waits until everybody has it.
+    /// Runs a script on one record. If it has written, waits until the write is confirmed.
     pub(super) async fn run_writing(
         &self,
         script: &Script,
@@ -255,12 +257,12 @@ impl fmt::Debug for Lanes {
 }
 
 #[derive(Debug)]
-struct NoTurn;
+struct WaitedTooLong;
 
-impl fmt::Display for NoTurn {
+impl fmt::Display for WaitedTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it waited for its turn until its time was over")
+        f.write_str("the call waited in the queue until its time was over")
     }
 }
 
-impl std::error::Error for NoTurn {}
+impl std::error::Error for WaitedTooLong {}

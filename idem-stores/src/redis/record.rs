@@ -4,34 +4,34 @@
 //! character of a record tells its version and its state.
 //!
 //! A running record is printable, so that a server error that repeats one can be read. The scripts
-//! beside this file read and write the same places:
+//! beside this file read and write the same positions:
 //!
 //! | characters | |
 //! |---|---|
-//! | 0 | `r` running, `a` abandoned: nobody's |
-//! | 1 | `w` when somebody watches; `c` when its owner has created it again; else `-` |
-//! | 2–23 | token, base64url; of an abandoned attempt dashes |
+//! | 0 | `r` running, `a` abandoned: no attempt holds it |
+//! | 1 | `w` if it is watched; `c` if its owner has recreated it; else `-` |
+//! | 2–23 | token, base64url; dashes after an abandonment |
 //! | 24–67 | fingerprint, base64url |
 //! | 68–77 | attempt |
 //! | 78–90 | lease in milliseconds |
 //! | 91–103 | retention in milliseconds |
-//! | 104–116 | when it was claimed, in milliseconds of the server's clock; zeros where that is not kept |
+//! | 104–116 | when it was claimed, in milliseconds of the server's clock; zeros if unknown |
 //! | 117–124 | the first 8 hexadecimal digits of the SHA-1 of all of this |
 //! | 125– | what later versions append, such as the operation's name or finished steps, each with a checksum of its own; kept as it is, and never taken over by this version |
 //!
-//! When a lease is over needs no clock but the server's: a running record is kept for lease and
-//! retention, so what is left of the lease is what is left to live, less the retention.
+//! No clock but the server's is needed. A running record lives for its lease and its retention, so
+//! what is left of the lease is the record's time to live, less the retention.
 //!
-//! A finished record is compact, and its owner makes all of it:
+//! A finished record is compact, and its owner makes the whole of it:
 //!
 //! | bytes | |
 //! |---|---|
 //! | 0 | `f` |
-//! | 1–5 | when it was claimed, in hundredths of a second of the server's clock; zeros where that is not kept |
+//! | 1–5 | when it was claimed, in hundredths of a second of the server's clock; zeros if unknown |
 //! | 6–11 | the token, folded: it recognises its own completion |
 //! | 12–44 | fingerprint |
 //! | 45– | attempt, 7 bits to a byte, the lowest first |
-//! | | length of the operation's name, and the name; empty where it is not kept |
+//! | | length of the operation's name, and the name; empty if unknown |
 //! | | the outcome |
 //! | last 4 | CRC-32 of all but when it was claimed |
 //!
@@ -43,14 +43,19 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Token};
+use idem_core::{
+    Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, StoreError, Token,
+};
+use redis::Value;
 use sha1::{Digest, Sha1};
+
+use super::errors::UNREADABLE;
 
 const RUNNING: u8 = b'r';
 const ABANDONED: u8 = b'a';
 const FINISHED: u8 = b'f';
 
-const CREATED: u8 = b'c';
+const RECREATED: u8 = b'c';
 
 /// The length of a running record, and where its parts are.
 const RUNNING_LEN: usize = 125;
@@ -62,19 +67,19 @@ const RETENTION: Range<usize> = 91..104;
 const CLAIMED: Range<usize> = 104..117;
 const SEALED_LEN: usize = 117;
 
-/// Where a finished record's token is.
-const FOLDED: Range<usize> = 6..12;
+/// Where a finished record's folded token is.
+const FOLDED_TOKEN: Range<usize> = 6..12;
 
 /// Where a finished record's attempt begins, and how long its checksum is.
 const FINISHED_HEAD: usize = 45;
 const CHECKSUM_LEN: usize = 4;
 
-/// The longest time that is counted with: beyond it the server's own arithmetic ends.
-const LONGEST: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
+/// The longest duration that a record holds. Longer ones overflow the server's arithmetic.
+const MAX_DURATION: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 /// A duration in the server's milliseconds: rounded up, and never 0.
 pub(super) fn millis(duration: Duration) -> u64 {
-    let millis = duration.min(LONGEST).as_nanos().div_ceil(1_000_000);
+    let millis = duration.min(MAX_DURATION).as_nanos().div_ceil(1_000_000);
     u64::try_from(millis).unwrap_or(u64::MAX).max(1)
 }
 
@@ -85,29 +90,29 @@ pub(super) fn lifetime(lease: Duration, retention: Duration) -> u64 {
 
 /// The key of a record, which is the name of its channel as well.
 pub(super) fn key(prefix: &[u8], id: &RecordId) -> Vec<u8> {
-    let mut printed = [0; 43];
-    encode(id.as_bytes(), &mut printed);
-    [prefix, &printed].concat()
+    let mut encoded = [0; 43];
+    encode(id.as_bytes(), &mut encoded);
+    [prefix, &encoded].concat()
 }
 
 /// A token as a running record holds it.
-pub(super) fn printed(token: &Token) -> [u8; 22] {
-    let mut printed = [0; 22];
-    encode(token.as_bytes(), &mut printed);
-    printed
+pub(super) fn encoded_token(token: &Token) -> [u8; 22] {
+    let mut encoded = [0; 22];
+    encode(token.as_bytes(), &mut encoded);
+    encoded
 }
 
-/// The record of a running attempt, as it is claimed.
+/// The record of a running attempt, as a claim writes it.
 pub(super) fn running(lease: &Lease) -> [u8; RUNNING_LEN] {
-    marked(lease, b'-')
+    running_with_mark(lease, b'-')
 }
 
-/// The record of a running attempt, as its owner creates it again.
-pub(super) fn created(lease: &Lease) -> [u8; RUNNING_LEN] {
-    marked(lease, CREATED)
+/// The record of a running attempt, as its owner recreates it.
+pub(super) fn recreated(lease: &Lease) -> [u8; RUNNING_LEN] {
+    running_with_mark(lease, RECREATED)
 }
 
-fn marked(lease: &Lease, mark: u8) -> [u8; RUNNING_LEN] {
+fn running_with_mark(lease: &Lease, mark: u8) -> [u8; RUNNING_LEN] {
     let mut record = [0; RUNNING_LEN];
     (record[0], record[1]) = (RUNNING, mark);
     encode(lease.token.as_bytes(), &mut record[TOKEN]);
@@ -122,13 +127,13 @@ fn marked(lease: &Lease, mark: u8) -> [u8; RUNNING_LEN] {
 }
 
 fn encode(bytes: &[u8], into: &mut [u8]) {
-    // There is room for exactly so much.
+    // The length of `into` is the length of the encoding.
     let _ = BASE64.encode_slice(bytes, into);
 }
 
 fn digits(mut number: u64, into: &mut [u8]) {
-    for place in into.iter_mut().rev() {
-        *place = b'0' + (number % 10) as u8;
+    for digit in into.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
 }
@@ -136,13 +141,9 @@ fn digits(mut number: u64, into: &mut [u8]) {
 fn seal(record: &[u8]) -> [u8; RUNNING_LEN - SEALED_LEN] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha1::digest(record);
-    std::array::from_fn(|place| {
-        let byte = digest[place / 2];
-        HEX[usize::from(if place % 2 == 0 {
-            byte >> 4
-        } else {
-            byte & 0xf
-        })]
+    std::array::from_fn(|at| {
+        let byte = digest[at / 2];
+        HEX[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 0xf })]
     })
 }
 
@@ -168,21 +169,21 @@ pub(super) fn finished(lease: &Lease, outcome: &[u8]) -> Vec<u8> {
 /// Six bytes that differ where tokens differ in one bit.
 fn folded(token: &Token) -> [u8; 6] {
     let mut folded = [0; 6];
-    for (place, byte) in token.as_bytes().iter().enumerate() {
-        folded[place % 6] ^= byte;
+    for (at, byte) in token.as_bytes().iter().enumerate() {
+        folded[at % 6] ^= byte;
     }
     folded
 }
 
-/// How much of a record tells whether it was created by its owner.
-pub(super) const CREATED_LEN: usize = TOKEN.end;
+/// How much of a record [`is_recreated`] needs.
+pub(super) const OWNER_PREFIX_LEN: usize = TOKEN.end;
 
-/// Whether a record is one that this token's owner has created again, or finished. As it was claimed
-/// it is not.
-pub(super) fn is_created(record: &[u8], token: &Token) -> bool {
+/// Whether the owner of this token has recreated or finished the record. `false` for the record that
+/// its claim wrote.
+pub(super) fn is_recreated(record: &[u8], token: &Token) -> bool {
     match record {
-        [RUNNING, CREATED, ..] => record.get(TOKEN) == Some(&printed(token)[..]),
-        [FINISHED, ..] => record.get(FOLDED) == Some(&folded(token)[..]),
+        [RUNNING, RECREATED, ..] => record.get(TOKEN) == Some(&encoded_token(token)[..]),
+        [FINISHED, ..] => record.get(FOLDED_TOKEN) == Some(&folded(token)[..]),
         _ => false,
     }
 }
@@ -194,22 +195,22 @@ fn checksum(record: &[u8]) -> [u8; CHECKSUM_LEN] {
     crc.finalize().to_be_bytes()
 }
 
-/// A record as it was found.
+/// A record that was read.
 #[derive(Debug)]
 pub(super) struct Record {
     attempt: u32,
     fingerprint: Fingerprint,
-    life: Life,
+    state: State,
 }
 
 #[derive(Debug)]
-enum Life {
+enum State {
     Running {
-        /// `None` when the attempt was abandoned.
+        /// `None` if the attempt was abandoned.
         token: Option<Token>,
         retention: Duration,
         /// A later version has appended something.
-        has_more: bool,
+        has_appendix: bool,
     },
     Finished {
         outcome: Bytes,
@@ -217,7 +218,7 @@ enum Life {
 }
 
 impl Record {
-    /// `None` for bytes that were damaged, or are of another version, or of nobody.
+    /// `None` if the bytes are damaged, of another version, or not a record at all.
     pub(super) fn decode(bytes: Vec<u8>) -> Option<Self> {
         match bytes.first()? {
             &RUNNING | &ABANDONED => Self::decode_running(&bytes),
@@ -234,13 +235,13 @@ impl Record {
         Some(Self {
             attempt: u32::try_from(number(&head[ATTEMPT])?).ok()?,
             fingerprint: Fingerprint::from_bytes(decoded(&head[FINGERPRINT])?),
-            life: Life::Running {
+            state: State::Running {
                 token: match head[0] {
                     RUNNING => Some(Token::from_bytes(decoded(&head[TOKEN])?)),
                     _ => None,
                 },
                 retention: Duration::from_millis(number(&head[RETENTION])?),
-                has_more: !more.is_empty(),
+                has_appendix: !more.is_empty(),
             },
         })
     }
@@ -250,51 +251,49 @@ impl Record {
         if end <= FINISHED_HEAD || bytes[end..] != checksum(&bytes[..end]) {
             return None;
         }
-        let (mut attempt, mut place) = (0, FINISHED_HEAD);
+        let (mut attempt, mut at) = (0, FINISHED_HEAD);
         loop {
-            let byte = *bytes[..end].get(place)?;
-            let shift = 7 * u32::try_from(place - FINISHED_HEAD).ok()?;
+            let byte = *bytes[..end].get(at)?;
+            let shift = 7 * u32::try_from(at - FINISHED_HEAD).ok()?;
             attempt |= u32::from(byte & 0x7f).checked_shl(shift)?;
-            place += 1;
+            at += 1;
             if byte & 0x80 == 0 {
                 break;
             }
         }
-        let name = usize::from(*bytes[..end].get(place)?);
-        let outcome = place + 1 + name;
+        let name = usize::from(*bytes[..end].get(at)?);
+        let outcome = at + 1 + name;
         if outcome > end {
             return None;
         }
         Some(Self {
             attempt,
             fingerprint: Fingerprint::from_bytes(bytes[12..FINISHED_HEAD].try_into().ok()?),
-            life: Life::Finished {
+            state: State::Finished {
                 outcome: bytes.slice(outcome..end),
             },
         })
     }
 
-    /// The answer to a claim that is the same for all time: of a finished record, and where another
-    /// request has the key.
+    /// The answer to a claim that no time changes: a finished record, or another request's key.
     pub(super) fn final_answer(&self, claim: &Claim) -> Option<Claimed> {
         if self.fingerprint != claim.fingerprint {
             return Some(Claimed::Mismatch);
         }
-        match &self.life {
-            Life::Finished { outcome } => Some(Claimed::Finished {
+        match &self.state {
+            State::Finished { outcome } => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: None,
             }),
-            Life::Running { .. } => None,
+            State::Running { .. } => None,
         }
     }
 
-    /// The answer to a claim, where the record alone says it. `None` is to ask with the time that is
-    /// left.
-    pub(super) fn answer_alone(&self, claim: &Claim) -> Option<Claimed> {
-        match (self.final_answer(claim), &self.life) {
+    /// The answer to a claim, if the record alone tells it. `None`: ask with the time to live.
+    pub(super) fn answer_without_ttl(&self, claim: &Claim) -> Option<Claimed> {
+        match (self.final_answer(claim), &self.state) {
             (Some(Claimed::Finished { .. }), _) if claim.ask_retention => None,
-            (None, Life::Running { token, .. }) if *token == Some(claim.token) => {
+            (None, State::Running { token, .. }) if *token == Some(claim.token) => {
                 Some(Claimed::Acquired {
                     attempt: self.attempt,
                 })
@@ -303,52 +302,76 @@ impl Record {
         }
     }
 
-    /// The answer to a claim that changed nothing, `left` before the record ends. `None` where the
+    /// The answer to a claim that changed nothing, of a record with this time to live. `None` if the
     /// claim should have taken the record over, and this version cannot.
-    pub(super) fn answer(&self, claim: &Claim, left: Duration) -> Option<Claimed> {
-        if let Some(answer) = self.answer_alone(claim) {
+    pub(super) fn answer_with_ttl(&self, claim: &Claim, ttl: Duration) -> Option<Claimed> {
+        if let Some(answer) = self.answer_without_ttl(claim) {
             return Some(answer);
         }
-        match (&self.life, self.lease_left(left)) {
-            (Life::Finished { outcome }, _) => Some(Claimed::Finished {
+        match (&self.state, self.lease_left(ttl)) {
+            (State::Finished { outcome }, _) => Some(Claimed::Finished {
                 outcome: outcome.clone(),
-                retention_left: Some(left),
+                retention_left: Some(ttl),
             }),
-            (Life::Running { .. }, Some(lease_left)) => Some(Claimed::InFlight { lease_left }),
-            (Life::Running { has_more: true, .. }, None) if claim.on_crash == OnCrash::Rerun => {
-                None
-            }
-            (Life::Running { .. }, None) => Some(Claimed::OutcomeUnknown {
+            (State::Running { .. }, Some(lease_left)) => Some(Claimed::InFlight { lease_left }),
+            (
+                State::Running {
+                    has_appendix: true, ..
+                },
+                None,
+            ) if claim.on_crash == OnCrash::Rerun => None,
+            (State::Running { .. }, None) => Some(Claimed::OutcomeUnknown {
                 attempt: self.attempt,
             }),
         }
     }
 
-    pub(super) fn inspection(self, left: Duration) -> Inspection {
-        let lease_left = self.lease_left(left);
-        let phase = match self.life {
-            Life::Finished { outcome } => Phase::Finished { outcome },
-            Life::Running { .. } => Phase::Running { lease_left },
+    pub(super) fn inspection(self, ttl: Duration) -> Inspection {
+        let lease_left = self.lease_left(ttl);
+        let phase = match self.state {
+            State::Finished { outcome } => Phase::Finished { outcome },
+            State::Running { .. } => Phase::Running { lease_left },
         };
         Inspection::new(self.fingerprint, self.attempt, phase)
     }
 
-    fn lease_left(&self, left: Duration) -> Option<Duration> {
-        match &self.life {
-            Life::Running {
+    fn lease_left(&self, ttl: Duration) -> Option<Duration> {
+        match &self.state {
+            State::Running {
                 token: Some(_),
                 retention,
                 ..
-            } => left
+            } => ttl
                 .checked_sub(*retention)
                 .filter(|lease_left| !lease_left.is_zero()),
-            Life::Running { token: None, .. } | Life::Finished { .. } => None,
+            State::Running { token: None, .. } | State::Finished { .. } => None,
         }
     }
 }
 
-fn decoded<const LEN: usize>(printed: &[u8]) -> Option<[u8; LEN]> {
-    BASE64.decode(printed).ok()?.try_into().ok()
+pub(super) fn record_of(found: Value) -> Result<Record, StoreError> {
+    match found {
+        Value::BulkString(bytes) => Record::decode(bytes).ok_or(UNREADABLE),
+        _ => Err(UNREADABLE),
+    }
+}
+
+/// What the scripts `claim` and `inspect` answer for a record that they have not changed: the record
+/// and its time to live.
+pub(super) fn record_and_ttl(found: Value) -> Result<(Record, Duration), StoreError> {
+    let Value::Array(found) = found else {
+        return Err(UNREADABLE);
+    };
+    let Ok([record, Value::Int(ttl)]) = <[Value; 2]>::try_from(found) else {
+        return Err(UNREADABLE);
+    };
+    // A record without an end (-1) is not the store's.
+    let ttl = u64::try_from(ttl).map_err(|_| UNREADABLE)?;
+    Ok((record_of(record)?, Duration::from_millis(ttl)))
+}
+
+fn decoded<const LEN: usize>(encoded: &[u8]) -> Option<[u8; LEN]> {
+    BASE64.decode(encoded).ok()?.try_into().ok()
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -379,20 +402,20 @@ mod tests {
         assert!(key(b"idem:", &claim.id).iter().all(u8::is_ascii_graphic));
         let record = Record::decode(bytes.into()).unwrap();
         assert_eq!(
-            record.answer_alone(&claim),
+            record.answer_without_ttl(&claim),
             Some(Claimed::Acquired { attempt: 7 })
         );
         let other = claim.by_another();
-        assert_eq!(record.answer_alone(&other), None);
+        assert_eq!(record.answer_without_ttl(&other), None);
         let left = Duration::from_secs(3600 + 20);
         assert_eq!(
-            record.answer(&other, left),
+            record.answer_with_ttl(&other, left),
             Some(Claimed::InFlight {
                 lease_left: Duration::from_secs(20)
             })
         );
         assert_eq!(
-            record.answer(&other, Duration::from_secs(3600)),
+            record.answer_with_ttl(&other, Duration::from_secs(3600)),
             Some(Claimed::OutcomeUnknown { attempt: 7 })
         );
     }
@@ -406,7 +429,7 @@ mod tests {
                 let record = record.unwrap();
                 assert_eq!(record.attempt, attempt);
                 assert_eq!(
-                    record.answer_alone(&claim.by_another()),
+                    record.answer_without_ttl(&claim.by_another()),
                     Some(Claimed::Finished {
                         outcome: Bytes::copy_from_slice(outcome),
                         retention_left: None
@@ -431,9 +454,12 @@ mod tests {
         let record = Record::decode(running).unwrap();
         let other = claim.by_another();
         let left = Duration::from_secs(3600 + 20);
-        let answer = record.answer(&other, left);
+        let answer = record.answer_with_ttl(&other, left);
         assert!(matches!(answer, Some(Claimed::InFlight { .. })));
-        assert_eq!(record.answer(&other, Duration::from_secs(3600)), None);
+        assert_eq!(
+            record.answer_with_ttl(&other, Duration::from_secs(3600)),
+            None
+        );
 
         let mut finished = finished(&Lease::of(&claim, 1), b"outcome");
         finished.truncate(finished.len() - CHECKSUM_LEN);
@@ -445,7 +471,7 @@ mod tests {
         finished[1..6].copy_from_slice(b"12345");
         let record = Record::decode(finished).unwrap();
         assert_eq!(
-            record.answer_alone(&other),
+            record.answer_without_ttl(&other),
             Some(Claimed::Finished {
                 outcome: Bytes::from_static(b"outcome"),
                 retention_left: None
@@ -488,7 +514,7 @@ mod tests {
             }
             let bytes = damaged(&finished);
             let answer = Record::decode(bytes.clone());
-            let answer = answer.and_then(|record| record.answer_alone(&claim));
+            let answer = answer.and_then(|record| record.answer_without_ttl(&claim));
             // Only when it was claimed, which decides nothing, may differ.
             match answer {
                 None => {}
@@ -502,14 +528,17 @@ mod tests {
     fn what_an_owner_creates_again_is_told_from_what_it_has_claimed() {
         let (claim, other) = (claim(), claim().by_another());
         let lease = Lease::of(&claim, 2);
-        assert!(is_created(&created(&lease)[..CREATED_LEN], &claim.token));
-        assert!(is_created(&finished(&lease, b"outcome"), &claim.token));
-        assert!(!is_created(&running(&lease), &claim.token));
-        assert!(!is_created(&created(&lease), &other.token));
-        assert!(!is_created(&finished(&lease, b"outcome"), &other.token));
-        assert!(!is_created(b"", &claim.token));
-        let record = Record::decode(created(&lease).into()).unwrap();
-        let answer = record.answer_alone(&claim);
+        assert!(is_recreated(
+            &recreated(&lease)[..OWNER_PREFIX_LEN],
+            &claim.token
+        ));
+        assert!(is_recreated(&finished(&lease, b"outcome"), &claim.token));
+        assert!(!is_recreated(&running(&lease), &claim.token));
+        assert!(!is_recreated(&recreated(&lease), &other.token));
+        assert!(!is_recreated(&finished(&lease, b"outcome"), &other.token));
+        assert!(!is_recreated(b"", &claim.token));
+        let record = Record::decode(recreated(&lease).into()).unwrap();
+        let answer = record.answer_without_ttl(&claim);
         assert_eq!(answer, Some(Claimed::Acquired { attempt: 2 }));
     }
 
@@ -543,11 +572,11 @@ mod tests {
     fn times_are_rounded_up_and_bounded() {
         assert_eq!(millis(Duration::ZERO), 1);
         assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
-        assert_eq!(millis(Duration::MAX), millis(LONGEST));
+        assert_eq!(millis(Duration::MAX), millis(MAX_DURATION));
         let mut lease = Lease::of(&claim(), u32::MAX);
         (lease.duration, lease.retention) = (Duration::MAX, Duration::MAX);
         let record = running(&lease);
         assert_eq!(number(&record[ATTEMPT]), Some(u32::MAX.into()));
-        assert_eq!(number(&record[RETENTION]), Some(millis(LONGEST)));
+        assert_eq!(number(&record[RETENTION]), Some(millis(MAX_DURATION)));
     }
 }

@@ -1,8 +1,8 @@
 //! Follows a cluster's redirections.
 //!
-//! The driver's connection would do it, and would as well send a command again whose answer was
-//! lost; then an error that a node answers would say nothing of the first try. So it is told to
-//! try once, and what a node answers without having done anything is tried again here.
+//! The driver's connection would follow them, too. But it would also send a command again whose answer
+//! was lost, and then an error that a node answers would say nothing of the first try. So the driver
+//! tries once, and redirections, which have no effect, are followed here.
 
 use std::time::Duration;
 
@@ -12,18 +12,19 @@ use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value, cmd, pipe};
 use tokio::time::sleep;
 
-use super::errors::slots_move;
+use super::errors::slots_are_moving;
 use super::target::Target;
+use crate::backoff::Backoff;
 
-/// How often a command is sent until a node takes it, and the first pause between two; doubled
-/// each time. Slots that move in between settle within them.
-const TRIES: u32 = 6;
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// How often a command is sent until a node takes it, and the pauses between. Slots that move
+/// meanwhile settle within them.
+const MAX_TRIES: u32 = 6;
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(160));
 
 /// What is sent to one node.
-pub(super) enum Sent<'a> {
+pub(super) enum Request<'a> {
     Command(&'a Cmd),
-    /// An error that the node answers to one of the commands is a value, unless it is a redirection.
+    /// An error that the node answers to one command is a value, unless it is a redirection.
     Pipeline {
         key: &'a [u8],
         commands: &'a Pipeline,
@@ -34,41 +35,41 @@ pub(super) enum Sent<'a> {
 pub(super) async fn send(
     connection: &mut ClusterConnection,
     target: &Target,
-    sent: Sent<'_>,
+    request: Request<'_>,
 ) -> Result<Vec<Value>, RedisError> {
-    let mut pause = FIRST_PAUSE;
-    let mut answers = once(connection, &sent).await;
-    for _ in 1..TRIES {
+    let mut pauses = 0;
+    let mut answers = send_once(connection, &request).await;
+    for _ in 1..MAX_TRIES {
         let error = match answers {
             Err(error) if is_redirection(&error) => error,
             answers => return answers,
         };
-        answers = match node_to_ask(&error) {
-            Some((host, port)) => ask(target, host, port, &sent).await,
+        answers = match asked_node(&error) {
+            Some((host, port)) => send_asking(target, host, port, &request).await,
             None => {
                 // The driver learns the new map meanwhile.
-                sleep(pause).await;
-                pause *= 2;
-                once(connection, &sent).await
+                pauses += 1;
+                sleep(BACKOFF.after(pauses)).await;
+                send_once(connection, &request).await
             }
         };
     }
     match answers {
-        Err(error) if is_redirection(&error) => Err(slots_move(&error)),
+        Err(error) if is_redirection(&error) => Err(slots_are_moving(&error)),
         answers => answers,
     }
 }
 
-async fn once(
+async fn send_once(
     connection: &mut ClusterConnection,
-    sent: &Sent<'_>,
+    request: &Request<'_>,
 ) -> Result<Vec<Value>, RedisError> {
-    match sent {
-        Sent::Command(command) => {
+    match request {
+        Request::Command(command) => {
             let answer = connection.req_packed_command(command).await?;
             Ok(vec![answer.extract_error()?])
         }
-        Sent::Pipeline { key, commands } => {
+        Request::Pipeline { key, commands } => {
             let route = Route::with_key(key, SlotAddr::Master);
             let node = SingleNodeRoutingInfo::SpecificNode(route);
             let (commands, count) = ((*commands).clone(), commands.len());
@@ -77,31 +78,31 @@ async fn once(
     }
 }
 
-/// Asks the node that takes a slot over, which serves it to those who were sent. Over a connection
+/// Sends to the node that takes a slot over, which serves it to redirected clients. Over a connection
 /// of its own: slots move one at a time, and seldom.
-async fn ask(
+async fn send_asking(
     target: &Target,
     host: &str,
     port: u16,
-    sent: &Sent<'_>,
+    request: &Request<'_>,
 ) -> Result<Vec<Value>, RedisError> {
     let opened = target.connect_to_node(host, port).await;
-    // Nothing was sent to anybody.
-    let mut node = opened.map_err(|error| slots_move(&error))?;
+    // Nothing was sent.
+    let mut node = opened.map_err(|error| slots_are_moving(&error))?;
     let mut answers = Vec::new();
-    let commands: Vec<_> = match sent {
-        Sent::Command(command) => vec![*command],
-        Sent::Pipeline { commands, .. } => commands.cmd_iter().collect(),
+    let commands: Vec<_> = match request {
+        Request::Command(command) => vec![*command],
+        Request::Pipeline { commands, .. } => commands.cmd_iter().collect(),
     };
     for command in commands {
-        // For the next command alone.
+        // It holds for the next command alone.
         let mut both = pipe();
         both.add_command(cmd("ASKING")).add_command(command.clone());
         answers.extend(node.req_packed_commands(&both, 1, 1).await?);
     }
-    match (sent, answers.first()) {
-        (Sent::Command(_), Some(Value::ServerError(error))) => Err(error.clone().into()),
-        (Sent::Pipeline { .. }, Some(Value::ServerError(error))) => {
+    match (request, answers.first()) {
+        (Request::Command(_), Some(Value::ServerError(error))) => Err(error.clone().into()),
+        (Request::Pipeline { .. }, Some(Value::ServerError(error))) => {
             let error = RedisError::from(error.clone());
             match is_redirection(&error) {
                 true => Err(error),
@@ -121,7 +122,7 @@ fn is_redirection(error: &RedisError) -> bool {
     )
 }
 
-fn node_to_ask(error: &RedisError) -> Option<(&str, u16)> {
+fn asked_node(error: &RedisError) -> Option<(&str, u16)> {
     if error.kind() != ErrorKind::Server(ServerErrorKind::Ask) {
         return None;
     }

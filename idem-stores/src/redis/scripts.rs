@@ -1,10 +1,10 @@
-//! The scripts: every transition that has to look before it writes, each one atomic step.
+//! The scripts. Each transition that looks before it writes is one script, and so one atomic step.
 
 use redis::{Cmd, ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value};
 
 use super::connection::{Connection, Write, Written};
 
-/// A script, and the hash that the server knows it by.
+/// A script, and its hash, by which it is called.
 pub(super) struct Script {
     text: &'static str,
     hash: String,
@@ -20,7 +20,7 @@ pub(super) struct Scripts {
     pub(super) abandon: Script,
     pub(super) inspect: Script,
     pub(super) watch: Script,
-    pub(super) older: Script,
+    pub(super) v1_claim: Script,
 }
 
 impl Scripts {
@@ -34,7 +34,7 @@ impl Scripts {
             abandon: Script::new(include_str!("scripts/abandon.lua")),
             inspect: Script::new(include_str!("scripts/inspect.lua")),
             watch: Script::new(include_str!("scripts/watch.lua")),
-            older: Script::new(include_str!("scripts/older.lua")),
+            v1_claim: Script::new(include_str!("scripts/v1_claim.lua")),
         }
     }
 }
@@ -54,8 +54,10 @@ impl Script {
         key: &[u8],
         arguments: &[&[u8]],
     ) -> Result<Value, RedisError> {
-        match connection.send(&self.known(key, arguments)).await {
-            Err(error) if is_unknown(&error) => connection.send(&self.taught(key, arguments)).await,
+        match connection.send(&self.by_hash(key, arguments)).await {
+            Err(error) if is_unknown(&error) => {
+                connection.send(&self.by_text(key, arguments)).await
+            }
             answer => answer,
         }
     }
@@ -67,26 +69,26 @@ impl Script {
         arguments: &[&[u8]],
         write: &Write<'_>,
     ) -> Result<Written, RedisError> {
-        let known = self.known(write.key, arguments);
-        match connection.write(&known, write).await {
+        let by_hash = self.by_hash(write.key, arguments);
+        match connection.write(&by_hash, write).await {
             Err(error) if is_unknown(&error) => {
-                let taught = self.taught(write.key, arguments);
-                connection.write(&taught, write).await
+                let by_text = self.by_text(write.key, arguments);
+                connection.write(&by_text, write).await
             }
             answer => answer,
         }
     }
 
-    fn known(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
+    fn by_hash(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
         command("EVALSHA", &self.hash, key, arguments)
     }
 
-    fn taught(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
+    fn by_text(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
         command("EVAL", self.text, key, arguments)
     }
 }
 
-/// A server does not know a script when it was restarted, or its scripts were flushed.
+/// Whether the server does not know the script: it was restarted, or its scripts were flushed.
 fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
@@ -114,4 +116,9 @@ pub(super) fn set_if_absent(key: &[u8], record: &[u8], millis: u64) -> Cmd {
         .arg("PX")
         .arg(millis);
     command
+}
+
+/// A boolean argument of a script.
+pub(super) const fn flag(set: bool) -> &'static [u8] {
+    if set { b"1" } else { b"0" }
 }

@@ -1,44 +1,37 @@
-//! What a URL names, and how a connection to it is opened. The one place that holds
-//! credentials.
+//! What a store connects to, and how a connection is opened. The one place that holds credentials.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisError, Value, cmd,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError,
+    Value, cmd,
 };
 
-use super::connection::{Connection, Opened, Pushes};
-use super::durability::Durability;
-use super::lanes::Bounds;
-use super::whereabouts::{Found, Whereabouts};
-use crate::ConnectError;
+use super::primary::{Origin, Primary};
 
 /// How long one server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The shortest command timeout: below it a healthy server is taken for a dead one.
-pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+/// The shortest command timeout. Below it a healthy server is taken for a dead one.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// The longest: a day. Clocks cannot count much further than sums of the longest durations.
-pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest: a day. Sums of much longer durations overflow clocks.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long what was sent may stay without a sign of its arrival; then the kernel gives the
-/// connection up, and nothing of it arrives any more.
+/// How long sent bytes may stay unacknowledged. Then the kernel gives the connection up, and nothing
+/// of it arrives any more.
 #[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many calls are written at once where so many wait, and up to how many bytes.
-const CALLS_IN_ONE_WRITE: usize = 256;
-const BYTES_IN_ONE_WRITE: usize = 64 * 1024;
-
-const SENTINEL_PORT: u16 = 26379;
+/// The most calls that leave in one write, and the most bytes.
+const MAX_CALLS_PER_WRITE: usize = 256;
+const MAX_BYTES_PER_WRITE: usize = 64 * 1024;
 
 /// A server, a cluster, or a primary that sentinels know; and how to log in there.
 pub(super) struct Target {
@@ -52,127 +45,36 @@ pub(super) struct Target {
     #[cfg(feature = "redis-tls")]
     pub(super) certificates: redis::TlsCertificates,
     pub(super) command_timeout: Duration,
-    pub(super) whereabouts: Whereabouts,
+    pub(super) primary: Primary,
 }
 
-enum Kind {
+pub(super) enum Kind {
     Single,
     Cluster,
     Sentinel { master: String },
 }
 
-/// The options of a URL that are not the target's.
-#[derive(Default)]
-pub(super) struct UrlOptions {
-    pub(super) prefix: Option<String>,
-    pub(super) bounds: Bounds,
-    pub(super) durability: Durability,
-}
+/// Receives what the server pushes on one connection.
+pub(super) type Pushes = Arc<dyn AsyncPushSender>;
 
-fn bad(expected: &'static str) -> ConnectError {
-    ConnectError::BadOption {
-        scheme: "redis",
-        expected,
-    }
+/// A connection of the driver's.
+pub(super) enum DriverConnection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
 }
 
 impl Target {
-    /// Reads `scheme://[user[:password]@]host[:port][,host[:port]…][/database][?option=value&…]`.
-    pub(super) fn parse(url: &str) -> Result<(Self, UrlOptions), ConnectError> {
-        let (scheme, rest) = url.split_once("://").ok_or(ConnectError::NotAUrl)?;
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = place.split_once('/').unwrap_or((place, ""));
-        let (login, hosts) = authority
-            .rsplit_once('@')
-            .map_or(("", authority), |(login, hosts)| (login, hosts));
-
-        let mut options = UrlOptions::default();
-        let mut command_timeout = Duration::from_secs(2);
-        let mut master = None;
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value = decoded(value)?;
-            match name {
-                "prefix" => options.prefix = Some(value),
-                "timeout" => {
-                    command_timeout = humantime::parse_duration(&value)
-                        .ok()
-                        .filter(|timeout| *timeout >= SHORTEST_TIMEOUT)
-                        .ok_or(bad(
-                            "timeout is a duration such as 2s or 500ms, 10ms at least",
-                        ))?;
-                }
-                "max_claims" => {
-                    options.bounds.claims = match whole_number(&value)? {
-                        0 => return Err(bad("max_claims is 1 at least")),
-                        claims => claims,
-                    };
-                }
-                "max_waiting" => options.bounds.waiting = whole_number(&value)?,
-                "wait_replicas" => options.durability.replicas = whole_number(&value)?,
-                "wait_aof" => options.durability.files = Some(whole_number(&value)?),
-                "master" => master = Some(value),
-                _ => {
-                    return Err(bad(
-                        "the options are prefix, timeout, max_claims, max_waiting, wait_replicas, wait_aof and, with sentinels, master",
-                    ));
-                }
-            }
-        }
-
-        if url.contains('#') {
-            return Err(bad("a # is percent-encoded, as %23"));
-        }
-        let tls = scheme.starts_with("rediss");
-        let (kind, default_port) = match scheme {
-            "redis" | "rediss" => (Kind::Single, None),
-            "redis-cluster" | "rediss-cluster" => (Kind::Cluster, None),
-            "redis-sentinel" | "rediss-sentinel" => {
-                let master = master.take().ok_or(bad(
-                    "the sentinels' name of the primary is given with ?master=NAME",
-                ))?;
-                (Kind::Sentinel { master }, Some(SENTINEL_PORT))
-            }
-            _ => return Err(ConnectError::UnknownScheme),
-        };
-        if master.is_some() {
-            return Err(bad("the option master is for redis-sentinel:// only"));
-        }
-        if !login.is_empty() && !login.contains(':') {
-            return Err(bad(
-                "a login is user:password@, or :password@ for the default user",
-            ));
-        }
-        if hosts.is_empty() {
-            return Err(bad("there is no host"));
-        }
-        if matches!(kind, Kind::Single) && hosts.contains(',') {
-            return Err(bad(
-                "redis:// has one host; several are redis-cluster:// or redis-sentinel://",
-            ));
-        }
-        if matches!(kind, Kind::Cluster) && !database.is_empty() {
-            return Err(bad("a cluster has no database numbers"));
-        }
-        let nodes = hosts
-            .split(',')
-            .map(|host| {
-                let scheme = if tls { "rediss" } else { "redis" };
-                let port = match default_port {
-                    Some(port) if !has_port(host) => format!(":{port}"),
-                    _ => String::new(),
-                };
-                format!("{scheme}://{login}@{host}{port}/{database}")
-                    .into_connection_info()
-                    .map(|node| node.set_tcp_settings(tcp_settings()))
-                    .map_err(|_| {
-                        bad("it is redis://[user:password@]host[:port][/database][?option=value]")
-                    })
-            })
-            .collect::<Result<_, _>>()?;
-        let target = Self {
+    /// `nodes` is not empty.
+    pub(super) fn new(
+        kind: Kind,
+        nodes: Vec<ConnectionInfo>,
+        #[cfg_attr(not(feature = "redis-tls"), allow(unused_variables))] tls: bool,
+        command_timeout: Duration,
+    ) -> Self {
+        let with_tcp_settings = |node: ConnectionInfo| node.set_tcp_settings(tcp_settings());
+        Self {
             kind,
-            nodes,
+            nodes: nodes.into_iter().map(with_tcp_settings).collect(),
             #[cfg(feature = "redis-tls")]
             tls,
             sentinel_login: None,
@@ -181,10 +83,9 @@ impl Target {
                 client_tls: None,
                 root_cert: None,
             },
-            command_timeout: command_timeout.min(LONGEST_TIMEOUT),
-            whereabouts: Whereabouts::default(),
-        };
-        Ok((target, options))
+            command_timeout,
+            primary: Primary::default(),
+        }
     }
 
     pub(super) const fn is_cluster(&self) -> bool {
@@ -199,19 +100,18 @@ impl Target {
         }
     }
 
-    /// Opens a connection; one that hears what the server sends unasked, where there is
-    /// somebody to tell.
+    /// Opens a connection. If there is a receiver, it gets what the server pushes.
     pub(super) async fn connect(
-        self: &Arc<Self>,
+        &self,
         pushes: Option<Pushes>,
-    ) -> Result<Opened, RedisError> {
-        let mut found = Found {
-            doubts: self.whereabouts.doubts(),
+    ) -> Result<(DriverConnection, Origin), RedisError> {
+        let mut origin = Origin {
+            epoch: self.primary.epoch(),
             named: None,
         };
         #[cfg(feature = "redis-tls")]
         if self.tls {
-            // The application's choice comes first; without any, rustls needs to be told one.
+            // The application's choice comes first. Without any, rustls needs one.
             if rustls::crypto::CryptoProvider::get_default().is_none() {
                 let _ = rustls::crypto::ring::default_provider().install_default();
             }
@@ -219,13 +119,13 @@ impl Target {
         let client = match &self.kind {
             Kind::Cluster => {
                 let connection = self.connect_to_cluster(pushes).await?;
-                return Ok(Opened { connection, found });
+                return Ok((DriverConnection::Cluster(connection), origin));
             }
             Kind::Sentinel { master } => {
                 let primary = self.ask_sentinels(master).await?;
                 let address = primary.get_connection_info().addr();
-                self.whereabouts.name(address);
-                found.named = Some(address.clone());
+                self.primary.set_named(address);
+                origin.named = Some(address.clone());
                 primary
             }
             Kind::Single => self.client(self.first().clone())?,
@@ -240,17 +140,14 @@ impl Target {
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let connection = Connection::Single(connection, Arc::default());
-        Ok(Opened { connection, found })
+        Ok((DriverConnection::Single(connection), origin))
     }
 
     /// Opens a connection to every server that takes writes.
-    pub(super) async fn primaries(
-        self: &Arc<Self>,
-    ) -> Result<Vec<MultiplexedConnection>, RedisError> {
-        let mut cluster = match self.connect(None).await?.connection {
-            Connection::Single(connection, _) => return Ok(vec![connection]),
-            Connection::Cluster(cluster, _) => cluster,
+    pub(super) async fn primaries(&self) -> Result<Vec<MultiplexedConnection>, RedisError> {
+        let mut cluster = match self.connect(None).await?.0 {
+            DriverConnection::Single(connection) => return Ok(vec![connection]),
+            DriverConnection::Cluster(cluster) => cluster,
         };
         let mut slots = cmd("CLUSTER");
         slots.arg("SLOTS");
@@ -292,14 +189,14 @@ impl Target {
     }
 
     async fn connect_to_cluster(
-        self: &Arc<Self>,
+        &self,
         pushes: Option<Pushes>,
-    ) -> Result<Connection, RedisError> {
+    ) -> Result<ClusterConnection, RedisError> {
         let mut cluster = ClusterClientBuilder::new(self.nodes.clone())
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(self.command_timeout)
             .overall_response_timeout(None)
-            // See `redirects`.
+            // Redirections are followed in `redirects`.
             .retries(0)
             .tcp_settings(tcp_settings());
         #[cfg(feature = "redis-tls")]
@@ -311,11 +208,10 @@ impl Target {
                 .use_protocol(ProtocolVersion::RESP3)
                 .push_sender(pushes);
         }
-        let connection = cluster.build()?.get_async_connection().await?;
-        Ok(Connection::Cluster(connection, Arc::clone(self)))
+        cluster.build()?.get_async_connection().await
     }
 
-    /// The primary of now.
+    /// Asks the sentinels for the current primary.
     async fn ask_sentinels(&self, master: &str) -> Result<Client, RedisError> {
         let login = self.first().redis_settings();
         let addresses = self.nodes.iter().map(|node| node.addr().clone());
@@ -355,12 +251,12 @@ impl Target {
     }
 
     fn first(&self) -> &ConnectionInfo {
-        // Made with one at least.
+        // There is at least one.
         &self.nodes[0]
     }
 }
 
-/// The addresses in the answer to `CLUSTER SLOTS`: of each range first its bounds, and then its
+/// The addresses in the answer to `CLUSTER SLOTS`. Each range has its bounds first, and then its
 /// primary.
 fn primaries_of(slots: Value) -> Vec<(String, u16)> {
     let Value::Array(ranges) = slots else {
@@ -385,33 +281,16 @@ fn primaries_of(slots: Value) -> Vec<(String, u16)> {
 fn untimed() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        // Every call is timed as a whole, the connection's opening included.
+        // A call's time limit covers the whole call, with the opening of the connection.
         .set_response_timeout(None)
-        // Calls at once leave in one write, and reach the server in one read.
-        .set_pipeline_buffer_size(CALLS_IN_ONE_WRITE)
-        .set_write_backpressure_boundary(BYTES_IN_ONE_WRITE)
-}
-
-fn has_port(host: &str) -> bool {
-    // The colons of an address in brackets are not the port's.
-    host.rsplit(']').next().is_some_and(|end| end.contains(':'))
-}
-
-fn decoded(value: &str) -> Result<String, ConnectError> {
-    percent_encoding::percent_decode_str(value)
-        .decode_utf8()
-        .map(Into::into)
-        .map_err(|_| bad("an option's value is not UTF-8"))
-}
-
-fn whole_number<N: FromStr>(value: &str) -> Result<N, ConnectError> {
-    let number = value.parse();
-    number.map_err(|_| bad("max_claims, max_waiting, wait_replicas and wait_aof are whole numbers"))
+        // Concurrent calls leave in one write, and reach the server in one read.
+        .set_pipeline_buffer_size(MAX_CALLS_PER_WRITE)
+        .set_write_backpressure_boundary(MAX_BYTES_PER_WRITE)
 }
 
 fn tcp_settings() -> TcpSettings {
     let settings = TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(UNACKNOWLEDGED);
+    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
     settings
 }

@@ -25,7 +25,8 @@ use super::errors::{is_constraint, while_writing, without_effect};
 use super::record::Record;
 use super::sweeping::{EVERY, Pause};
 use super::{NAME, pools, statements};
-use crate::{Sqlx, place_of};
+use crate::Sqlx;
+use crate::database::place_of;
 
 /// The savepoint is what a body's writes are rolled back to. It has no name that a body would give
 /// one of its own: the newest of a name is the one that is rolled back to.

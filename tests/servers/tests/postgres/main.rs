@@ -9,6 +9,8 @@ mod load;
 mod log;
 #[path = "../support/processes.rs"]
 mod many;
+#[path = "../support/records.rs"]
+mod records;
 #[path = "../support/worker.rs"]
 mod worker;
 
@@ -28,6 +30,7 @@ mod processes;
 mod refusals;
 mod schema;
 mod standby;
+mod stored;
 mod sweeping;
 mod unattended;
 mod waiting;

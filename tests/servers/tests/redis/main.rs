@@ -7,6 +7,8 @@ mod load;
 mod log;
 #[path = "../support/processes.rs"]
 mod many;
+#[path = "../support/records.rs"]
+mod records;
 #[path = "../support/worker.rs"]
 mod worker;
 
@@ -26,3 +28,4 @@ mod proxy;
 mod refusals;
 mod replays;
 mod starting;
+mod stored;

@@ -7,6 +7,8 @@ mod latencies;
 mod log;
 #[path = "../support/processes.rs"]
 mod many;
+#[path = "../support/records.rs"]
+mod records;
 #[path = "../support/worker.rs"]
 mod worker;
 
@@ -28,4 +30,5 @@ mod replaced;
 mod room;
 mod schema;
 mod settings;
+mod stored;
 mod sweeping;

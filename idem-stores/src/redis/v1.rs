@@ -1,15 +1,15 @@
 //! Records of version 1. A deployment may still have them, and processes that write them, while this
 //! version is rolled out.
 //!
-//! They lie under other keys: the prefix and the record's id as it is, 32 bytes. A store that finds
-//! some when it starts looks there before every claim. What version 1 has finished is given back,
-//! what it runs is in flight. Where it knows nothing it is kept from beginning: a value that it
-//! cannot read takes the place of its record, and its claims are refused. So neither runs what the
-//! other has claimed.
+//! Their keys are the prefix and the 32 raw bytes of the record's id. A store that finds such records
+//! when it starts looks for them before every claim. It replays what version 1 has finished, and reports
+//! in flight what version 1 runs. Where version 1 has no record, it is fenced off: a value that it
+//! cannot read takes the place of its record, and its claims are refused. So neither version runs what
+//! the other has claimed.
 //!
 //! The bytes of version 1, numbers big-endian: `1`; `R` running, `A` abandoned, `F` finished; the
-//! attempt, 4; the fingerprint, 33; the token, 16; and then the outcome, or whether somebody watches,
-//! 1, and the retention in milliseconds, 8.
+//! attempt, 4; the fingerprint, 33; the token, 16; then the outcome, or whether it is watched, 1, and
+//! the retention in milliseconds, 8.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,93 +20,99 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{RedisError, Value, cmd, pipe};
 
 use super::errors::{CallError, UNREADABLE};
-use super::flag;
-use super::lanes::Turn;
+use super::lanes::Permit;
 use super::record;
-use super::scripts::{Scripts, set_if_absent};
+use super::scripts::{Scripts, flag, set_if_absent};
 use super::target::Target;
 
-/// What version 1 cannot read.
+/// A value that version 1 cannot read.
 const FENCE: &[u8] = b"2";
 
-/// How many keys a server looks at in one step.
-const SCANNED_AT_ONCE: usize = 1000;
+/// How many keys one `SCAN` looks at.
+const KEYS_PER_SCAN: usize = 1000;
 
-const HEAD: usize = 55;
+/// The length of what every record begins with.
+const HEAD_LEN: usize = 55;
 
 /// The key of version 1.
 pub(super) fn key(prefix: &[u8], id: &RecordId) -> Vec<u8> {
     [prefix, id.as_bytes()].concat()
 }
 
-/// What version 1 knows of a record.
-pub(super) enum Known {
-    /// Nothing, and it will not begin; after so many attempts that crashed.
-    Nothing { crashed: u32 },
-    /// Enough to answer the claim.
-    Answer(Claimed),
+/// What became of a record of version 1.
+pub(super) enum Fenced {
+    /// There is none, and version 1 is fenced off. Its attempts may have crashed before.
+    Free { crashed_attempts: u32 },
+    /// It answers the claim.
+    Answered(Claimed),
 }
 
-/// Asks what version 1 knows of a claim's record.
-pub(super) async fn ask(
-    turn: &Turn<'_>,
+/// Answers a claim from the record of version 1, or fences version 1 off.
+pub(super) async fn fence(
+    permit: &Permit<'_>,
     scripts: &Scripts,
     prefix: &[u8],
     claim: &Claim,
-) -> Result<Known, StoreError> {
+) -> Result<Fenced, StoreError> {
     let key = key(prefix, &claim.id);
-    // Longer than the record of version 2 that will be claimed under its protection.
+    // Longer than the record of version 2 that it protects.
     let kept = record::lifetime(claim.lease, claim.retention) + record::millis(claim.retention);
     let fence = set_if_absent(&key, FENCE, kept);
     loop {
-        let found = match turn.send(&fence).await {
+        let found = match permit.send(&fence).await {
             Ok(found) => found,
             Err(error) if error.refuses_writes() => {
-                return read_instead(turn, &key, claim, error).await;
+                return read_instead(permit, &key, claim, error).await;
             }
             Err(error) => return Err(error.into()),
         };
         let Some(record) = Record::of(found)? else {
-            return Ok(Known::Nothing { crashed: 0 });
+            return Ok(Fenced::Free {
+                crashed_attempts: 0,
+            });
         };
         if let Some(answer) = record.final_answer(claim)
             && !claim.ask_retention
         {
-            return Ok(Known::Answer(answer));
+            return Ok(Fenced::Answered(answer));
         }
         let (fingerprint, kept) = (claim.fingerprint.to_bytes(), kept.to_string());
         let rerun = flag(claim.on_crash == OnCrash::Rerun);
         let arguments = [&fingerprint[..], FENCE, kept.as_bytes(), rerun];
-        match turn.run(&scripts.older, &key, &arguments).await? {
+        match permit.run(&scripts.v1_claim, &key, &arguments).await? {
             Value::Int(crashed) => {
-                let crashed = u32::try_from(crashed).unwrap_or(u32::MAX);
-                return Ok(Known::Nothing { crashed });
+                let crashed_attempts = u32::try_from(crashed).unwrap_or(u32::MAX);
+                return Ok(Fenced::Free { crashed_attempts });
             }
             // It ended between the two looks.
             Value::Nil => {}
             found => {
-                let (record, left) = record_and_time(found)?;
+                let (record, ttl) = record_and_ttl(found)?;
                 return Ok(match record {
-                    Some(record) => Known::Answer(record.answer(claim, left)),
-                    None => Known::Nothing { crashed: 0 },
+                    Some(record) => Fenced::Answered(record.answer(claim, ttl)),
+                    None => Fenced::Free {
+                        crashed_attempts: 0,
+                    },
                 });
             }
         }
     }
 }
 
-/// A server that takes no writes now takes none of version 1 either: what is finished is given back.
+/// Answers a claim on a server that takes no writes now, and so none of version 1 either.
 async fn read_instead(
-    turn: &Turn<'_>,
+    permit: &Permit<'_>,
     key: &[u8],
     claim: &Claim,
     refused: CallError,
-) -> Result<Known, StoreError> {
-    match turn.send(cmd("GET").arg(key)).await {
+) -> Result<Fenced, StoreError> {
+    match permit.send(cmd("GET").arg(key)).await {
         Ok(found) => match Record::of(found)? {
-            None => Ok(Known::Nothing { crashed: 0 }),
+            None => Ok(Fenced::Free {
+                crashed_attempts: 0,
+            }),
             Some(record) => match record.final_answer(claim) {
-                Some(answer) => Ok(Known::Answer(answer)),
+                Some(answer) => Ok(Fenced::Answered(answer)),
                 None => Err(refused.into()),
             },
         },
@@ -114,38 +120,38 @@ async fn read_instead(
     }
 }
 
-/// What version 1 holds under this key.
+/// The record of version 1 under this key.
 pub(super) async fn inspect(
-    turn: &Turn<'_>,
+    permit: &Permit<'_>,
     scripts: &Scripts,
     key: &[u8],
 ) -> Result<Option<Inspection>, StoreError> {
-    match turn.run(&scripts.inspect, key, &[]).await? {
+    match permit.run(&scripts.inspect, key, &[]).await? {
         Value::Nil => Ok(None),
         found => {
-            let (record, left) = record_and_time(found)?;
-            Ok(record.map(|record| record.inspection(left)))
+            let (record, ttl) = record_and_ttl(found)?;
+            Ok(record.map(|record| record.inspection(ttl)))
         }
     }
 }
 
-/// A record of version 1 as it was found.
+/// A record of version 1 that was read.
 #[derive(Debug)]
 struct Record {
     attempt: u32,
     fingerprint: Fingerprint,
-    life: Life,
+    state: State,
 }
 
 #[derive(Debug)]
-enum Life {
+enum State {
     Running { retention: Duration },
     Abandoned,
     Finished { outcome: Bytes },
 }
 
 impl Record {
-    /// `None` where there is none, or only what keeps version 1 out.
+    /// `None` if there is none, or only the fence.
     fn of(found: Value) -> Result<Option<Self>, StoreError> {
         match found {
             Value::Nil => Ok(None),
@@ -157,40 +163,40 @@ impl Record {
 
     fn decode(bytes: Vec<u8>) -> Option<Self> {
         let bytes = Bytes::from(bytes);
-        let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
-        let life = match (&head[..2], rest) {
-            (b"1F", _) => Life::Finished {
-                outcome: bytes.slice(HEAD..),
+        let (head, rest) = bytes.split_first_chunk::<HEAD_LEN>()?;
+        let state = match (&head[..2], rest) {
+            (b"1F", _) => State::Finished {
+                outcome: bytes.slice(HEAD_LEN..),
             },
-            (b"1R", [_watched, retention @ ..]) => Life::Running {
+            (b"1R", [_watched, retention @ ..]) => State::Running {
                 retention: Duration::from_millis(u64::from_be_bytes(retention.try_into().ok()?)),
             },
-            (b"1A", _) => Life::Abandoned,
+            (b"1A", _) => State::Abandoned,
             _ => return None,
         };
         Some(Self {
             attempt: u32::from_be_bytes(head[2..6].try_into().ok()?),
             fingerprint: Fingerprint::from_bytes(head[6..39].try_into().ok()?),
-            life,
+            state,
         })
     }
 
     fn final_answer(&self, claim: &Claim) -> Option<Claimed> {
-        match &self.life {
+        match &self.state {
             _ if self.fingerprint != claim.fingerprint => Some(Claimed::Mismatch),
-            Life::Finished { outcome } => Some(Claimed::Finished {
+            State::Finished { outcome } => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: None,
             }),
-            Life::Running { .. } | Life::Abandoned => None,
+            State::Running { .. } | State::Abandoned => None,
         }
     }
 
-    fn answer(&self, claim: &Claim, left: Duration) -> Claimed {
-        match (self.final_answer(claim), self.lease_left(left)) {
+    fn answer(&self, claim: &Claim, ttl: Duration) -> Claimed {
+        match (self.final_answer(claim), self.lease_left(ttl)) {
             (Some(Claimed::Finished { outcome, .. }), _) => Claimed::Finished {
                 outcome,
-                retention_left: Some(left),
+                retention_left: Some(ttl),
             },
             (Some(answer), _) => answer,
             (None, Some(lease_left)) => Claimed::InFlight { lease_left },
@@ -200,68 +206,71 @@ impl Record {
         }
     }
 
-    fn inspection(self, left: Duration) -> Inspection {
-        let lease_left = self.lease_left(left);
-        let phase = match self.life {
-            Life::Finished { outcome } => Phase::Finished { outcome },
-            Life::Running { .. } | Life::Abandoned => Phase::Running { lease_left },
+    fn inspection(self, ttl: Duration) -> Inspection {
+        let lease_left = self.lease_left(ttl);
+        let phase = match self.state {
+            State::Finished { outcome } => Phase::Finished { outcome },
+            State::Running { .. } | State::Abandoned => Phase::Running { lease_left },
         };
         Inspection::new(self.fingerprint, self.attempt, phase)
     }
 
-    fn lease_left(&self, left: Duration) -> Option<Duration> {
-        match self.life {
-            Life::Running { retention } => left
+    fn lease_left(&self, ttl: Duration) -> Option<Duration> {
+        match self.state {
+            State::Running { retention } => ttl
                 .checked_sub(retention)
                 .filter(|lease_left| !lease_left.is_zero()),
-            Life::Abandoned | Life::Finished { .. } => None,
+            State::Abandoned | State::Finished { .. } => None,
         }
     }
 }
 
-fn record_and_time(found: Value) -> Result<(Option<Record>, Duration), StoreError> {
+fn record_and_ttl(found: Value) -> Result<(Option<Record>, Duration), StoreError> {
     let Value::Array(found) = found else {
         return Err(UNREADABLE);
     };
-    let Ok([record, Value::Int(left)]) = <[Value; 2]>::try_from(found) else {
+    let Ok([record, Value::Int(ttl)]) = <[Value; 2]>::try_from(found) else {
         return Err(UNREADABLE);
     };
-    let left = u64::try_from(left).map_err(|_| UNREADABLE)?;
-    Ok((Record::of(record)?, Duration::from_millis(left)))
+    let ttl = u64::try_from(ttl).map_err(|_| UNREADABLE)?;
+    Ok((Record::of(record)?, Duration::from_millis(ttl)))
 }
 
-/// The key that says, where it is there, that nothing is left of version 1.
+/// The key that says that no records of version 1 are left.
 pub(super) fn marker(prefix: &[u8]) -> Vec<u8> {
     [prefix, b"format"].concat()
 }
 
-/// What that key holds.
-pub(super) const NOTHING_OLDER: &[u8] = b"2";
+/// The value of that key.
+pub(super) const NO_V1_RECORDS: &[u8] = b"2";
 
-/// Looks through all keys for a record of version 1.
+/// Whether any key holds a record of version 1.
 ///
 /// # Errors
-/// When that cannot be done.
-pub(super) async fn are_there(target: &Arc<Target>, prefix: &[u8]) -> Result<bool, RedisError> {
+/// When the keys cannot be read.
+pub(super) async fn has_records(target: &Arc<Target>, prefix: &[u8]) -> Result<bool, RedisError> {
     for mut node in target.primaries().await? {
         node.set_response_timeout(target.command_timeout);
-        if is_on(&mut node, prefix).await? {
+        if has_records_on(&mut node, prefix).await? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-async fn is_on(node: &mut MultiplexedConnection, prefix: &[u8]) -> Result<bool, RedisError> {
+async fn has_records_on(
+    node: &mut MultiplexedConnection,
+    prefix: &[u8],
+) -> Result<bool, RedisError> {
     let pattern = pattern(prefix);
     let mut cursor = b"0".to_vec();
     loop {
         let mut scan = cmd("SCAN");
         scan.arg(&cursor).arg("MATCH").arg(&pattern);
-        scan.arg("COUNT").arg(SCANNED_AT_ONCE);
+        scan.arg("COUNT").arg(KEYS_PER_SCAN);
         let page = node.req_packed_command(&scan).await?.extract_error()?;
         let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(page)?;
-        // A key of that length may be anybody's, and what keeps version 1 out is no record.
+        // Other keys may have that length, too, and the fence is no record.
         let mut looks = pipe();
         for key in &keys {
             looks.cmd("GETRANGE").arg(key).arg(0).arg(1);
@@ -283,7 +292,7 @@ async fn is_on(node: &mut MultiplexedConnection, prefix: &[u8]) -> Result<bool, 
     }
 }
 
-/// Matches the prefix and 32 bytes.
+/// A glob pattern of the prefix and 32 bytes.
 fn pattern(prefix: &[u8]) -> Vec<u8> {
     let mut pattern = Vec::with_capacity(2 * prefix.len() + 32);
     for byte in prefix {

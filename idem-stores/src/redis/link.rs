@@ -1,0 +1,281 @@
+//! A connection that is opened when it is first used, and replaced when it has failed. Knows nothing
+//! of records.
+//!
+//! The driver's own managers leave out what a store needs. None gives up a connection whose peer is
+//! silent (a server that vanished without a word keeps a connection for a quarter of an hour), none
+//! leaves a primary that was demoted, and none asks the sentinels again. So the driver's plain
+//! connections are used, and replaced here.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::connection::Connection;
+use super::errors::CallError;
+use super::primary::Origin;
+use super::target::{Pushes, Target};
+use crate::backoff::Backoff;
+
+/// Pauses before a connection that follows failed ones.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(320));
+
+/// A connection, and what was known when it was opened.
+#[derive(Clone)]
+struct Opened {
+    connection: Connection,
+    origin: Origin,
+}
+
+type Opening = Shared<BoxFuture<'static, Result<Opened, RedisError>>>;
+
+pub(super) struct Link {
+    target: Arc<Target>,
+    /// Makes the receiver of a new connection.
+    pushes: Option<Box<dyn Fn() -> Pushes + Send + Sync>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    opening: Option<Opening>,
+    /// Counts the openings, so that many calls that fail on one connection replace it once.
+    generation: u64,
+    /// Connections that have failed since one answered.
+    failures: u32,
+    /// Since when calls have waited without any answer.
+    silent_since: Option<Instant>,
+    /// Calls that wait for an answer.
+    waiting: usize,
+}
+
+impl State {
+    /// The connection has failed, or could not be opened.
+    fn replace_failed(&mut self) {
+        self.reopen();
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    fn reopen(&mut self) {
+        *self = Self {
+            opening: None,
+            generation: self.generation + 1,
+            failures: self.failures,
+            silent_since: None,
+            waiting: 0,
+        };
+    }
+
+    fn is_silent(&self, limit: Duration) -> bool {
+        self.silent_since
+            .is_some_and(|since| since.elapsed() >= limit)
+    }
+}
+
+impl Link {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            pushes: None,
+            state: Mutex::default(),
+        }
+    }
+
+    /// A link whose connections each have a receiver for what the server pushes.
+    pub(super) fn with_pushes(
+        target: Arc<Target>,
+        pushes: impl Fn() -> Pushes + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            pushes: Some(Box::new(pushes)),
+            ..Self::new(target)
+        }
+    }
+
+    /// Opens the connection, however long that takes: its steps are bounded.
+    pub(super) async fn open(&self) -> Result<(), CallError> {
+        let (_, opening) = self.current();
+        opening.await.map(drop).map_err(CallError::from_opening)
+    }
+
+    /// Makes every connection of this store be opened anew before its next use.
+    pub(super) fn reconnect_all(&self) {
+        self.target.primary.start_epoch();
+    }
+
+    /// When a command that is sent now must be answered.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.target.command_timeout
+    }
+
+    /// Sends one command and takes its answer, within the command timeout.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
+        self.call(self.deadline(), async |connection| {
+            connection.send(command).await
+        })
+        .await
+    }
+
+    /// Uses the connection until the deadline. A failure of the connection replaces it; whether to
+    /// try again is the caller's decision.
+    pub(super) async fn call<T>(
+        &self,
+        deadline: Instant,
+        used: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
+    ) -> Result<T, CallError> {
+        let (generation, opening) = self.current();
+        // An opening may take longer than a command, and belongs to no caller: a caller that gives
+        // up leaves it to the next.
+        let opened = timeout_at(deadline, opening).await;
+        let opened = opened.map_err(|elapsed| CallError::NotSent(timed_out(elapsed)))?;
+        let mut connection = opened.map_err(CallError::from_opening)?.connection;
+        let pending = PendingCall::new(self, generation);
+        let result = timeout_at(deadline, used(&mut connection))
+            .await
+            .unwrap_or_else(|elapsed| Err(timed_out(elapsed)));
+        pending.ended(result.as_ref().err());
+        result.map_err(CallError::from_command)
+    }
+
+    fn current(&self) -> (u64, Opening) {
+        let mut state = self.lock();
+        let primary = &self.target.primary;
+        // All callers may have gone before their timeouts, so the next one looks.
+        if state.is_silent(self.silence_limit()) {
+            state.replace_failed();
+            primary.start_epoch();
+        }
+        match state.opening.as_ref().and_then(Shared::peek) {
+            Some(Err(_)) => state.replace_failed(),
+            Some(Ok(opened)) if !primary.is_current(&opened.origin) => state.reopen(),
+            _ => {}
+        }
+        let pause = BACKOFF.after(state.failures);
+        let opening = state
+            .opening
+            .get_or_insert_with(|| {
+                let target = Arc::clone(&self.target);
+                let pushes = self.pushes.as_ref().map(|pushes| pushes());
+                // On a task of its own: it goes on when the call that began it is dropped.
+                let opening = tokio::spawn(async move {
+                    sleep(pause).await;
+                    open(target, pushes).await
+                });
+                let opening = opening
+                    .map(|opened| {
+                        opened.unwrap_or_else(|_| Err((ErrorKind::Io, "not connected").into()))
+                    })
+                    .boxed()
+                    .shared();
+                // Its end is known even if nobody waits for it any more.
+                tokio::spawn(opening.clone().map(drop));
+                opening
+            })
+            .clone();
+        (state.generation, opening)
+    }
+
+    /// How long a connection may answer nobody. A cluster's connection recovers its nodes by itself,
+    /// and all callers may wait for one node that is away.
+    fn silence_limit(&self) -> Duration {
+        let timeouts = if self.target.is_cluster() { 5 } else { 1 };
+        self.target.command_timeout.saturating_mul(timeouts)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn open(target: Arc<Target>, pushes: Option<Pushes>) -> Result<Opened, RedisError> {
+    let (driver, origin) = target.connect(pushes).await?;
+    let connection = Connection::new(driver, target);
+    Ok(Opened { connection, origin })
+}
+
+fn timed_out(_: tokio::time::error::Elapsed) -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// A call that waits for an answer. If it is dropped without one, nothing is learned: its caller went
+/// away.
+struct PendingCall<'a> {
+    link: &'a Link,
+    generation: u64,
+}
+
+impl<'a> PendingCall<'a> {
+    fn new(link: &'a Link, generation: u64) -> Self {
+        let mut state = link.lock();
+        if state.generation == generation {
+            state.waiting += 1;
+            state.silent_since.get_or_insert_with(Instant::now);
+        }
+        drop(state);
+        Self { link, generation }
+    }
+
+    fn ended(self, error: Option<&RedisError>) {
+        let mut state = self.link.lock();
+        if state.generation != self.generation {
+            return;
+        }
+        let primary = &self.link.target.primary;
+        match error {
+            Some(error) if is_connection_error(error) => {
+                let is_cluster = self.link.target.is_cluster();
+                let is_broken = !error.is_timeout() && !is_cluster;
+                if is_broken || state.is_silent(self.link.silence_limit()) {
+                    state.replace_failed();
+                    primary.start_epoch();
+                } else if is_cluster && error.is_timeout() && state.waiting <= 1 {
+                    // The silence of one node does not count while nobody waits.
+                    state.silent_since = None;
+                }
+            }
+            // The server is alive, and is the wrong one.
+            Some(error) if is_of_replica(error) => {
+                state.replace_failed();
+                primary.start_epoch();
+            }
+            _ => {
+                state.failures = 0;
+                let others_wait = state.waiting > 1;
+                state.silent_since = others_wait.then(Instant::now);
+            }
+        }
+    }
+}
+
+impl Drop for PendingCall<'_> {
+    fn drop(&mut self) {
+        let mut state = self.link.lock();
+        if state.generation == self.generation {
+            state.waiting = state.waiting.saturating_sub(1);
+        }
+    }
+}
+
+/// Whether the error is the connection's and not an answer.
+fn is_connection_error(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_unrecoverable_error()
+}
+
+/// Whether a primary that was demoted has answered. A host name or a sentinel may know the new one. A
+/// cluster's connection has asked by itself.
+fn is_of_replica(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+    )
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
+}
