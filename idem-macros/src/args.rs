@@ -3,74 +3,53 @@
 
 mod values;
 
-use std::fmt::Display;
-use std::time::Duration;
-
 use proc_macro2::{Span, TokenStream};
-use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::{Expr, Ident, LitStr, Path, Token};
 
-pub(crate) use values::bare;
-use values::{argument_name, code, key, list, operation_name, status, truth, value};
+pub(crate) use self::values::{Errors, InFlight, KeySource, OnCrash, Time, without_parentheses};
+use self::values::{
+    argument_name, boolean, grpc_code, http_status, key, list, operation_name, value,
+};
+use crate::form::Form;
+use crate::mistakes::Mistakes;
 
-/// What the attribute is used on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    Function,
-    Axum,
-    Actix,
-    Http,
-    Poem,
-    Salvo,
-    Tonic,
-}
-
-impl Form {
-    pub(crate) const fn is_handler(self) -> bool {
-        !matches!(self, Self::Function)
-    }
-
-    /// What a user imports for the handler form.
-    pub(crate) const HANDLER_IMPORT: &'static str = "idem::axum::idempotent";
-}
-
-/// Where an argument has a meaning.
+/// The forms that have an argument.
 #[derive(Clone, Copy)]
-enum In {
-    Both,
+enum Forms {
+    All,
     Function,
-    Handler,
+    Handlers,
 }
 
-impl In {
-    const fn has(self, form: Form) -> bool {
+impl Forms {
+    const fn include(self, form: Form) -> bool {
         match self {
-            Self::Both => true,
+            Self::All => true,
             Self::Function => !form.is_handler(),
-            Self::Handler => form.is_handler(),
+            Self::Handlers => form.is_handler(),
         }
     }
 }
 
 /// Every argument, in the order of the documentation.
-const KNOWN: [(&str, In); 15] = [
-    ("key", In::Both),
-    ("ttl", In::Both),
-    ("scope", In::Both),
-    ("name", In::Both),
-    ("fingerprint", In::Both),
-    ("skip", In::Function),
-    ("in_flight", In::Both),
-    ("lease", In::Both),
-    ("on_crash", In::Both),
-    ("release", In::Handler),
-    ("errors", In::Function),
-    ("required", In::Handler),
-    ("transaction", In::Both),
-    ("engine", In::Both),
-    ("crate", In::Both),
+const ARGUMENTS: [(&str, Forms); 15] = [
+    ("key", Forms::All),
+    ("ttl", Forms::All),
+    ("scope", Forms::All),
+    ("name", Forms::All),
+    ("fingerprint", Forms::All),
+    ("skip", Forms::Function),
+    ("in_flight", Forms::All),
+    ("lease", Forms::All),
+    ("on_crash", Forms::All),
+    ("release", Forms::Handlers),
+    ("errors", Forms::Function),
+    ("required", Forms::Handlers),
+    ("transaction", Forms::All),
+    ("engine", Forms::All),
+    ("crate", Forms::All),
 ];
 
 /// The arguments of one attribute. `None` is the default.
@@ -90,58 +69,7 @@ pub(crate) struct Args {
     pub(crate) required: Option<bool>,
     pub(crate) transaction: Option<Expr>,
     pub(crate) engine: Option<Expr>,
-    pub(crate) krate: Option<Path>,
-}
-
-pub(crate) enum KeySource {
-    Header(LitStr),
-    Expr(Expr),
-}
-
-pub(crate) enum Time {
-    Literal(Duration),
-    Expr(Expr),
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum InFlight {
-    Reject,
-    Wait(Duration),
-    Attach(Duration),
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum OnCrash {
-    Rerun,
-    Refuse,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Errors {
-    Release,
-    Store,
-}
-
-/// All mistakes of one attribute.
-#[derive(Default)]
-pub(crate) struct Mistakes(Option<syn::Error>);
-
-impl Mistakes {
-    pub(crate) fn add(&mut self, error: syn::Error) {
-        match &mut self.0 {
-            Some(all) => all.combine(error),
-            None => self.0 = Some(error),
-        }
-    }
-
-    pub(crate) fn at(&mut self, place: &impl ToTokens, message: impl Display) {
-        self.add(syn::Error::new_spanned(place, message));
-    }
-
-    /// One error that is all of them.
-    pub(crate) fn into_error(self) -> Option<syn::Error> {
-        self.0
-    }
+    pub(crate) crate_path: Option<Path>,
 }
 
 impl Args {
@@ -184,13 +112,13 @@ impl Args {
             )
         })?;
         let word = name.to_string();
-        let Some((_, place)) = KNOWN.iter().find(|(known, _)| *known == word) else {
-            let likely = likely(form, &word);
-            given.extend(likely.map(str::to_owned));
-            return Err(unknown(form, &name, likely));
+        let Some((_, forms)) = ARGUMENTS.iter().find(|(known, _)| *known == word) else {
+            let closest = closest(form, &word);
+            given.extend(closest.map(str::to_owned));
+            return Err(unknown(form, &name, closest));
         };
-        if !place.has(form) {
-            return Err(misplaced(form, &name));
+        if !forms.include(form) {
+            return Err(of_another_form(form, &name));
         }
         if given.contains(&word) {
             mistakes.at(&name, format!("`{name}` is given twice"));
@@ -203,15 +131,24 @@ impl Args {
             "name" => self.name = Some(operation_name(&name, input)?),
             "fingerprint" => self.fingerprint = Some(list(&name, input, Expr::parse)?),
             "skip" => self.skip = Some(list(&name, input, argument_name)?),
-            "in_flight" => self.in_flight = Some(value(&name, input)?),
+            "in_flight" => {
+                let in_flight = value(&name, input)?;
+                if matches!(in_flight, InFlight::Attach(_)) && !form.has_streams() {
+                    mistakes.at(
+                        &name,
+                        "`in_flight = \"attach\"` joins an HTTP response that is on its way, and this function gives a value, which is there at once: write \"wait\"",
+                    );
+                }
+                self.in_flight = Some(in_flight);
+            }
             "lease" => self.lease = Some(value(&name, input)?),
             "on_crash" => self.on_crash = Some(value(&name, input)?),
             "release" if form == Form::Tonic => {
-                self.release = Some(list(&name, input, code)?);
+                self.release = Some(list(&name, input, grpc_code)?);
             }
-            "release" => self.release = Some(list(&name, input, status)?),
+            "release" => self.release = Some(list(&name, input, http_status)?),
             "errors" => self.errors = Some(value(&name, input)?),
-            "required" => self.required = Some(truth(&name, input)?),
+            "required" => self.required = Some(boolean(&name, input)?),
             "transaction" if form == Form::Tonic => {
                 return Err(syn::Error::new(
                     name.span(),
@@ -220,7 +157,7 @@ impl Args {
             }
             "transaction" => self.transaction = Some(value(&name, input)?),
             "engine" => self.engine = Some(value(&name, input)?),
-            _ => self.krate = Some(value(&name, input)?),
+            _ => self.crate_path = Some(value(&name, input)?),
         }
         Ok(())
     }
@@ -256,6 +193,10 @@ impl Args {
                 Some(
                     "`on_crash` contradicts `transaction`: a crash rolls back the claim and what the body wrote in it, so the next claim runs; what the body does elsewhere, such as at a payment provider, is not rolled back: do that in an operation of its own, where `on_crash` has a meaning",
                 )
+            } else if matches!(self.in_flight, Some(InFlight::Attach(_))) {
+                Some(
+                    "`in_flight = \"attach\"` contradicts `transaction`: what a transaction answers is shared with nobody before its commit; write \"wait\"",
+                )
             } else if self.required == Some(false) {
                 Some(
                     "`required = false` contradicts `transaction`: without a key nothing is claimed, and the transaction begins with the claim",
@@ -277,10 +218,10 @@ impl Args {
 }
 
 /// The argument that was probably meant.
-fn likely(form: Form, word: &str) -> Option<&'static str> {
-    KNOWN
+fn closest(form: Form, word: &str) -> Option<&'static str> {
+    ARGUMENTS
         .iter()
-        .filter(|(_, place)| place.has(form))
+        .filter(|(_, forms)| forms.include(form))
         .map(|(known, _)| *known)
         .filter(|known| {
             let typos = strsim::osa_distance(known, word);
@@ -289,14 +230,14 @@ fn likely(form: Form, word: &str) -> Option<&'static str> {
         .min_by_key(|known| strsim::osa_distance(known, word))
 }
 
-fn unknown(form: Form, name: &Ident, likely: Option<&str>) -> syn::Error {
-    let meant = likely.map_or_else(
+fn unknown(form: Form, name: &Ident, closest: Option<&str>) -> syn::Error {
+    let meant = closest.map_or_else(
         || "the".to_owned(),
         |known| format!("did you mean `{known}`? The"),
     );
-    let known: Vec<_> = KNOWN
+    let known: Vec<_> = ARGUMENTS
         .iter()
-        .filter(|(_, place)| place.has(form))
+        .filter(|(_, forms)| forms.include(form))
         .map(|(known, _)| format!("`{known}`"))
         .collect();
     syn::Error::new(
@@ -308,7 +249,7 @@ fn unknown(form: Form, name: &Ident, likely: Option<&str>) -> syn::Error {
     )
 }
 
-fn misplaced(form: Form, name: &Ident) -> syn::Error {
+fn of_another_form(form: Form, name: &Ident) -> syn::Error {
     let message = match (form, &*name.to_string()) {
         (Form::Function, _) => format!(
             "`{name}` belongs to the handler form: use `{}`",

@@ -8,8 +8,8 @@ use syn::parse::{Parse, ParseStream};
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, Block, Expr, FnArg, Local, Pat, PatIdent, PatType, Path, ReturnType, Signature,
-    Stmt, Token, Type, TypeImplTrait, TypeParamBound, Visibility,
+    Attribute, FnArg, Pat, PatIdent, PatType, Path, ReturnType, Signature, Token, Type,
+    TypeImplTrait, TypeParamBound, Visibility,
 };
 
 #[derive(Clone)]
@@ -179,7 +179,7 @@ pub(crate) fn returned_traits(output: &ReturnType) -> Vec<&Path> {
 }
 
 /// The same pattern for a reference to the value: it binds references and moves nothing.
-pub(crate) fn by_reference(pattern: &Pat) -> Pat {
+pub(crate) fn borrowing_pattern(pattern: &Pat) -> Pat {
     struct Borrow;
     impl VisitMut for Borrow {
         fn visit_pat_mut(&mut self, pattern: &mut Pat) {
@@ -198,95 +198,6 @@ pub(crate) fn by_reference(pattern: &Pat) -> Pat {
     let mut pattern = pattern.clone();
     Borrow.visit_pat_mut(&mut pattern);
     pattern
-}
-
-/// What `#[async_trait]` makes of an async method, before this attribute sees it: a plain
-/// function that ends in `Box::pin(async move { … })`.
-pub(crate) struct BoxedAsync {
-    /// What stands before the last expression.
-    pub(crate) before: Vec<Stmt>,
-    /// `Box::pin`, as it is written.
-    pub(crate) pin: Expr,
-    /// The inner block.
-    pub(crate) block: Block,
-}
-
-impl BoxedAsync {
-    pub(crate) fn of(item: &Item) -> Option<Self> {
-        let block: Block = syn::parse2(item.body.to_token_stream()).ok()?;
-        let mut before = block.stmts;
-        let Stmt::Expr(Expr::Call(call), None) = before.pop()? else {
-            return None;
-        };
-        let Expr::Path(path) = &*call.func else {
-            return None;
-        };
-        if path.path.segments.last()?.ident != "pin" || call.args.len() != 1 {
-            return None;
-        }
-        let Expr::Async(inner) = call.args.into_iter().next()? else {
-            return None;
-        };
-        Some(Self {
-            before,
-            pin: *call.func,
-            block: inner.block,
-        })
-    }
-
-    /// The pattern as the user wrote it, when `async_trait` gave the argument a name of its
-    /// own (`__arg1`) and takes it apart in the inner block.
-    pub(crate) fn pattern_of(&self, argument: &Ident) -> Option<&Pat> {
-        argument
-            .to_string()
-            .strip_prefix("__arg")?
-            .parse::<usize>()
-            .ok()?;
-        self.find(&|local| {
-            let taken = local.init.as_ref().map(|init| &*init.expr);
-            let taken = match taken {
-                Some(Expr::Block(block)) => match block.block.stmts.last() {
-                    Some(Stmt::Expr(value, None)) => Some(value),
-                    _ => None,
-                },
-                other => other,
-            };
-            matches!(taken, Some(Expr::Path(path)) if path.path.is_ident(argument))
-        })
-        .map(|local| &local.pat)
-    }
-
-    /// The type of the block's value, which `async_trait` writes down in it.
-    pub(crate) fn value_type(&self) -> Option<&Type> {
-        let is_value = |pat: &Pat| matches!(pat, Pat::Ident(ident) if ident.ident == "__ret");
-        let found = self.find(&|local| match &local.pat {
-            Pat::Type(typed) => is_value(&typed.pat),
-            _ => false,
-        })?;
-        match &found.pat {
-            Pat::Type(typed) => Some(&typed.ty),
-            _ => None,
-        }
-    }
-
-    /// The first `let` that fits, at any depth: other attributes wrap the block.
-    fn find(&self, fits: &dyn Fn(&Local) -> bool) -> Option<&Local> {
-        struct Find<'a, 'f> {
-            fits: &'f dyn Fn(&Local) -> bool,
-            found: Option<&'a Local>,
-        }
-        impl<'a> Visit<'a> for Find<'a, '_> {
-            fn visit_local(&mut self, local: &'a Local) {
-                if self.found.is_none() && (self.fits)(local) {
-                    self.found = Some(local);
-                }
-                syn::visit::visit_local(self, local);
-            }
-        }
-        let mut find = Find { fits, found: None };
-        find.visit_block(&self.block);
-        find.found
-    }
 }
 
 #[cfg(test)]

@@ -8,12 +8,15 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod args;
+mod boxed;
 mod expand;
+mod form;
 mod item;
+mod mistakes;
 
 use proc_macro::TokenStream;
 
-use crate::args::Form;
+use crate::form::Form;
 
 #[cfg_attr(not(doctest), doc = include_str!("docs/function.md"))]
 #[cfg_attr(not(doctest), doc = include_str!("docs/arguments.md"))]

@@ -8,7 +8,37 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Expr, ExprLit, Lit, LitBool, LitInt, LitStr, Token, parenthesized};
 
-use super::{Errors, Form, InFlight, KeySource, OnCrash, Time};
+use crate::form::Form;
+
+pub(crate) enum KeySource {
+    /// The name of a header, or of a gRPC call's metadata.
+    Header(LitStr),
+    Expr(Expr),
+}
+
+pub(crate) enum Time {
+    Literal(Duration),
+    Expr(Expr),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum InFlight {
+    Reject,
+    Wait(Duration),
+    Attach(Duration),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum OnCrash {
+    Rerun,
+    Refuse,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Errors {
+    Release,
+    Store,
+}
 
 pub(super) fn value<T: Parse>(name: &Ident, input: ParseStream<'_>) -> syn::Result<T> {
     equals(name, input)?;
@@ -83,7 +113,7 @@ pub(super) fn operation_name(name: &Ident, input: ParseStream<'_>) -> syn::Resul
     Ok(text)
 }
 
-pub(super) fn truth(name: &Ident, input: ParseStream<'_>) -> syn::Result<bool> {
+pub(super) fn boolean(name: &Ident, input: ParseStream<'_>) -> syn::Result<bool> {
     equals(name, input)?;
     let value: LitBool = literal(input, &format!("`{name}` is `true` or `false`"))?;
     Ok(value.value)
@@ -99,7 +129,7 @@ pub(super) fn argument_name(input: ParseStream<'_>) -> syn::Result<Ident> {
     }
 }
 
-pub(super) fn status(input: ParseStream<'_>) -> syn::Result<u16> {
+pub(super) fn http_status(input: ParseStream<'_>) -> syn::Result<u16> {
     let literal: LitInt = literal(
         input,
         "`release` takes statuses as numbers, such as `release(409, 429)`",
@@ -118,7 +148,7 @@ pub(super) fn status(input: ParseStream<'_>) -> syn::Result<u16> {
 }
 
 /// The codes of gRPC that say that a call failed, in the order of their numbers, from 1.
-const CODES: [&str; 16] = [
+const GRPC_CODES: [&str; 16] = [
     "CANCELLED",
     "UNKNOWN",
     "INVALID_ARGUMENT",
@@ -138,34 +168,34 @@ const CODES: [&str; 16] = [
 ];
 
 /// A code by its name, as the specification writes it.
-pub(super) fn code(input: ParseStream<'_>) -> syn::Result<u16> {
+pub(super) fn grpc_code(input: ParseStream<'_>) -> syn::Result<u16> {
     const EXPECTED: &str =
         "`release` takes codes of gRPC by name, such as `release(UNAVAILABLE, ABORTED)`";
     let name = input
         .call(Ident::parse_any)
         .map_err(|error| syn::Error::new(error.span(), EXPECTED))?;
     (1..)
-        .zip(CODES)
+        .zip(GRPC_CODES)
         .find(|(_, code)| name == code)
         .map(|(number, _)| number)
         .ok_or_else(|| syn::Error::new(name.span(), EXPECTED))
 }
 
 pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Result<KeySource> {
-    let is_call_of = |source: &str| {
+    let is_call_to = |source: &str| {
         let ahead = input.fork();
         ahead.parse::<Token![=]>().is_ok()
             && ahead.parse::<Ident>().is_ok_and(|word| word == source)
             && ahead.peek(syn::token::Paren)
     };
-    let is_metadata = form == Form::Tonic && is_call_of("metadata");
-    if !is_metadata && !is_call_of("header") {
+    let is_metadata = form == Form::Tonic && is_call_to("metadata");
+    if !is_metadata && !is_call_to("header") {
         return value(name, input).map(KeySource::Expr);
     }
     let header: Expr = value(name, input)?;
-    let name = match bare(&header) {
+    let name = match without_parentheses(&header) {
         Expr::Call(call) => match call.args.first() {
-            Some(name) if call.args.len() == 1 => text(name),
+            Some(name) if call.args.len() == 1 => string_literal(name),
             _ => None,
         },
         _ => None,
@@ -198,17 +228,17 @@ pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Resu
 }
 
 /// An expression without the parentheses around it, or the group that a macro captured it in.
-pub(crate) fn bare(expr: &Expr) -> &Expr {
+pub(crate) fn without_parentheses(expr: &Expr) -> &Expr {
     match expr {
-        Expr::Group(group) => bare(&group.expr),
-        Expr::Paren(paren) => bare(&paren.expr),
+        Expr::Group(group) => without_parentheses(&group.expr),
+        Expr::Paren(paren) => without_parentheses(&paren.expr),
         _ => expr,
     }
 }
 
 /// The text of a string literal.
-fn text(expr: &Expr) -> Option<&LitStr> {
-    match bare(expr) {
+fn string_literal(expr: &Expr) -> Option<&LitStr> {
+    match without_parentheses(expr) {
         Expr::Lit(ExprLit {
             lit: Lit::Str(text),
             ..
@@ -231,8 +261,8 @@ fn header_name(text: &LitStr) -> syn::Result<LitStr> {
 
 fn metadata_name(text: &LitStr) -> syn::Result<LitStr> {
     let name = text.value();
-    let is_of_keys = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
-    if name.is_empty() || !name.bytes().all(is_of_keys) {
+    let is_allowed = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
+    if name.is_empty() || !name.bytes().all(is_allowed) {
         return Err(syn::Error::new(
             text.span(),
             format!("\"{name}\" is no metadata key; one is \"idempotency-key\", in lower case"),
@@ -250,10 +280,10 @@ fn metadata_name(text: &LitStr) -> syn::Result<LitStr> {
 impl Parse for Time {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let expr: Expr = input.parse()?;
-        if let Some(text) = text(&expr) {
+        if let Some(text) = string_literal(&expr) {
             return duration(text, &text.value()).map(Self::Literal);
         }
-        match bare(&expr) {
+        match without_parentheses(&expr) {
             Expr::Lit(literal) => Err(syn::Error::new(
                 literal.span(),
                 "a duration is written in quotes, with its unit: \"90s\", \"24h\", \"7d\" or \"1h 30m\"",
@@ -296,7 +326,7 @@ impl Parse for InFlight {
 }
 
 /// An argument whose value is one of two words.
-macro_rules! words {
+macro_rules! one_of {
     ($type:ident, $message:literal, $($word:literal => $variant:ident),*) => {
         impl Parse for $type {
             fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
@@ -310,5 +340,5 @@ macro_rules! words {
     };
 }
 
-words!(OnCrash, "`on_crash` is \"rerun\" or \"refuse\"", "rerun" => Rerun, "refuse" => Refuse);
-words!(Errors, "`errors` is \"release\" or \"store\"", "release" => Release, "store" => Store);
+one_of!(OnCrash, "`on_crash` is \"rerun\" or \"refuse\"", "rerun" => Rerun, "refuse" => Refuse);
+one_of!(Errors, "`errors` is \"release\" or \"store\"", "release" => Release, "store" => Store);

@@ -7,8 +7,10 @@ use syn::ext::IdentExt;
 use syn::visit::Visit;
 use syn::{GenericParam, TypeImplTrait};
 
-use crate::args::{Args, Form, Mistakes};
+use crate::args::Args;
+use crate::form::Form;
 use crate::item::Item;
+use crate::mistakes::Mistakes;
 
 /// The statements that declare the operation, and the expression of its name.
 pub(super) fn declare(

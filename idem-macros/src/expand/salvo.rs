@@ -1,61 +1,56 @@
 //! The handler form for salvo: `#[handler]` gets a function of request, depot and response, which
-//! brings the arguments of the user's own, with the claim between its extractors.
+//! makes the user's arguments, with the claim between the extractors.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
-use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
-use syn::{GenericParam, Lifetime, Pat, PatType, ReturnType, Type};
+use syn::{Lifetime, Pat, PatType, ReturnType, Signature, Type};
 
-use super::handler::{
-    check_readers, expressions, names_last, needs_last_early, plan, traits_in_use,
-};
-use super::owned::{Body, When, check_order, local, when};
-use super::{Place, engine, private};
-use crate::args::{Args, Mistakes};
-use crate::item::{Item, bound_names, mentions};
+use super::lent::{Lent, Parts};
+use super::model::Model;
+use super::owned;
+use super::span::{SpanRange, local};
+use crate::item::{Item, bound_names};
 
-pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
-    check_order(item, &["handler", "endpoint"], mistakes);
-    let mut extracted = Vec::new();
-    let mut lent = Vec::new();
-    for argument in item.arguments() {
-        match Kind::of(argument, mistakes)? {
-            Kind::Extracted => extracted.push(argument),
-            Kind::Lent(part) => lent.push((argument, part)),
-        }
-    }
-    check_readers(&extracted, mistakes);
-    for parameter in &item.sig.generics.params {
-        if !matches!(parameter, GenericParam::Lifetime(_)) {
-            mistakes.at(
-                parameter,
-                "a salvo handler has no type parameters: its router could not name them",
-            );
-        }
-    }
-    let support = private(args);
-    let salvo = quote!(#support::salvo);
-    let call = call(args, item, &extracted, &lent)?;
-    let Item {
-        attrs, vis, sig, ..
-    } = item;
-    let (request, depot, response) = parts();
-    let mut signature = sig.clone();
-    let plain: syn::Signature = syn::parse2(quote! {
-        fn f(
-            #request: &mut #salvo::Request,
-            #depot: &mut #salvo::Depot,
-            #response: &mut #salvo::Response,
-        )
-    })
-    .ok()?;
-    signature.inputs = plain.inputs;
-    signature.output = ReturnType::Default;
-    signature.generics = plain.generics;
-    let declared = traits_in_use(&sig.output);
+/// ```text
+/// #[handler]
+/// async fn create(order: JsonBody<Order>, depot: &mut Depot) -> String { BODY }
+/// ```
+///
+/// becomes
+///
+/// ```text
+/// #[handler]
+/// async fn create(request: &mut Request, depot: &mut Depot, response: &mut Response) {
+///     detached(request, depot, response, |mut owned| async move {
+///         let mut captured = match Captured::of(request, depot).await { … };
+///         let admitted = match captured.admit(plan).await { … };
+///         let before = response.headers.clone();
+///         let value = Admitted::run(admitted, async move {
+///             let order: JsonBody<Order> = …;
+///             let value = { let depot: &mut Depot = …; (async move { BODY }).await };
+///             Writer::write(value, request, depot, response).await;
+///             answered(response)
+///         }).await;
+///         value.put(response, before).await;
+///         owned
+///     }).await
+/// }
+/// ```
+pub(super) fn expand(model: &Model<'_>) -> Option<TokenStream> {
+    let Item { attrs, vis, .. } = model.item;
+    let salvo = &model.adapter;
+    let parts = Parts::new();
+    let signature = signature(model, &parts)?;
+    let declared = model.traits_in_use();
+    let call = call(model, &parts);
     let owned = local("__idem_owned");
+    let Parts {
+        request,
+        depot,
+        response,
+    } = parts;
     Some(quote! {
         #(#attrs)*
         #vis #signature {
@@ -72,221 +67,71 @@ pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Optio
     })
 }
 
-fn parts() -> (Ident, Ident, Ident) {
-    (
-        local("__idem_request"),
-        local("__idem_depot"),
-        local("__idem_response"),
-    )
+fn signature(model: &Model<'_>, parts: &Parts) -> Option<Signature> {
+    let salvo = &model.adapter;
+    let Parts {
+        request,
+        depot,
+        response,
+    } = parts;
+    let plain: Signature = syn::parse2(quote! {
+        fn f(
+            #request: &mut #salvo::Request,
+            #depot: &mut #salvo::Depot,
+            #response: &mut #salvo::Response,
+        )
+    })
+    .ok()?;
+    let mut signature = model.item.sig.clone();
+    signature.inputs = plain.inputs;
+    signature.output = ReturnType::Default;
+    signature.generics = plain.generics;
+    Some(signature)
 }
 
-/// What an argument is, told as salvo's macro tells it.
-enum Kind {
-    Extracted,
-    /// One of the three parts.
-    Lent(Ident),
-}
-
-impl Kind {
-    fn of(argument: &PatType, mistakes: &mut Mistakes) -> Option<Self> {
-        let Type::Reference(reference) = &*argument.ty else {
-            return Some(Self::Extracted);
-        };
-        let name = match &*reference.elem {
-            Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
-            _ => None,
-        };
-        let (request, depot, response) = parts();
-        match name.as_deref() {
-            Some("Request") => Some(Self::Lent(request)),
-            Some("Depot") => Some(Self::Lent(depot)),
-            Some("Response") => Some(Self::Lent(response)),
-            Some(control @ ("FlowCtrl" | "ConnCtrl")) => {
-                mistakes.at(
-                    argument,
-                    format!(
-                        "an idempotent handler has no `{control}`: what it would make others do cannot be given back from the store; use it in a hoop"
-                    ),
-                );
-                None
-            }
-            _ => {
-                mistakes.at(
-                    argument,
-                    "the arguments of a salvo handler are `&mut Request`, `&mut Depot`, `&mut Response`, and extractors by value",
-                );
-                None
-            }
-        }
-    }
-}
-
-/// The type of an argument, with no lifetime that the generated function does not know.
-fn elided(ty: &Type) -> Type {
-    struct Elide;
-    impl VisitMut for Elide {
-        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-            if lifetime.ident != "static" {
-                *lifetime = Lifetime::new("'_", lifetime.span());
-            }
-        }
-    }
-    let mut ty = ty.clone();
-    Elide.visit_type_mut(&mut ty);
-    ty
-}
-
-/// Whether a type says that it borrows, as `Order<'_>` does.
-fn borrows(ty: &Type) -> bool {
-    struct Borrows(bool);
-    impl Visit<'_> for Borrows {
-        fn visit_lifetime(&mut self, lifetime: &Lifetime) {
-            self.0 |= lifetime.ident != "static";
-        }
-    }
-    let mut borrows = Borrows(false);
-    borrows.visit_type(ty);
-    borrows.0
-}
-
-/// The name under which salvo looks for a parameter.
-fn parameter(pattern: &Pat) -> String {
-    let names = bound_names(pattern);
-    let name = names.first().map(|name| name.unraw().to_string());
-    let name = name.unwrap_or_default();
-    name.trim_start_matches('_').to_owned()
-}
-
-/// An extractor's run, as salvo's macro writes it.
-fn extract(salvo: &TokenStream, argument: &PatType, refusal: &TokenStream) -> TokenStream {
-    let PatType { attrs, pat, ty, .. } = argument;
-    let (request, depot, response) = parts();
-    let (ty, name) = (elided(ty), parameter(pat));
-    let place = Place::start_of(&ty);
-    let path = place.put(quote!(<#ty as #salvo::Extractible<'_>>::extract_with_arg));
-    let given = place.put(quote!(&mut *#request, &mut *#depot, #name));
-    let given = place.parenthesize(&given);
-    let wait = place.put(quote!(.await));
-    let error = local("__idem_error");
-    quote! {
-        #(#attrs)*
-        let #pat: #ty = match #path #given #wait {
-            ::core::result::Result::Ok(extracted) => extracted,
-            ::core::result::Result::Err(#error) => {
-                #salvo::reject(#error, #request, #depot, #response).await;
-                return #refusal;
-            }
-        };
-    }
+/// The variables of the generated code.
+struct Names<'a> {
+    parts: &'a Parts,
+    captured: Ident,
+    admitted: Ident,
+    refused: Ident,
 }
 
 /// From the three parts to the answer in one of them.
-fn call(
-    args: &Args,
-    item: &Item,
-    extracted: &[&PatType],
-    lent: &[(&PatType, Ident)],
-) -> Option<TokenStream> {
-    let support = private(args);
-    let salvo = quote!(#support::salvo);
-    let plan = plan(args, item, &support)?;
-    let (request, depot, response) = parts();
-    let (captured, admitted, refused, planned, before, value) = (
-        local("__idem_captured"),
-        local("__idem_admitted"),
-        local("__idem_refused"),
+fn call(model: &Model<'_>, parts: &Parts) -> TokenStream {
+    let Model {
+        adapter: salvo,
+        plan,
+        lent,
+        ..
+    } = model;
+    let names = Names {
+        parts,
+        captured: local("__idem_captured"),
+        admitted: local("__idem_admitted"),
+        refused: local("__idem_refused"),
+    };
+    let (captured, admitted, refused) = (&names.captured, &names.admitted, &names.refused);
+    let Parts {
+        request,
+        depot,
+        response,
+    } = parts;
+    let refuse = refuse(model, &names);
+    let first = model.extractors.first.iter();
+    let first = first.map(|argument| extract(model, argument, parts, None));
+    let early = early(model, &names, &refuse);
+    // Only those that are named: an extracted value may borrow the others.
+    let named = lent.iter().filter(|lent| lent.is_named).map(lend);
+    let admit = model.transactional.admit();
+    let respond = respond(model, &names);
+    let (planned, before, value) = (
         local("__idem_plan"),
         local("__idem_before"),
         local("__idem_value"),
     );
-    let lend = |(argument, part): &(&PatType, Ident)| {
-        let PatType { attrs, pat, ty, .. } = argument;
-        let ty = elided(ty);
-        quote!(#(#attrs)* let #pat: #ty = &mut *#part;)
-    };
-    // Only what is named: an extracted value may hold the rest.
-    let named = lent.iter().filter(|(argument, _)| {
-        let names = bound_names(&argument.pat);
-        expressions(args).any(|expr| mentions(&expr.to_token_stream(), &names))
-    });
-    let named = named.map(lend);
-    let lent = lent.iter().map(lend);
-
-    let refuse = quote! {
-        {
-            #salvo::answer(#response, #refused).await;
-            return;
-        }
-    };
-    let (mut first, mut early, mut late) = (TokenStream::new(), TokenStream::new(), None);
-    if let Some((last, rest)) = extracted.split_last() {
-        let nothing = TokenStream::new();
-        first.extend(
-            rest.iter()
-                .map(|argument| extract(&salvo, argument, &nothing)),
-        );
-        let when = match when(args, last) {
-            // Nothing else can have the request before the handler is done with it.
-            When::Early if borrows(&last.ty) && !needs_last_early(args, Some(last)) => When::Late,
-            when => when,
-        };
-        match when {
-            When::First => first.extend(extract(&salvo, last, &nothing)),
-            When::Early => {
-                // Its settings apply to the body as well, where it can be known before.
-                let engine = match &args.engine {
-                    Some(given) if !names_last(given, Some(last)) => engine(args, &support),
-                    _ => quote!(::core::option::Option::None),
-                };
-                early.extend(quote! {
-                    if let ::core::result::Result::Err(#refused) = #captured.read_early(#request, #engine).await #refuse
-                });
-                early.extend(extract(&salvo, last, &nothing));
-            }
-            When::Late => late = Some(*last),
-        }
-    }
-
-    let Body { returned, future } = Body::of(args, item);
-    let path = returned.put(quote!(#salvo::Writer::write));
-    let written = returned.put(quote!(#value, #request, #depot, #response));
-    let written = returned.parenthesize(&written);
-    let (admit, respond) = if args.transaction.is_some() {
-        let owned = local("__idem_transaction");
-        let refusal = quote!((#owned, #salvo::rejected(#response)));
-        let late = late.map(|last| extract(&salvo, last, &refusal));
-        let respond = quote! {
-            #salvo::AdmittedIn::run(#admitted, move |mut #owned| async move {
-                #captured.lend(#request);
-                #late
-                let (#owned, #value) = {
-                    #(#lent)*
-                    (#future).await
-                };
-                #path #written.await;
-                (#owned, #salvo::answered(#response))
-            })
-        };
-        (quote!(admit_in), respond)
-    } else {
-        let refusal = quote!(#salvo::rejected(#response));
-        let late = late.map(|last| extract(&salvo, last, &refusal));
-        let respond = quote! {
-            #salvo::Admitted::run(#admitted, async move {
-                #captured.lend(#request);
-                #late
-                let #value = {
-                    #(#lent)*
-                    (#future).await
-                };
-                #path #written.await;
-                #salvo::answered(#response)
-            })
-        };
-        (quote!(admit), respond)
-    };
-    Some(quote! {
-        #first
+    quote! {
+        #(#first)*
         let mut #captured = match #salvo::Captured::of(#request, #depot).await {
             ::core::result::Result::Ok(captured) => captured,
             ::core::result::Result::Err(#refused) => #refuse
@@ -306,5 +151,129 @@ fn call(
             #respond.await
         };
         #value.put(#response, #before).await;
+    }
+}
+
+/// Answers with the refusal.
+fn refuse(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let (salvo, refused) = (&model.adapter, &names.refused);
+    let response = &names.parts.response;
+    quote! {
+        {
+            #salvo::answer(#response, #refused).await;
+            return;
+        }
+    }
+}
+
+/// The argument that is lent one of the parts.
+fn lend(lent: &Lent<'_>) -> TokenStream {
+    let PatType { attrs, pat, ty, .. } = lent.argument;
+    let (ty, part) = (elided(ty), &lent.part);
+    quote!(#(#attrs)* let #pat: #ty = &mut *#part;)
+}
+
+fn early(model: &Model<'_>, names: &Names<'_>, refuse: &TokenStream) -> Option<TokenStream> {
+    let last = extract(model, model.extractors.early?, names.parts, None);
+    let engine = &model.extractors.early_engine;
+    let (captured, refused) = (&names.captured, &names.refused);
+    let request = &names.parts.request;
+    Some(quote! {
+        if let ::core::result::Result::Err(#refused) = #captured.read_early(#request, #engine).await #refuse
+        #last
     })
+}
+
+/// An extractor's run, as salvo's macro writes it. On a rejection the function returns `rejection`.
+fn extract(
+    model: &Model<'_>,
+    argument: &PatType,
+    parts: &Parts,
+    rejection: Option<&TokenStream>,
+) -> TokenStream {
+    let salvo = &model.adapter;
+    let Parts {
+        request,
+        depot,
+        response,
+    } = parts;
+    let PatType { attrs, pat, ty, .. } = argument;
+    let (ty, name) = (elided(ty), parameter_name(pat));
+    let range = SpanRange::start_of(&ty);
+    let path = range.locate(quote!(<#ty as #salvo::Extractible<'_>>::extract_with_arg));
+    let given = range.locate(quote!(&mut *#request, &mut *#depot, #name));
+    let given = range.parenthesize(&given);
+    let wait = range.locate(quote!(.await));
+    let error = local("__idem_error");
+    quote! {
+        #(#attrs)*
+        let #pat: #ty = match #path #given #wait {
+            ::core::result::Result::Ok(extracted) => extracted,
+            ::core::result::Result::Err(#error) => {
+                #salvo::reject(#error, #request, #depot, #response).await;
+                return #rejection;
+            }
+        };
+    }
+}
+
+/// From the claim to the answer.
+fn respond(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
+    let Model {
+        adapter: salvo,
+        body,
+        transactional,
+        ..
+    } = model;
+    let Parts {
+        request,
+        depot,
+        response,
+    } = names.parts;
+    let rejection = transactional.beside(quote!(#salvo::rejected(#response)));
+    let late = model.extractors.late;
+    let late = late.map(|last| extract(model, last, names.parts, Some(&rejection)));
+    let (value, future) = (local("__idem_value"), body.future());
+    let path = body.returned.locate(quote!(#salvo::Writer::write));
+    let written = quote!(#value, #request, #depot, #response);
+    let written = body.returned.locate(written);
+    let written = body.returned.parenthesize(&written);
+    let ended = transactional.beside(value.to_token_stream());
+    let answered = transactional.beside(quote!(#salvo::answered(#response)));
+    let captured = &names.captured;
+    let lent = model.lent.iter().map(lend);
+    let statements = quote! {
+        #captured.lend(#request);
+        #late
+        let #ended = {
+            #(#lent)*
+            (#future).await
+        };
+        #path #written.await;
+        #answered
+    };
+    owned::run(model, &names.admitted, &statements)
+}
+
+/// The type of an argument, with no lifetime that the generated function does not know.
+fn elided(ty: &Type) -> Type {
+    struct Elide;
+    impl VisitMut for Elide {
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            if lifetime.ident != "static" {
+                *lifetime = Lifetime::new("'_", lifetime.span());
+            }
+        }
+    }
+    let mut ty = ty.clone();
+    Elide.visit_type_mut(&mut ty);
+    ty
+}
+
+/// The name by which salvo looks for a parameter.
+fn parameter_name(pattern: &Pat) -> String {
+    let names = bound_names(pattern);
+    let name = names.first().map(|name| name.unraw().to_string());
+    let name = name.unwrap_or_default();
+    name.trim_start_matches('_').to_owned()
 }

@@ -1,131 +1,49 @@
-//! The form for methods of a gRPC service: the signature stays as it is written. The body goes to
-//! a task of its own, with a clone of the service in the place of `self`.
+//! The form for methods of a gRPC service: the signature stays as it is written. The body runs on a
+//! task of its own, with a clone of the service in the place of `self`.
 
-use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Ident, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
-use syn::{FnArg, Pat, PatType, Receiver, ReceiverKind, ReturnType, Type};
+use syn::{FnArg, Pat, PatType, Receiver, ReceiverKind, Signature, Type};
 
-use super::function::{Bindings, bindings, taken_apart};
-use super::handler::plan_with;
-use super::{Place, check_key, conditional, private, return_edge};
-use crate::args::{Args, Mistakes};
-use crate::item::{BoxedAsync, Item, declared_return};
+use super::bindings::destructured;
+use super::conditional::lints;
+use super::model::Model;
+use super::span::{SpanRange, local};
+use crate::boxed::BoxedAsync;
+use crate::item::Item;
 
-pub(super) fn expand(args: &Args, item: &Item, mistakes: &mut Mistakes) -> Option<TokenStream> {
-    let boxed = BoxedAsync::of(item).filter(|_| item.sig.asyncness.is_none());
-    if item.sig.asyncness.is_none() && boxed.is_none() {
-        mistakes.at(
-            &item.sig.fn_token,
-            "an idempotent method waits for its store: write `async fn`",
-        );
-        return None;
-    }
-    let receiver = item.sig.receiver();
-    if let Some(exclusive) = receiver.filter(|it| is_reference(it) == Some(true)) {
-        mistakes.at(
-            exclusive,
-            "the body runs on a task of its own, with a clone of the service: take `&self`",
-        );
-    }
-    if matches!(item.sig.output, ReturnType::Default) {
-        mistakes.at(
-            &item.sig.ident,
-            "an idempotent method returns a `Result<Response<M>, Status>`",
-        );
-        return None;
-    }
-    let mut arguments = item.arguments();
-    let (Some(request), None) = (arguments.next(), arguments.next()) else {
-        mistakes.at(
-            &item.sig.ident,
-            "an idempotent method takes one message: `request: Request<M>`",
-        );
-        return None;
-    };
-    let bindings = bindings(item, boxed.as_ref());
-    let mut key_names = bindings.names.clone();
-    key_names.extend(receiver.map(|_| Ident::new("self", Span::call_site())));
-    check_key(args, &key_names, mistakes);
-    build(args, item, boxed, request, bindings)
-}
-
-fn build(
-    args: &Args,
-    item: &Item,
-    boxed: Option<BoxedAsync>,
-    request: &PatType,
-    bindings: Bindings,
-) -> Option<TokenStream> {
-    let support = private(args);
-    let private = quote!(#support::tonic);
-    let plan = plan_with(args, item, &support, &quote!(#private::DEFAULT_RELEASE))?;
+/// ```text
+/// async fn charge(&self, request: Request<Order>) -> Result<Response<Charge>, Status> { BODY }
+/// ```
+///
+/// becomes
+///
+/// ```text
+/// async fn charge(&self, request: Request<Order>) -> Result<Response<Charge>, Status> {
+///     let service = service(self);
+///     let call = { let plan = { let key = …; Plan { … } }; Call::of(plan, &request) };
+///     Call::run(call, Box::pin(async move { let this = &service; BODY })).await
+/// }
+/// ```
+///
+/// In `BODY`, `self` is `this`. A method that `#[async_trait]` has rewritten prepares its call where
+/// `self` still has its name. The inner block is its body.
+pub(super) fn expand(model: &Model<'_>) -> Option<TokenStream> {
     let Item {
         attrs,
         vis,
         defaultness,
         sig,
-        body,
-    } = item;
-    let mut signature = sig.clone();
-    let mut statements = bindings.statements;
-    let mut taken = TokenStream::new();
-    let name = match &*request.pat {
-        Pat::Ident(written) if written.subpat.is_none() => written.ident.clone(),
-        pattern => {
-            let name = Ident::new("__idem_request", Span::mixed_site());
-            statements.extend(taken_apart(pattern, &name));
-            let (lints, _) = conditional::lints(&request.attrs);
-            taken = quote!(#(#lints)* let #pattern = #name;);
-            for input in &mut signature.inputs {
-                if let FnArg::Typed(typed) = input {
-                    *typed.pat = syn::parse_quote!(#name);
-                }
-            }
-            name
-        }
-    };
-
-    let place = Place::of(&request.ty);
-    let path = place.put(quote!(#private::Call::of));
-    let planned = Ident::new("__idem_plan", Span::mixed_site());
-    let message = place.put(quote!(&#name));
-    let arguments = place.parenthesize(&quote!(#planned, #message));
-    let call = quote! {{
-        #statements
-        let #planned = #plan;
-        #path #arguments
-    }};
-
-    let service = Ident::new("__idem_service", Span::mixed_site());
-    let this = Ident::new("__idem_self", Span::mixed_site());
-    let (cloned, borrowed) = match sig.receiver() {
-        None => (TokenStream::new(), TokenStream::new()),
-        Some(receiver) => cloned(receiver, &private, &service, &this),
-    };
-    let (inner, returned) = match &boxed {
-        None => {
-            let edge = return_edge(declared_return(&sig.output).as_ref(), &support);
-            let body = body.stream();
-            (quote!(#edge #body), returned(&sig.output))
-        }
-        Some(boxed) => {
-            let statements = &boxed.block.stmts;
-            let place = boxed
-                .value_type()
-                .map_or_else(|| returned(&sig.output), Place::start_of);
-            (quote!(#(#statements)*), place)
-        }
-    };
-    let inner = without_self(inner, &this);
-    let block = quote_spanned!(body.span()=> { #borrowed #taken #inner });
-    let prepared = Ident::new("__idem_call", Span::mixed_site());
-    let path = returned.put(quote!(#private::Call::run));
-    let future = returned.put(quote!(::std::boxed::Box::pin));
-    let task = returned.parenthesize(&quote!(async move #block));
-    let arguments = returned.parenthesize(&quote!(#prepared, #future #task));
-    let wait = returned.put(quote!(.await));
-    let run = quote!(#path #arguments #wait);
-    Some(match boxed {
+        ..
+    } = model.item;
+    let message = Message::of(model.item.arguments().next()?);
+    let service = sig.receiver().map(|receiver| Service::of(model, receiver));
+    let cloned = service.as_ref().map(|service| &service.cloned);
+    let signature = message.signature(sig);
+    let call = call(model, &message);
+    let prepared = local("__idem_call");
+    let run = run(model, &message, service.as_ref(), &prepared);
+    Some(match &model.boxed {
         None => quote! {
             #(#attrs)* #vis #defaultness #signature {
                 #cloned
@@ -144,41 +62,133 @@ fn build(
     })
 }
 
-/// Whether a receiver is a reference, and whether that is exclusive.
-fn is_reference(receiver: &Receiver) -> Option<bool> {
-    match &receiver.kind {
-        ReceiverKind::Reference(_, _, mutability) => Some(mutability.is_some()),
-        ReceiverKind::Typed(_, ty) => match &**ty {
-            Type::Reference(reference) => Some(reference.mutability.is_some()),
-            _ => None,
-        },
-        _ => None,
+/// The method's argument.
+struct Message<'a> {
+    argument: &'a PatType,
+    /// Its name in the generated function.
+    name: Ident,
+    /// Whether the name is the user's.
+    is_named: bool,
+}
+
+impl<'a> Message<'a> {
+    fn of(argument: &'a PatType) -> Self {
+        let (name, is_named) = match &*argument.pat {
+            Pat::Ident(written) if written.subpat.is_none() => (written.ident.clone(), true),
+            _ => (local("__idem_request"), false),
+        };
+        Self {
+            argument,
+            name,
+            is_named,
+        }
+    }
+
+    /// The signature with the name in the place of the pattern.
+    fn signature(&self, written: &Signature) -> Signature {
+        let mut signature = written.clone();
+        if !self.is_named {
+            let name = &self.name;
+            for input in &mut signature.inputs {
+                if let FnArg::Typed(typed) = input {
+                    *typed.pat = syn::parse_quote!(#name);
+                }
+            }
+        }
+        signature
+    }
+
+    /// The pattern's names as references, for the attribute's expressions.
+    fn borrowed(&self) -> Option<TokenStream> {
+        (!self.is_named).then(|| destructured(&self.argument.pat, &self.name))
+    }
+
+    /// The pattern's names, for the body.
+    fn taken(&self) -> Option<TokenStream> {
+        let (lints, _) = lints(&self.argument.attrs);
+        let (pattern, name) = (&self.argument.pat, &self.name);
+        (!self.is_named).then(|| quote!(#(#lints)* let #pattern = #name;))
     }
 }
 
-/// What clones the service, and what the body then has for `self`.
-fn cloned(
-    receiver: &Receiver,
-    private: &TokenStream,
-    service: &Ident,
-    this: &Ident,
-) -> (TokenStream, TokenStream) {
-    let place = Place::of(receiver);
-    let path = place.put(quote!(#private::service));
-    let this_token = &receiver.self_token;
-    let (value, used) = if is_reference(receiver).is_some() {
-        (quote!(#this_token), quote!(&#service))
-    } else {
-        let reference = place.put(quote!(&));
-        (quote!(#reference #this_token), quote!(#service))
+fn call(model: &Model<'_>, message: &Message<'_>) -> TokenStream {
+    let (tonic, plan) = (&model.adapter, &model.plan);
+    let statements = &model.bindings.statements;
+    let borrowed = message.borrowed();
+    let (planned, name) = (local("__idem_plan"), &message.name);
+    let range = SpanRange::of(&message.argument.ty);
+    let path = range.locate(quote!(#tonic::Call::of));
+    let reference = range.locate(quote!(&#name));
+    let arguments = range.parenthesize(&quote!(#planned, #reference));
+    quote! {{
+        #statements
+        #borrowed
+        let #planned = #plan;
+        #path #arguments
+    }}
+}
+
+/// The service that the body owns.
+struct Service {
+    /// The statement that clones it.
+    cloned: TokenStream,
+    /// What the body has for `self`.
+    this: Ident,
+    /// The statement that declares it.
+    borrowed: TokenStream,
+}
+
+impl Service {
+    fn of(model: &Model<'_>, receiver: &Receiver) -> Self {
+        let tonic = &model.adapter;
+        let (service, this) = (local("__idem_service"), local("__idem_self"));
+        let range = SpanRange::of(receiver);
+        let path = range.locate(quote!(#tonic::service));
+        let written = &receiver.self_token;
+        let (value, used) = if is_reference(receiver) {
+            (quote!(#written), quote!(&#service))
+        } else {
+            let reference = range.locate(quote!(&));
+            (quote!(#reference #written), quote!(#service))
+        };
+        let value = range.parenthesize(&value);
+        Self {
+            cloned: quote!(let #service = #path #value;),
+            borrowed: quote!(let #this = #used;),
+            this,
+        }
+    }
+}
+
+fn is_reference(receiver: &Receiver) -> bool {
+    match &receiver.kind {
+        ReceiverKind::Reference(..) => true,
+        ReceiverKind::Typed(_, ty) => matches!(&**ty, Type::Reference(_)),
+        _ => false,
+    }
+}
+
+fn run(
+    model: &Model<'_>,
+    message: &Message<'_>,
+    service: Option<&Service>,
+    prepared: &Ident,
+) -> TokenStream {
+    let (tonic, body) = (&model.adapter, &model.body);
+    let borrowed = service.map(|service| &service.borrowed);
+    let taken = message.taken();
+    let statements = body.statements.clone();
+    let statements = match service {
+        Some(service) => without_self(statements, &service.this),
+        None => statements,
     };
-    let value = place.parenthesize(&value);
-    (
-        quote!(let #service = #path #value;),
-        quote! {
-            let #this = #used;
-        },
-    )
+    let block = quote_spanned!(body.braces=> { #borrowed #taken #statements });
+    let path = body.returned.locate(quote!(#tonic::Call::run));
+    let boxed = body.returned.locate(quote!(::std::boxed::Box::pin));
+    let task = body.returned.parenthesize(&quote!(async move #block));
+    let arguments = body.returned.parenthesize(&quote!(#prepared, #boxed #task));
+    let wait = body.returned.locate(quote!(.await));
+    quote!(#path #arguments #wait)
 }
 
 /// The body with another name for `self`, at any depth, macro calls included. Paths
@@ -221,15 +231,10 @@ fn without_self(body: TokenStream, this: &Ident) -> TokenStream {
     replaced
 }
 
-fn returned(output: &ReturnType) -> Place {
-    match output {
-        ReturnType::Default => Place::start_of(&quote!()),
-        ReturnType::Type(_, ty) => Place::start_of(ty),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proc_macro2::Span;
+
     use super::*;
 
     #[test]

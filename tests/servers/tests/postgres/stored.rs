@@ -2,7 +2,7 @@
 
 use idem::stores::Sqlx;
 use idem::stores::postgres::PostgresStore;
-use idem::{BegunIn, Claimed, TransactionSource, Transactional};
+use idem::{BegunTransaction, Claimed, TransactionSource, Transactional};
 use idem_tests::Postgres;
 use sqlx::PgPool;
 
@@ -105,7 +105,7 @@ async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
     let database = TransactionSource::<Sqlx>::database(&pool);
     for record in records::FINISHED {
         match database.begin(&record.retry()).await.unwrap() {
-            BegunIn::Answered(Claimed::Finished { outcome, .. }) => {
+            BegunTransaction::Answered(Claimed::Finished { outcome, .. }) => {
                 assert_eq!(outcome, record.outcome);
             }
             other => panic!("{other:?}"),
@@ -116,7 +116,7 @@ async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
             .begin(&claim_of(number).by_another())
             .await
             .unwrap();
-        let in_flight = matches!(begun, BegunIn::Answered(Claimed::InFlight { .. }));
+        let in_flight = matches!(begun, BegunTransaction::Answered(Claimed::InFlight { .. }));
         assert!(in_flight, "{begun:?}");
     }
     for number in [CRASHED, records::ABANDONED] {
@@ -125,7 +125,7 @@ async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
             .await
             .unwrap()
         {
-            BegunIn::Acquired { attempt, .. } => assert_eq!(attempt, 2),
+            BegunTransaction::Acquired { attempt, .. } => assert_eq!(attempt, 2),
             other => panic!("{other:?}"),
         }
     }
