@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Response;
 #[cfg(feature = "tower")]
 use idem_core::EnclosingAttempt;
-use idem_core::http::{Attached, HttpSettings, Problem, parse_key};
+use idem_core::http::{Attached, HttpSettings, Problem, notice_request, parse_key};
 use idem_core::{
     Begun, Caller, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, FormerFingerprint,
     Granted, Key, KeyError, Operation, Transactional,
@@ -160,6 +160,9 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
     let refusals = Refusals::to(request, engine.clone());
     let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)
         .map_err(|error| refusals.error(&error))?;
+    if plan.fingerprint.is_none() {
+        notice_request(&operation, request.identity().headers);
+    }
     Ok(Identified {
         refusals,
         operation,

@@ -18,6 +18,7 @@ use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
     Attached, Captured, CapturedBody, FlowingResponse, Problem, ProblemKind, Recording, capture,
+    notice_response,
 };
 use tracing::Instrument;
 
@@ -168,6 +169,9 @@ where
             (Verdict::Crashed, Ok(response.map(CapturedBody::streamed)))
         }
         Responded::Answered(response) => {
+            if !release.contains(&response.status().as_u16()) {
+                notice_response(&engine, response.status(), response.headers());
+            }
             let limit = engine.max_outcome_bytes();
             match capture(response, &release, limit, engine.http()).await {
                 Captured::Ended(verdict, response) => (verdict, Ok(response)),

@@ -52,8 +52,8 @@ impl State {
 struct WithoutLease {
     state: State,
     number: u32,
-    /// The record and its request. `None` where no record stands behind the attempt.
-    identity: Option<(RecordId, Fingerprint)>,
+    /// `None` where no record stands behind the attempt.
+    call: Option<Call>,
     /// What makes downstream keys where there is no record.
     salt: Option<Token>,
 }
@@ -64,13 +64,8 @@ impl Attempt {
     }
 
     /// One that a transaction protects.
-    pub(crate) fn in_transaction(
-        number: u32,
-        id: RecordId,
-        fingerprint: Fingerprint,
-        parent: Option<Self>,
-    ) -> Self {
-        Self::without_lease(number, Some((id, fingerprint)), parent)
+    pub(crate) fn in_transaction(number: u32, call: &Call, parent: Option<Self>) -> Self {
+        Self::without_lease(number, Some(call.clone()), parent)
     }
 
     /// An attempt without a record behind it; its downstream keys are its own.
@@ -78,16 +73,12 @@ impl Attempt {
         Self::without_lease(1, None, parent)
     }
 
-    fn without_lease(
-        number: u32,
-        identity: Option<(RecordId, Fingerprint)>,
-        parent: Option<Self>,
-    ) -> Self {
+    fn without_lease(number: u32, call: Option<Call>, parent: Option<Self>) -> Self {
         Self(Protection::Other(Arc::new(WithoutLease {
             state: State::new(parent),
             number,
-            identity,
-            salt: identity.is_none().then(Token::random),
+            salt: call.is_none().then(Token::random),
+            call,
         })))
     }
 
@@ -101,6 +92,11 @@ impl Attempt {
             Protection::Lease(lease) => lease.number,
             Protection::Other(other) => other.number,
         }
+    }
+
+    /// The operation whose body runs. `None` without a record.
+    pub(crate) fn operation(&self) -> Option<&str> {
+        self.call().map(|call| &*call.operation)
     }
 
     /// Whether a record stands behind this attempt. `false` outside of a body, for a request
@@ -197,17 +193,22 @@ impl Attempt {
         }
     }
 
-    fn identity(&self) -> Option<(RecordId, Fingerprint)> {
+    fn call(&self) -> Option<&Call> {
         match &self.0 {
-            Protection::Lease(lease) => Some((lease.call.id, lease.call.fingerprint)),
-            Protection::Other(other) => other.identity,
+            Protection::Lease(lease) => Some(&lease.call),
+            Protection::Other(other) => other.call.as_ref(),
         }
+    }
+
+    fn identity(&self) -> Option<(RecordId, Fingerprint)> {
+        self.call().map(|call| (call.id, call.fingerprint))
     }
 }
 
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attempt")
+            .field("operation", &self.operation())
             .field("number", &self.number())
             .field("is_protected", &self.is_protected())
             .field("lease_lost", &self.lease_lost())
@@ -364,17 +365,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
+    use crate::policy::Policy;
 
     #[test]
     fn downstream_keys_are_equal_on_every_attempt_and_differ_by_label_record_and_request() {
         let id = |byte| RecordId::from_bytes([byte; 32]);
         let request = |byte| Fingerprint::from_bytes([byte; Fingerprint::LEN]);
         let key = |number, record, requested, label| {
-            Attempt::in_transaction(number, id(record), request(requested), None)
-                .downstream_key(label)
+            let call = Call {
+                operation: "charges".into(),
+                policy: Policy::new(Duration::from_secs(60)),
+                id: id(record),
+                flight_key: id(record),
+                fingerprint: request(requested),
+                attaches: false,
+            };
+            Attempt::in_transaction(number, &call, None).downstream_key(label)
         };
         assert_eq!(key(1, 1, 1, "charge"), key(2, 1, 1, "charge"));
         assert_ne!(key(1, 1, 1, "charge"), key(1, 1, 1, "mail"));

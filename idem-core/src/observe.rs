@@ -227,6 +227,12 @@ pub(crate) fn not_given_back(operation: &str, why: &str) {
     );
 }
 
+/// Once for each operation.
+#[cfg(feature = "http")]
+pub(crate) fn noticed(operation: &str, what: &str) {
+    warn!(target: "idem", operation, "{what}");
+}
+
 pub(crate) fn outside_of_any_body() {
     warn!(target: "idem", "`idem::attempt()` was called outside of an idempotent body, where it knows no attempt: take it in the body, and move it into the tasks that the body spawns");
 }

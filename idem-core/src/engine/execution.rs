@@ -433,6 +433,7 @@ impl Running {
     }
 
     /// Whether duplicates may be given the answer while it is on its way.
+    #[cfg(feature = "http")]
     pub(crate) fn is_attachable(&self) -> bool {
         let claimed = self.execution.claimed.as_ref();
         claimed
@@ -440,6 +441,7 @@ impl Running {
     }
 
     /// Gives duplicates this answer while it is on its way.
+    #[cfg(feature = "http")]
     pub(crate) fn share(&self, live: LiveAnswer) {
         if let Some(claimed) = &self.execution.claimed {
             claimed.flight.share(live);

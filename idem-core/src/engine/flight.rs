@@ -309,6 +309,7 @@ impl FlightGuard {
     }
 
     /// Duplicates may attach to this answer from now on, until the flight ends or another leads.
+    #[cfg(feature = "http")]
     pub(super) fn share(&self, live: LiveAnswer) {
         self.flight.held().live = Some(live);
         self.flight.ended.notify_waiters();

@@ -45,5 +45,7 @@ pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
 pub use flight::LiveAnswer;
 pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
+#[cfg(feature = "http")]
+pub(crate) use replays::Notice;
 pub use resolve::Resolution;
 pub use transactional::InTransaction;

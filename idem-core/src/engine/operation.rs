@@ -8,7 +8,11 @@ use super::begin::begin;
 use super::decision::{Begun, Granted, Unprotected};
 use super::execution::ExecutionError;
 use super::handle::Engine;
+#[cfg(feature = "http")]
+use super::replays::Notice;
 use crate::call::Call;
+#[cfg(feature = "http")]
+use crate::current::CURRENT;
 use crate::current::EnclosingAttempt;
 use crate::error::Error;
 use crate::fingerprint::{Fingerprint, FormerFingerprint};
@@ -313,5 +317,25 @@ impl Operation {
             scope.as_ref(),
             &key,
         ))
+    }
+}
+
+#[cfg(feature = "http")]
+impl Operation {
+    /// Tells the log, once, what was noticed of a call.
+    pub(crate) fn notice(&self, notice: Notice) {
+        self.engine.inner.replays.notice(&self.name, notice);
+    }
+}
+
+#[cfg(feature = "http")]
+impl Engine {
+    /// Tells the log, once for each operation, what was noticed in the attempt that runs here.
+    pub(crate) fn notice_here(&self, notice: Notice) {
+        let _ = CURRENT.try_with(|attempt| {
+            if let Some(operation) = attempt.operation() {
+                self.inner.replays.notice(operation, notice);
+            }
+        });
     }
 }

@@ -1,5 +1,5 @@
-//! Tells the log of outcomes that no retry will get: at once and not when the first retry comes, once
-//! for each operation.
+//! Tells the log of outcomes that no retry will get, at once and not when the first retry comes, and of
+//! what is seldom meant: once for each operation.
 //!
 //! That a value is written says nothing of whether it can be read again. It is tried with an
 //! operation's first value, and with ever fewer of those that follow.
@@ -34,6 +34,44 @@ const fn bit(reason: NotReplayable) -> u64 {
         NotReplayable::TooLarge => 2,
         NotReplayable::Streamed => 4,
         NotReplayable::NotCaptured => 8,
+    }
+}
+
+/// What is seldom meant.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// A server error is stored.
+    FailureKept,
+    /// The answer to one origin's script is stored.
+    OriginKept,
+    /// A response is stored that is encoded as its first client asked.
+    EncodingKept,
+    /// A request's body is compared as it was encoded.
+    EncodedRequest,
+}
+
+#[cfg(feature = "http")]
+impl Notice {
+    const fn bit(self) -> u64 {
+        16 << self as u64
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::FailureKept => {
+                "a response with a status of 500 or more is stored, and every retry gets it for the whole ttl, because it may have had an effect: where it had none, list the status in `release`, or call `idem::attempt().release()`"
+            }
+            Self::OriginKept => {
+                "a response for one origin (`Access-Control-Allow-Origin`) is stored, and is given back to every origin: put the CORS layer outside of the protection"
+            }
+            Self::EncodingKept => {
+                "an encoded response (`Content-Encoding`, `Vary: accept-encoding`) is stored, and is given back whatever a retry accepts: put the compression layer outside of the protection"
+            }
+            Self::EncodedRequest => {
+                "a request's encoded body (`Content-Encoding`) is compared as it was sent, so that a retry which is encoded otherwise is refused: put the decompression layer outside of the protection"
+            }
+        }
     }
 }
 
@@ -91,6 +129,13 @@ impl Replays {
             && self.tells(operation, UNREADABLE)
         {
             observe::not_given_back(operation, &why);
+        }
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn notice(&self, operation: &str, notice: Notice) {
+        if self.tells(operation, notice.bit()) {
+            observe::noticed(operation, notice.as_str());
         }
     }
 

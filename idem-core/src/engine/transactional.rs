@@ -263,12 +263,7 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                         call: call.clone(),
                         database: Arc::clone(database),
                         claim,
-                        attempt: Attempt::in_transaction(
-                            attempt,
-                            call.id,
-                            call.fingerprint,
-                            current::attempt_here(),
-                        ),
+                        attempt: Attempt::in_transaction(attempt, call, current::attempt_here()),
                         transaction,
                         session_ended,
                         commit_sent: CommitSent::default(),

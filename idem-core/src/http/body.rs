@@ -1,8 +1,6 @@
 //! The body of a response on its way to the client that was executed for.
 
-use std::error::Error;
 use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::vec;
@@ -11,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Collected, Full};
 
+use super::body_error::CapturedBodyError;
 use super::flowing::FlowingBody;
 use super::live::{FirstFollower, Follower};
 
@@ -103,51 +102,6 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
     /// Whether it is known whole, and is what it says that it is.
     pub const fn is_whole(&self) -> bool {
         matches!(self.0, Captured::Buffered(_))
-    }
-}
-
-/// Why a response's body breaks off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CapturedBodyError<E> {
-    /// The handler's body failed.
-    Body(E),
-    /// What a duplicate was attached to has broken off.
-    CutOff(ResponseCutOff),
-}
-
-/// A response that a duplicate was attached to did not come to an end that can be shared: its attempt
-/// crashed, or it became longer than what the engine keeps. A retry is told what there is to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResponseCutOff;
-
-impl fmt::Display for ResponseCutOff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the response that this request was attached to broke off; retry with the same key",
-        )
-    }
-}
-
-impl Error for ResponseCutOff {}
-
-/// As servers take it: the handler's own error comes out as it is.
-impl<E: Into<Box<dyn Error + Send + Sync>>> From<CapturedBodyError<E>>
-    for Box<dyn Error + Send + Sync>
-{
-    fn from(error: CapturedBodyError<E>) -> Self {
-        match error {
-            CapturedBodyError::Body(error) => error.into(),
-            CapturedBodyError::CutOff(error) => Box::new(error),
-        }
-    }
-}
-
-impl From<CapturedBodyError<Self>> for io::Error {
-    fn from(error: CapturedBodyError<Self>) -> Self {
-        match error {
-            CapturedBodyError::Body(error) => error,
-            CapturedBodyError::CutOff(error) => Self::other(error),
-        }
     }
 }
 

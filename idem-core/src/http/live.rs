@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::response::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 
-use super::body::{CapturedBody, CapturedBodyError, ResponseCutOff};
+use super::body_error::{CapturedBodyError, ResponseCutOff};
 use super::settings::HttpSettings;
 use super::stored::{replay_under, store};
 use crate::engine::LiveAnswer;
@@ -26,9 +26,9 @@ use crate::engine::LiveAnswer;
 /// A response on its way, as duplicates get it.
 #[derive(Debug)]
 pub(super) struct LiveResponse {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     /// As a replay has them.
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     read: Mutex<Read>,
     changed: Arc<Notify>,
 }
@@ -131,7 +131,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    const fn new(live: Arc<LiveResponse>) -> Self {
+    pub(super) const fn new(live: Arc<LiveResponse>) -> Self {
         Self {
             live,
             next: 0,
@@ -221,26 +221,5 @@ impl<B: Body<Data = Bytes>> FirstFollower<B> {
             Some(Rest::None) => true,
             None => self.follower.is_at_end(),
         }
-    }
-}
-
-/// A response that is on its way, for a duplicate. Marked as a replay, with the headers of one.
-#[derive(Debug)]
-#[doc(hidden)]
-pub struct Attached(Arc<LiveResponse>);
-
-impl Attached {
-    /// `None` where the answer is no HTTP response.
-    pub fn to(live: LiveAnswer) -> Option<Self> {
-        live.downcast().ok().map(Self)
-    }
-
-    /// The response. Its body ends in an error where the first caller's is longer than what is kept,
-    /// fails, or has trailers.
-    pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<CapturedBody<B>> {
-        let mut response = Response::new(());
-        *response.status_mut() = self.0.status;
-        response.headers_mut().clone_from(&self.0.headers);
-        response.map(|()| CapturedBody::attached(Follower::new(self.0)))
     }
 }

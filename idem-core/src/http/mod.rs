@@ -6,12 +6,15 @@
 //!
 //! Adapters translate between these functions and their framework's types; they decide nothing.
 
+mod attached;
 mod body;
+mod body_error;
 mod draining;
 mod flowing;
 mod key;
 mod live;
 mod media_type;
+mod misplaced;
 mod multipart;
 mod problem;
 mod renderer;
@@ -21,12 +24,15 @@ mod response;
 mod settings;
 mod stored;
 
-pub use body::{CapturedBody, CapturedBodyError, ResponseCutOff};
+#[doc(hidden)]
+pub use attached::Attached;
+pub use body::CapturedBody;
+pub use body_error::{CapturedBodyError, ResponseCutOff};
 pub use draining::drain;
 pub use flowing::Recording;
 pub use key::{KeySyntax, key_as_sent, parse_key};
 #[doc(hidden)]
-pub use live::Attached;
+pub use misplaced::{notice_request, notice_response};
 pub use problem::{Problem, ProblemKind};
 pub use request::{BodyError, RequestIdentity, collect_body};
 #[doc(hidden)]
