@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::background::{Entry, after};
-use super::flight::{Ending, FlightGuard, LiveAnswer};
+#[cfg(feature = "http")]
+use super::flight::LiveAnswer;
+use super::flight::{Ending, FlightGuard};
 use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
@@ -24,6 +26,7 @@ use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
 use crate::outcome::Verdict;
+#[cfg(feature = "http")]
 use crate::policy::InFlight;
 use crate::record::{Change, Token};
 use crate::store::StoreError;
