@@ -1,5 +1,5 @@
-//! The attribute's arguments, parsed and checked. Every mistake is found in one pass and gets
-//! one message at its own place.
+//! The attribute's arguments, parsed and checked. One pass finds every mistake. Each has one message, at
+//! the tokens that cause it.
 
 mod values;
 
@@ -73,10 +73,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Parses everything that can be, and notes every mistake.
+    /// Parses what is well-formed, and adds a mistake for everything else.
     pub(crate) fn parse(form: Form, tokens: TokenStream, mistakes: &mut Mistakes) -> Self {
         let mut args = Self::default();
-        // Well-formed or not: what was given badly is not missing as well.
+        // The names of all arguments that were given. One with a mistake is not reported as missing, too.
         let mut given = Vec::new();
         let parse = |input: ParseStream<'_>| {
             while !input.is_empty() {
@@ -92,7 +92,7 @@ impl Args {
             }
             Ok(())
         };
-        // An error here is of tokens that are left over in a list whose mistake is noted.
+        // An error here is about tokens left over in a list whose mistake is reported already.
         let _ = Parser::parse2(parse, tokens);
         args.check(form, &given, mistakes);
         args
@@ -152,7 +152,7 @@ impl Args {
             "transaction" if form == Form::Tonic => {
                 return Err(syn::Error::new(
                     name.span(),
-                    "`transaction` is not for gRPC methods: call a function with `idem::idempotent` and `transaction` from one",
+                    "`transaction` is not for gRPC methods: call a function that has `idem::idempotent` with `transaction`",
                 ));
             }
             "transaction" => self.transaction = Some(value(&name, input)?),
@@ -162,7 +162,7 @@ impl Args {
         Ok(())
     }
 
-    /// What no argument alone can know.
+    /// Mistakes that no argument has by itself: what is missing, and what contradicts.
     fn check(&self, form: Form, given: &[String], mistakes: &mut Mistakes) {
         let missing = |name: &str| !given.iter().any(|given| given == name);
         if missing("key") {
@@ -174,20 +174,20 @@ impl Args {
             mistakes.add(syn::Error::new(
                 Span::call_site(),
                 format!(
-                    "`key` is missing: what names one intended operation, such as `key = {example}`"
+                    "`key` is missing: write what names one intended operation, such as `key = {example}`"
                 ),
             ));
         }
         if missing("ttl") {
             mistakes.add(syn::Error::new(
                 Span::call_site(),
-                "`ttl` is missing: how long a retry gets the stored outcome, such as `ttl = \"24h\"`",
+                "`ttl` is missing: write how long a retry gets the stored outcome, such as `ttl = \"24h\"`",
             ));
         }
         if let Some(transaction) = &self.transaction {
             let contradiction = if !missing("lease") {
                 Some(
-                    "`lease` contradicts `transaction`: a transaction has no lease, it holds for as long as it lives",
+                    "`lease` contradicts `transaction`: a transaction holds its claim until it ends, without a lease",
                 )
             } else if !missing("on_crash") {
                 Some(
@@ -211,13 +211,13 @@ impl Args {
         if let (Some(_), Some([skipped, ..])) = (&self.fingerprint, self.skip.as_deref()) {
             mistakes.at(
                 skipped,
-                "`skip` and `fingerprint` contradict each other: nothing counts but what `fingerprint` names",
+                "`skip` contradicts `fingerprint`: only what `fingerprint` names is part of the fingerprint",
             );
         }
     }
 }
 
-/// The argument that was probably meant.
+/// The argument whose name is most like `word`, if any is.
 fn closest(form: Form, word: &str) -> Option<&'static str> {
     ARGUMENTS
         .iter()
@@ -255,16 +255,16 @@ fn of_another_form(form: Form, name: &Ident) -> syn::Error {
             "`{name}` belongs to the handler form: use `{}`",
             Form::HANDLER_IMPORT
         ),
-        (Form::Tonic, "errors") => "`errors` belongs to the function form: of a gRPC method, the status's code decides, see `release(…)`".to_owned(),
-        (Form::Tonic, "skip") => "`skip` belongs to the function form: of a gRPC method, the whole message counts, or what `fingerprint(…)` names".to_owned(),
-        (_, "errors") => "`errors` belongs to the function form: of a handler, the response's status decides, see `release(…)`".to_owned(),
-        (_, "skip") => "`skip` belongs to the function form: of a handler, the whole request counts, or what `fingerprint(…)` names".to_owned(),
+        (Form::Tonic, "errors") => "`errors` belongs to the function form: in a gRPC method the status's code decides, see `release(…)`".to_owned(),
+        (Form::Tonic, "skip") => "`skip` belongs to the function form: in a gRPC method the whole message is part of the fingerprint, or what `fingerprint(…)` names".to_owned(),
+        (_, "errors") => "`errors` belongs to the function form: in a handler the response's status decides, see `release(…)`".to_owned(),
+        (_, "skip") => "`skip` belongs to the function form: in a handler the whole request is part of the fingerprint, or what `fingerprint(…)` names".to_owned(),
         _ => format!("`{name}` belongs to the function form: use `idem::idempotent`"),
     };
     syn::Error::new(name.span(), message)
 }
 
-/// Moves on to the comma before the next argument, and says which names it has passed.
+/// Moves on to the comma before the next argument. Returns the names of arguments that it has passed.
 fn skip_argument(input: ParseStream<'_>) -> Vec<String> {
     let mut passed = Vec::new();
     while !input.is_empty() {
@@ -285,4 +285,33 @@ fn skip_argument(input: ParseStream<'_>) -> Vec<String> {
         }
     }
     passed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_a_row_for_every_argument_with_the_forms_that_have_it() {
+        let table = include_str!("docs/arguments.md");
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: Vec<_> = rows
+            .map(|row| {
+                let name = row.split(|end: char| !end.is_alphabetic() && end != '_');
+                let meaning = row.rsplit(" | ").next().unwrap();
+                let forms = match meaning.get(..3) {
+                    Some("*F*") => "function",
+                    Some("*H*") => "handlers",
+                    _ => "all",
+                };
+                (name.into_iter().next().unwrap(), forms)
+            })
+            .collect();
+        let parsed = ARGUMENTS.map(|(name, forms)| match forms {
+            Forms::All => (name, "all"),
+            Forms::Function => (name, "function"),
+            Forms::Handlers => (name, "handlers"),
+        });
+        assert_eq!(documented, parsed);
+    }
 }

@@ -9,11 +9,11 @@ use crate::item::Item;
 
 /// A plain function that ends in `Box::pin(async move { … })`.
 pub(crate) struct BoxedAsync {
-    /// What stands before the last expression.
+    /// The statements before the last expression.
     pub(crate) before: Vec<Stmt>,
     /// `Box::pin`, as it is written.
     pub(crate) pin: Expr,
-    /// The inner block.
+    /// The block of the `async move`.
     pub(crate) block: Block,
 }
 
@@ -40,8 +40,8 @@ impl BoxedAsync {
         })
     }
 
-    /// The pattern as the user wrote it, when `async_trait` gave the argument a name of its
-    /// own (`__arg1`) and takes it apart in the inner block.
+    /// The pattern that the user wrote for an argument. `async_trait` gives such an argument a name of its
+    /// own (`__arg1`), and destructures it in the inner block.
     pub(crate) fn pattern_of(&self, argument: &Ident) -> Option<&Pat> {
         argument
             .to_string()
@@ -62,7 +62,7 @@ impl BoxedAsync {
         .map(|local| &local.pat)
     }
 
-    /// The type of the block's value, which `async_trait` writes down in it.
+    /// The type of the block's value. `async_trait` declares a variable of it there.
     pub(crate) fn value_type(&self) -> Option<&Type> {
         let is_value = |pat: &Pat| matches!(pat, Pat::Ident(ident) if ident.ident == "__ret");
         let found = self.find(&|local| match &local.pat {
@@ -75,7 +75,7 @@ impl BoxedAsync {
         }
     }
 
-    /// The first `let` that fits, at any depth: other attributes wrap the block.
+    /// The first `let` that fits, at any depth, because other attributes wrap the block.
     fn find(&self, fits: &dyn Fn(&Local) -> bool) -> Option<&Local> {
         struct Find<'a, 'f> {
             fits: &'f dyn Fn(&Local) -> bool,

@@ -11,10 +11,9 @@ mod extractors;
 mod fingerprint;
 mod function;
 mod handler;
-mod lent;
 mod model;
 mod name;
-mod owned;
+mod parts;
 mod plan;
 mod poem;
 mod salvo;
@@ -46,7 +45,7 @@ pub(crate) fn expand(form: Form, args: TokenStream, item: TokenStream) -> TokenS
     }
 }
 
-/// The expansion of a function as it is under these conditions.
+/// The expansion of a function under these conditions. `tokens` is the function as it stays on a mistake.
 fn expand_under(
     conditions: &Conditions,
     form: Form,
@@ -54,14 +53,14 @@ fn expand_under(
     item: &Item,
     tokens: TokenStream,
 ) -> TokenStream {
-    if let Some(variants) = conditions.split(item) {
+    if let Some(variants) = conditions.alternatives(item) {
         return variants
             .into_iter()
             .map(|(conditions, item)| {
-                let mut shown = item.clone();
-                conditions.put_on(&mut shown);
-                let shown = shown.to_token_stream();
-                expand_under(&conditions, form, written.clone(), &item, shown)
+                let mut conditional = item.clone();
+                conditions.add_to(&mut conditional);
+                let tokens = conditional.to_token_stream();
+                expand_under(&conditions, form, written.clone(), &item, tokens)
             })
             .collect();
     }
@@ -69,7 +68,7 @@ fn expand_under(
     let mut args = Args::parse(form, written.clone(), &mut mistakes);
     args.skip = conditions.present(args.skip.take());
     let mut item = item.clone();
-    conditions.put_on(&mut item);
+    conditions.add_to(&mut item);
     name::check(form, &args, &written, &item, &mut mistakes);
     let model = Model::of(form, &args, &item, &mut mistakes);
     match mistakes.into_error() {

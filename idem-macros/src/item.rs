@@ -1,5 +1,4 @@
-//! The annotated function. Its body stays raw tokens, so that half-typed code keeps its
-//! completion.
+//! The annotated function. Its body is kept as tokens, so that editors complete half-typed code.
 
 use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, TokenStreamExt, quote_spanned};
@@ -18,7 +17,7 @@ pub(crate) struct Item {
     pub(crate) vis: Visibility,
     pub(crate) defaultness: Option<Token![default]>,
     pub(crate) sig: Signature,
-    /// The braces with everything in them.
+    /// The braces and everything in them.
     pub(crate) body: Group,
 }
 
@@ -54,7 +53,7 @@ impl Parse for Item {
     }
 }
 
-/// A body in braces; one that a macro has captured (`$body:block`) is inside of a group.
+/// A body in braces. One that `macro_rules!` has captured (`$body:block`) is inside a group.
 fn block(token: TokenTree) -> syn::Result<Group> {
     match token {
         TokenTree::Group(body) if body.delimiter() == Delimiter::Brace => Ok(body),
@@ -105,8 +104,8 @@ pub(crate) fn bound_names(pattern: &Pat) -> Vec<Ident> {
     names.0
 }
 
-/// Whether tokens name one of `names` anywhere: as a value, and not as a field, a method or a
-/// part of a path; or in the text of a format string.
+/// Whether tokens name one of `names` at any depth, as a value or in a format string. Fields, methods
+/// and parts of paths are no values.
 pub(crate) fn mentions(tokens: &TokenStream, names: &[Ident]) -> bool {
     let mut before = String::new();
     tokens.clone().into_iter().any(|token| {
@@ -116,7 +115,7 @@ pub(crate) fn mentions(tokens: &TokenStream, names: &[Ident]) -> bool {
                 !is_part && names.contains(ident)
             }
             TokenTree::Group(group) => mentions(&group.stream(), names),
-            TokenTree::Literal(literal) => formats(&literal.to_string(), names),
+            TokenTree::Literal(literal) => is_formatted(&literal.to_string(), names),
             TokenTree::Punct(_) => false,
         };
         match &token {
@@ -127,8 +126,8 @@ pub(crate) fn mentions(tokens: &TokenStream, names: &[Ident]) -> bool {
     })
 }
 
-/// Whether a literal, if it is a format string, formats one of `names`.
-fn formats(literal: &str, names: &[Ident]) -> bool {
+/// Whether a literal, read as a format string, formats one of `names`.
+fn is_formatted(literal: &str, names: &[Ident]) -> bool {
     names.iter().any(|name| {
         let name = format!("{{{}", name.unraw());
         literal
@@ -137,7 +136,7 @@ fn formats(literal: &str, names: &[Ident]) -> bool {
     })
 }
 
-/// The declared return type, with `_` for what only the body knows.
+/// The declared return type, with `_` for every `impl Trait`.
 pub(crate) fn declared_return(output: &ReturnType) -> Option<Type> {
     struct EraseImpl;
     impl VisitMut for EraseImpl {
@@ -157,8 +156,8 @@ pub(crate) fn declared_return(output: &ReturnType) -> Option<Type> {
     Some(ty)
 }
 
-/// The traits in the declared return type that stand for a type only the body knows, as far as
-/// they can be named anywhere: those without arguments.
+/// The traits of every `impl Trait` in the declared return type. Those with generic arguments are left
+/// out: the arguments may be known in the signature only.
 pub(crate) fn returned_traits(output: &ReturnType) -> Vec<&Path> {
     struct Traits<'a>(Vec<&'a Path>);
     impl<'a> Visit<'a> for Traits<'a> {
@@ -178,7 +177,7 @@ pub(crate) fn returned_traits(output: &ReturnType) -> Vec<&Path> {
     traits.0
 }
 
-/// The same pattern for a reference to the value: it binds references and moves nothing.
+/// The same pattern for a reference to the value: it binds references, and moves nothing.
 pub(crate) fn borrowing_pattern(pattern: &Pat) -> Pat {
     struct Borrow;
     impl VisitMut for Borrow {

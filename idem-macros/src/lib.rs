@@ -2,10 +2,12 @@
 //!
 //! Applications use them through `idem::idempotent` and `idem::<framework>::idempotent`.
 //!
-//! Their documentation stands in `docs/`. Its samples need `idem-rs`, which depends on this crate, so
-//! that crate compiles them: here they are left out of a test of the documentation.
+//! Their documentation is in `docs/`. Its samples need `idem-rs`, which depends on this crate. So
+//! `idem-rs` compiles them, and the doctests of this crate leave them out.
 
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// At most 60: see `clippy.toml`.
+#![warn(clippy::too_many_lines)]
 
 mod args;
 mod boxed;

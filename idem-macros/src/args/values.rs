@@ -1,4 +1,4 @@
-//! The values of single arguments. Every error stands at the value, and says what it takes.
+//! The values of single arguments. An error is shown at the value, and says what the argument takes.
 
 use std::time::Duration;
 
@@ -45,14 +45,14 @@ pub(super) fn value<T: Parse>(name: &Ident, input: ParseStream<'_>) -> syn::Resu
     input.parse()
 }
 
-/// A literal; the error says what is expected instead of naming a kind of token.
+/// A literal. The error says what is expected, where `syn` would name a kind of token.
 fn literal<T: Parse>(input: ParseStream<'_>, expected: &str) -> syn::Result<T> {
     input
         .parse()
         .map_err(|error| syn::Error::new(error.span(), expected))
 }
 
-/// The `=` before a value that is there.
+/// The `=` before a value. It is an error if no value follows.
 fn equals(name: &Ident, input: ParseStream<'_>) -> syn::Result<()> {
     if input.parse::<Token![=]>().is_err() {
         return Err(syn::Error::new(
@@ -102,7 +102,7 @@ pub(super) fn operation_name(name: &Ident, input: ParseStream<'_>) -> syn::Resul
     equals(name, input)?;
     let text: LitStr = literal(
         input,
-        "the name is written out in quotes, such as \"charges.create\": stored records depend on it",
+        "the name is a string literal, such as \"charges.create\", because stored records depend on it",
     )?;
     if text.value().is_empty() {
         return Err(syn::Error::new(
@@ -124,7 +124,7 @@ pub(super) fn argument_name(input: ParseStream<'_>) -> syn::Result<Ident> {
     match name {
         Ok(name) if input.is_empty() || input.peek(Token![,]) => Ok(name),
         _ => Err(input.error(
-            "`skip` takes names of arguments; to count parts of one, name them with `fingerprint(…)`",
+            "`skip` takes names of arguments; to compare parts of an argument, name them with `fingerprint(…)`",
         )),
     }
 }
@@ -142,12 +142,12 @@ pub(super) fn http_status(input: ParseStream<'_>) -> syn::Result<u16> {
         )),
         _ => Err(syn::Error::new(
             literal.span(),
-            "`release` takes the statuses of refusals, 300 to 599",
+            "`release` takes statuses from 300 to 599",
         )),
     }
 }
 
-/// The codes of gRPC that say that a call failed, in the order of their numbers, from 1.
+/// The gRPC codes of failed calls, in the order of their numbers, from 1.
 const GRPC_CODES: [&str; 16] = [
     "CANCELLED",
     "UNKNOWN",
@@ -167,10 +167,10 @@ const GRPC_CODES: [&str; 16] = [
     "UNAUTHENTICATED",
 ];
 
-/// A code by its name, as the specification writes it.
+/// A gRPC code by the name that the specification gives it.
 pub(super) fn grpc_code(input: ParseStream<'_>) -> syn::Result<u16> {
     const EXPECTED: &str =
-        "`release` takes codes of gRPC by name, such as `release(UNAVAILABLE, ABORTED)`";
+        "`release` takes gRPC codes by name, such as `release(UNAVAILABLE, ABORTED)`";
     let name = input
         .call(Ident::parse_any)
         .map_err(|error| syn::Error::new(error.span(), EXPECTED))?;
@@ -204,11 +204,11 @@ pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Resu
         (Form::Function, Some(_)) => Err(syn::Error::new_spanned(
             &header,
             format!(
-                "`header(…)` belongs to the handler form: use `{}`, or make the key of the arguments",
+                "`header(…)` belongs to the handler form: use `{}`, or make the key from the arguments",
                 Form::HANDLER_IMPORT
             ),
         )),
-        // A function of the user's own.
+        // A call of the user's own function.
         (Form::Function, None) => Ok(KeySource::Expr(header)),
         (Form::Tonic, Some(name)) if is_metadata => metadata_name(name).map(KeySource::Header),
         (Form::Tonic, None) if is_metadata => Err(syn::Error::new_spanned(
@@ -227,7 +227,7 @@ pub(super) fn key(form: Form, name: &Ident, input: ParseStream<'_>) -> syn::Resu
     }
 }
 
-/// An expression without the parentheses around it, or the group that a macro captured it in.
+/// An expression without parentheses, and without the group in which `macro_rules!` captures one.
 pub(crate) fn without_parentheses(expr: &Expr) -> &Expr {
     match expr {
         Expr::Group(group) => without_parentheses(&group.expr),
@@ -253,7 +253,7 @@ fn header_name(text: &LitStr) -> syn::Result<LitStr> {
     if name.is_empty() || !name.bytes().all(is_token) {
         return Err(syn::Error::new(
             text.span(),
-            format!("\"{name}\" is no header name; one is \"Idempotency-Key\""),
+            format!("\"{name}\" is not a header name; write one such as \"Idempotency-Key\""),
         ));
     }
     Ok(text.clone())
@@ -265,13 +265,15 @@ fn metadata_name(text: &LitStr) -> syn::Result<LitStr> {
     if name.is_empty() || !name.bytes().all(is_allowed) {
         return Err(syn::Error::new(
             text.span(),
-            format!("\"{name}\" is no metadata key; one is \"idempotency-key\", in lower case"),
+            format!(
+                "\"{name}\" is not a metadata key; write one in lower case, such as \"idempotency-key\""
+            ),
         ));
     }
     if name.ends_with("-bin") {
         return Err(syn::Error::new(
             text.span(),
-            "a binary value is no idempotency key: name metadata that does not end in \"-bin\"",
+            "an idempotency key is text: name metadata that does not end in \"-bin\"",
         ));
     }
     Ok(text.clone())
@@ -293,7 +295,7 @@ impl Parse for Time {
     }
 }
 
-/// A duration in a literal; the error stands at the literal.
+/// A duration in a literal. An error is shown at the literal.
 fn duration(literal: &LitStr, text: &str) -> syn::Result<Duration> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err(syn::Error::new(
@@ -325,7 +327,7 @@ impl Parse for InFlight {
     }
 }
 
-/// An argument whose value is one of two words.
+/// Parses an argument whose value is one of some words.
 macro_rules! one_of {
     ($type:ident, $message:literal, $($word:literal => $variant:ident),*) => {
         impl Parse for $type {

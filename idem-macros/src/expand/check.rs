@@ -298,7 +298,7 @@ fn request_is_last(item: &Item, arguments: &[&PatType], mistakes: &mut Mistakes)
 
 fn response_is_named(item: &Item, mistakes: &mut Mistakes) {
     match &item.sig.output {
-        ReturnType::Type(_, ty) if !has_unnamed(ty) => {}
+        ReturnType::Type(_, ty) if !has_impl_trait(ty) => {}
         ReturnType::Type(_, ty) => mistakes.at(
             ty,
             "name the type of the response's body: what is given back from the store has the same type",
@@ -310,15 +310,15 @@ fn response_is_named(item: &Item, mistakes: &mut Mistakes) {
     }
 }
 
-/// Whether a type has an `impl Trait` in it.
-fn has_unnamed(ty: &Type) -> bool {
-    struct Unnamed(bool);
-    impl Visit<'_> for Unnamed {
+/// Whether a type contains an `impl Trait`.
+fn has_impl_trait(ty: &Type) -> bool {
+    struct ImplTrait(bool);
+    impl Visit<'_> for ImplTrait {
         fn visit_type_impl_trait(&mut self, _: &TypeImplTrait) {
             self.0 = true;
         }
     }
-    let mut unnamed = Unnamed(false);
-    unnamed.visit_type(ty);
-    unnamed.0
+    let mut found = ImplTrait(false);
+    found.visit_type(ty);
+    found.0
 }

@@ -1,5 +1,5 @@
-//! Arguments under a condition (`#[cfg(…)]`), which no macro can decide: the function is written
-//! once for each outcome, each under its own condition, and the compiler takes one.
+//! Arguments under a condition (`#[cfg(…)]`). A macro cannot evaluate it. So the function is written with
+//! the argument and without it, each under the condition, and the compiler takes one.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
@@ -7,7 +7,7 @@ use syn::{Attribute, FnArg, Meta};
 
 use crate::item::{Item, bound_names};
 
-/// The conditions that a function is written under, and what it then lacks.
+/// The conditions under which a function is written, and the arguments that are absent then.
 #[derive(Clone, Default)]
 pub(super) struct Conditions {
     /// As attributes: `#[cfg(…)]`.
@@ -17,10 +17,10 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// The function with and without the arguments of the first condition that it has, if any.
-    pub(super) fn split(&self, item: &Item) -> Option<[(Self, Item); 2]> {
+    /// The function where its first condition holds, and where it does not. `None` if it has no condition.
+    pub(super) fn alternatives(&self, item: &Item) -> Option<[(Self, Item); 2]> {
         let attributes = item.sig.inputs.iter().flat_map(attributes);
-        let condition = attributes.filter_map(Condition::of).next()?.asked;
+        let condition = attributes.filter_map(Condition::of).next()?.predicate;
         Some([true, false].map(|holds| self.decided(item, &condition, holds)))
     }
 
@@ -33,8 +33,8 @@ impl Conditions {
         };
         conditions.attributes.push(attribute);
         let is_decided = |attribute: &Attribute| {
-            let asked = Condition::of(attribute);
-            asked.filter(|it| it.asked.to_string() == condition.to_string())
+            let condition_of_it = Condition::of(attribute);
+            condition_of_it.filter(|it| it.predicate.to_string() == condition.to_string())
         };
         let arguments = std::mem::take(&mut item.sig.inputs);
         item.sig.inputs = arguments
@@ -56,14 +56,14 @@ impl Conditions {
         (conditions, item)
     }
 
-    /// The function as it is expanded: under its conditions.
-    pub(super) fn put_on(&self, item: &mut Item) {
+    /// Adds the conditions to the function.
+    pub(super) fn add_to(&self, item: &mut Item) {
         let conditions = self.attributes.iter();
         let conditions = conditions.map(|it| syn::parse_quote!(#it));
         item.attrs.splice(0..0, conditions);
     }
 
-    /// An error of this function alone.
+    /// An error under these conditions.
     pub(super) fn error(&self, error: syn::Error) -> TokenStream {
         let attributes = &self.attributes;
         error
@@ -73,7 +73,7 @@ impl Conditions {
             .collect()
     }
 
-    /// What the attribute leaves out, without what is absent.
+    /// The names of `skip(…)` that are not absent.
     pub(super) fn present(&self, names: Option<Vec<Ident>>) -> Option<Vec<Ident>> {
         let present = |name: &Ident| !self.absent.contains(name);
         names.map(|names| names.into_iter().filter(present).collect())
@@ -87,10 +87,10 @@ fn attributes(argument: &FnArg) -> &[Attribute] {
     }
 }
 
-/// What a `#[cfg(…)]` asks.
+/// A `#[cfg(…)]`.
 struct Condition {
-    asked: TokenStream,
-    /// Whether it wants the opposite.
+    /// The predicate, without a `not(…)` around it.
+    predicate: TokenStream,
     is_negated: bool,
 }
 
@@ -106,12 +106,13 @@ impl Condition {
         let negated = negated.filter(|inner| inner.path.is_ident("not"));
         Some(Self {
             is_negated: negated.is_some(),
-            asked: negated.map_or_else(|| cfg.tokens.clone(), |inner| inner.tokens),
+            predicate: negated.map_or_else(|| cfg.tokens.clone(), |inner| inner.tokens),
         })
     }
 }
 
-/// The attributes of an argument that speak of lints, for where its pattern stands instead.
+/// The attributes of an argument that set lints, and the others. Those about lints go where the
+/// argument's pattern goes.
 pub(super) fn lints(attributes: &[Attribute]) -> (Vec<&Attribute>, Vec<&Attribute>) {
     const LINTS: [&str; 6] = ["allow", "cfg_attr", "deny", "expect", "forbid", "warn"];
     attributes

@@ -67,15 +67,16 @@ enum When {
 
 impl When {
     fn of(form: Form, args: &Args, last: &PatType) -> Self {
-        let is_owned = matches!(form, Form::Poem | Form::Salvo);
-        if is_owned && reads_head(&last.ty) {
+        // There the framework runs no extractor.
+        let runs_all = matches!(form, Form::Poem | Form::Salvo);
+        if runs_all && reads_head(&last.ty) {
             Self::First
         } else if expressions(args).any(|expr| names(expr, last)) {
             Self::Early
         } else if form == Form::Salvo && borrows(&last.ty) {
             // Nothing else can have the request before the handler is done with it.
             Self::Late
-        } else if (is_owned || form == Form::Actix) && !reads_body(&last.ty) {
+        } else if (runs_all || form == Form::Actix) && !reads_body(&last.ty) {
             // It may be what authenticates.
             Self::Early
         } else {

@@ -7,7 +7,7 @@ use syn::{ReturnType, Type};
 
 use super::bindings::Bindings;
 use super::extractors::Extractors;
-use super::lent::{self, Lent};
+use super::parts::{self, PartArgument};
 use super::span::{SpanRange, mixed_site_at};
 use super::transaction::Transactional;
 use super::{check, plan};
@@ -29,7 +29,8 @@ pub(super) struct Model<'a> {
     pub(super) boxed: Option<BoxedAsync>,
     pub(super) bindings: Bindings,
     pub(super) extractors: Extractors<'a>,
-    pub(super) lent: Vec<Lent<'a>>,
+    /// The arguments of a salvo handler that are no extractors.
+    pub(super) parts: Vec<PartArgument<'a>>,
     /// What the engine has to know of the call, as an expression.
     pub(super) plan: TokenStream,
     pub(super) body: Body,
@@ -51,8 +52,8 @@ impl<'a> Model<'a> {
         let bindings = Bindings::of(item, boxed.as_ref());
         check::names(form, args, item, &bindings.names, mistakes);
         check::attributes(form, item, mistakes);
-        let (arguments, lent) = match form {
-            Form::Salvo => lent::split(args, item, mistakes)?,
+        let (arguments, parts) = match form {
+            Form::Salvo => parts::split(args, item, mistakes)?,
             _ => (item.arguments().collect(), Vec::new()),
         };
         check::arguments(form, item, &arguments, mistakes);
@@ -84,7 +85,7 @@ impl<'a> Model<'a> {
             adapter,
             boxed,
             bindings,
-            lent,
+            parts,
             plan,
             transactional,
         })

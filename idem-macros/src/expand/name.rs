@@ -1,5 +1,5 @@
-//! The operation's name: where it has to be given, and how the program's list of operations gets
-//! it.
+//! The operation's name: where the user has to give one, and how it gets into the program's list of
+//! operations.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -23,8 +23,7 @@ pub(super) fn declare(
         Some(name) => name.to_token_stream(),
         None => quote!(::core::concat!(::core::module_path!(), "::", #function)),
     };
-    // Items, so that they are there once, whatever the function is generic over, and whether or
-    // not it is called.
+    // Items exist once, whatever the function is generic over, and whether or not it is called.
     let declaration = quote! {
         enum __IdemWithin {}
         static __IDEM_OPERATION: #private::DeclaredOperation = #private::DeclaredOperation::new(
@@ -46,8 +45,8 @@ pub(super) fn declare(
     )
 }
 
-/// A name derived from the module and the function is not the operation's alone where types take
-/// part.
+/// Methods, associated functions and generic functions need a name: the one that is derived from module
+/// and function may belong to another one, too.
 pub(super) fn check(
     form: Form,
     args: &Args,
@@ -66,7 +65,7 @@ pub(super) fn check(
         )
     };
     if let Some(receiver) = item.sig.receiver() {
-        // A handler has none: that is said elsewhere.
+        // A handler with `self` is a mistake of its own.
         if matches!(form, Form::Function | Form::Tonic) {
             mistakes.at(receiver, of_type("a method"));
         }
@@ -82,13 +81,13 @@ pub(super) fn check(
     }
 }
 
-/// `Self`, wherever the function or its attribute names it: it is associated with a type then.
+/// The `Self` that the function or its attribute names, if it does: it is an associated function then.
 fn self_type(written: &TokenStream, item: &Item) -> Option<Ident> {
     let (signature, body) = (item.sig.to_token_stream(), item.body.stream());
     let outside = [&signature, written];
     let outside = outside.into_iter().find_map(|it| find(it, &["Self"]));
     outside.or_else(|| {
-        // Another type's, where the body declares one.
+        // Where the body declares a type, `Self` may be that one.
         let declares = find(
             &body,
             &["impl", "trait", "struct", "enum", "union", "macro_rules"],
@@ -106,18 +105,18 @@ fn find(tokens: &TokenStream, words: &[&str]) -> Option<Ident> {
     })
 }
 
-/// What makes a function generic: a parameter that is no lifetime, or an `impl Trait` argument.
+/// What makes a function generic: a type or constant parameter, or an `impl Trait` argument.
 fn type_parameter(item: &Item) -> Option<TokenStream> {
-    struct Unnamed(Option<TokenStream>);
-    impl Visit<'_> for Unnamed {
-        fn visit_type_impl_trait(&mut self, unnamed: &TypeImplTrait) {
-            self.0.get_or_insert_with(|| unnamed.to_token_stream());
+    struct ImplTrait(Option<TokenStream>);
+    impl Visit<'_> for ImplTrait {
+        fn visit_type_impl_trait(&mut self, ty: &TypeImplTrait) {
+            self.0.get_or_insert_with(|| ty.to_token_stream());
         }
     }
     let named = item.sig.generics.params.iter();
     let named = named.filter(|it| !matches!(it, GenericParam::Lifetime(_)));
     named.map(ToTokens::to_token_stream).next().or_else(|| {
-        let mut unnamed = Unnamed(None);
+        let mut unnamed = ImplTrait(None);
         let arguments = item.arguments();
         arguments.for_each(|argument| unnamed.visit_type(&argument.ty));
         unnamed.0

@@ -39,13 +39,13 @@ pub(super) fn of_call(
         )
     };
     let statements = &bindings.statements;
-    let evaluated = Evaluated {
+    let parts = PlanParts {
         before: quote!(#declaration #statements),
         key: expression::key(key, support),
         fingerprint,
         plan,
     };
-    evaluated.expression(args, support)
+    parts.into_expression(args, support)
 }
 
 /// A request's plan: `Plan { … }`, beside its database if it has one.
@@ -88,27 +88,27 @@ pub(super) fn of_request(
             required: #required,
         }
     };
-    let evaluated = Evaluated {
+    let parts = PlanParts {
         before,
         key,
         fingerprint,
         plan,
     };
-    evaluated.expression(args, support)
+    parts.into_expression(args, support)
 }
 
-/// The parts that differ between the two plans.
-struct Evaluated {
+/// What differs between the two plans.
+struct PlanParts {
     /// Statements before the attribute's expressions.
     before: TokenStream,
     key: TokenStream,
     fingerprint: TokenStream,
-    /// The plan, made of the variables that [`expression`](Self::expression) declares.
+    /// The plan, made of the variables that [`into_expression`](Self::into_expression) declares.
     plan: TokenStream,
 }
 
-impl Evaluated {
-    fn expression(self, args: &Args, support: &TokenStream) -> Option<TokenStream> {
+impl PlanParts {
+    fn into_expression(self, args: &Args, support: &TokenStream) -> Option<TokenStream> {
         let Self {
             before,
             key,

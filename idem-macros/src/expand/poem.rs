@@ -7,7 +7,6 @@ use syn::{Attribute, GenericParam, PatType, Signature};
 
 use super::check::is_named;
 use super::model::Model;
-use super::owned;
 use super::span::{SpanRange, local};
 use crate::item::Item;
 
@@ -309,19 +308,19 @@ fn respond(model: &Model<'_>, names: &Names) -> TokenStream {
         ..
     } = model;
     let refused = &names.refused;
-    let rejection = transactional.beside(quote!(#poem::Reply::rejected(#refused)));
+    let rejection = transactional.pair(quote!(#poem::Reply::rejected(#refused)));
     let late = model.extractors.late;
     let late = late.map(|last| extract(model, last, names, &rejection));
     let (value, future) = (local("__idem_value"), body.future());
     let path = body.returned.locate(quote!(#poem::Reply::answered));
     let answered = body.returned.locate(quote!(#value));
     let answered = body.returned.parenthesize(&answered);
-    let answered = transactional.beside(quote!(#path #answered));
-    let ended = transactional.beside(value.to_token_stream());
+    let answered = transactional.pair(quote!(#path #answered));
+    let ended = transactional.pair(value.to_token_stream());
     let statements = quote! {
         #late
         let #ended = (#future).await;
         #answered
     };
-    owned::run(model, &names.admitted, &statements)
+    transactional.run(poem, &names.admitted, &statements)
 }

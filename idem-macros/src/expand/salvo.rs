@@ -7,9 +7,8 @@ use syn::ext::IdentExt;
 use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Pat, PatType, ReturnType, Signature, Type};
 
-use super::lent::{Lent, Parts};
 use super::model::Model;
-use super::owned;
+use super::parts::{PartArgument, Parts};
 use super::span::{SpanRange, local};
 use crate::item::{Item, bound_names};
 
@@ -102,7 +101,6 @@ fn call(model: &Model<'_>, parts: &Parts) -> TokenStream {
     let Model {
         adapter: salvo,
         plan,
-        lent,
         ..
     } = model;
     let names = Names {
@@ -122,7 +120,8 @@ fn call(model: &Model<'_>, parts: &Parts) -> TokenStream {
     let first = first.map(|argument| extract(model, argument, parts, None));
     let early = early(model, &names, &refuse);
     // Only those that are named: an extracted value may borrow the others.
-    let named = lent.iter().filter(|lent| lent.is_named).map(lend);
+    let named = model.parts.iter().filter(|argument| argument.is_named);
+    let named = named.map(declare_part);
     let admit = model.transactional.admit();
     let respond = respond(model, &names);
     let (planned, before, value) = (
@@ -166,10 +165,11 @@ fn refuse(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     }
 }
 
-/// The argument that is lent one of the parts.
-fn lend(lent: &Lent<'_>) -> TokenStream {
-    let PatType { attrs, pat, ty, .. } = lent.argument;
-    let (ty, part) = (elided(ty), &lent.part);
+/// Declares an argument that is one of the parts.
+fn declare_part(argument: &PartArgument<'_>) -> TokenStream {
+    let part = &argument.part;
+    let PatType { attrs, pat, ty, .. } = argument.argument;
+    let ty = elided(ty);
     quote!(#(#attrs)* let #pat: #ty = &mut *#part;)
 }
 
@@ -230,7 +230,7 @@ fn respond(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         depot,
         response,
     } = names.parts;
-    let rejection = transactional.beside(quote!(#salvo::rejected(#response)));
+    let rejection = transactional.pair(quote!(#salvo::rejected(#response)));
     let late = model.extractors.late;
     let late = late.map(|last| extract(model, last, names.parts, Some(&rejection)));
     let (value, future) = (local("__idem_value"), body.future());
@@ -238,21 +238,21 @@ fn respond(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let written = quote!(#value, #request, #depot, #response);
     let written = body.returned.locate(written);
     let written = body.returned.parenthesize(&written);
-    let ended = transactional.beside(value.to_token_stream());
-    let answered = transactional.beside(quote!(#salvo::answered(#response)));
+    let ended = transactional.pair(value.to_token_stream());
+    let answered = transactional.pair(quote!(#salvo::answered(#response)));
     let captured = &names.captured;
-    let lent = model.lent.iter().map(lend);
+    let declared = model.parts.iter().map(declare_part);
     let statements = quote! {
         #captured.lend(#request);
         #late
         let #ended = {
-            #(#lent)*
+            #(#declared)*
             (#future).await
         };
         #path #written.await;
         #answered
     };
-    owned::run(model, &names.admitted, &statements)
+    transactional.run(salvo, &names.admitted, &statements)
 }
 
 /// The type of an argument, with no lifetime that the generated function does not know.

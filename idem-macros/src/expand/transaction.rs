@@ -33,36 +33,54 @@ impl Transactional {
         }
     }
 
-    /// The parameter of a closure that is given the transaction.
+    /// The parameter of a closure that is given the transaction, if there is one.
     pub(super) fn parameter(self) -> Option<TokenStream> {
         match self {
             Self::No => None,
             Self::Yes => {
-                let transaction = owned();
+                let transaction = transaction();
                 Some(quote!(mut #transaction))
             }
         }
     }
 
-    /// A value, or a pattern of one, beside the transaction if there is one.
-    pub(super) fn beside(self, value: TokenStream) -> TokenStream {
+    /// A value, or a pattern for one, paired with the transaction if there is one.
+    pub(super) fn pair(self, value: TokenStream) -> TokenStream {
         match self {
             Self::No => value,
             Self::Yes => {
-                let transaction = owned();
+                let transaction = transaction();
                 quote!((#transaction, #value))
             }
         }
     }
 
-    /// A body that sees the transaction if there is one. `async_move` is the keywords of its future.
+    /// Runs statements as the rest of an admitted call, in poem and salvo. Their value is the answer, paired
+    /// with the transaction if there is one.
+    pub(super) fn run(
+        self,
+        adapter: &TokenStream,
+        admitted: &Ident,
+        statements: &TokenStream,
+    ) -> TokenStream {
+        let ty = self.admitted();
+        let closure = self.parameter().map(|parameter| quote!(move |#parameter|));
+        quote! {
+            #adapter::#ty::run(#admitted, #closure async move {
+                #statements
+            })
+        }
+    }
+
+    /// The future of a body, which can name the transaction if there is one. `async_move` holds these two
+    /// keywords, at the place of the future's errors.
     pub(super) fn future(self, async_move: &TokenStream, block: &TokenStream) -> TokenStream {
         match self {
             Self::No => quote!(#async_move #block),
             Self::Yes => {
                 // The user's code has to see this name.
                 let tx = Ident::new(NAME, Span::call_site());
-                let (transaction, value) = (owned(), local("__idem_value"));
+                let (transaction, value) = (transaction(), local("__idem_value"));
                 quote! {
                     async move {
                         let #value = {
@@ -77,6 +95,7 @@ impl Transactional {
     }
 }
 
-fn owned() -> Ident {
+/// The variable that holds the transaction.
+fn transaction() -> Ident {
     local("__idem_transaction")
 }
