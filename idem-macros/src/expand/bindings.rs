@@ -11,7 +11,7 @@ pub(super) struct Bindings {
     pub(super) names: Vec<Ident>,
     /// Those that are taken out of what looks like an extractor of a web framework.
     pub(super) extracted: Vec<Ident>,
-    /// What brings them into scope where the function's parameters do not.
+    /// The statements that bring them into scope, where the function's parameters do not.
     pub(super) statements: TokenStream,
 }
 
@@ -65,8 +65,8 @@ fn is_extractor(argument: &PatType) -> bool {
     }
 }
 
-/// The names of a pattern, as references into `value`. That they are not used here is no mistake of
-/// the user's.
+/// The names of a pattern, as references into `value`. A use of each follows, so that no lint warns of
+/// those that the attribute does not name.
 pub(super) fn destructured(pattern: &Pat, value: &Ident) -> TokenStream {
     let names = bound_names(pattern);
     let pattern = borrowing_pattern(pattern);

@@ -15,7 +15,7 @@ use crate::form::Form;
 use crate::item::{Item, mentions};
 use crate::mistakes::Mistakes;
 
-/// The function's shape. `None` if nothing more can be said of it.
+/// The function's shape. `None` if no further check makes sense.
 pub(super) fn signature(
     form: Form,
     item: &Item,
@@ -124,7 +124,7 @@ fn is_exclusive(receiver: &Receiver) -> bool {
     }
 }
 
-/// What the attribute's arguments name among the function's `names`.
+/// What the attribute's arguments name is an argument of the function.
 pub(super) fn names(
     form: Form,
     args: &Args,
@@ -199,8 +199,8 @@ fn key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     );
 }
 
-/// Whether the framework's attribute is below this one. Above, it would make the function a part of an
-/// endpoint, and its extractors would run before this attribute's code.
+/// The framework's attribute is below this one. Above, it would make the function a part of an endpoint,
+/// and its extractors would run before this attribute's code.
 pub(super) fn attributes(form: Form, item: &Item, mistakes: &mut Mistakes) {
     let expected: &[&str] = match form {
         Form::Poem => &["handler"],

@@ -1,5 +1,5 @@
-//! A handler's arguments: when each is extracted, told by its type's name and by what the attribute's
-//! expressions name.
+//! When each argument of a handler is extracted. The name of its type decides, and whether the
+//! attribute's expressions name it.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -20,7 +20,8 @@ pub(super) struct Extractors<'a> {
     pub(super) early: Option<&'a PatType>,
     /// When the handler will run.
     pub(super) late: Option<&'a PatType>,
-    /// The engine that decides how an early extractor's request is read, as far as it is known then.
+    /// The engine whose settings apply while the request is read for the early extractor. `None` in the
+    /// generated code if the attribute makes the engine from what that extractor binds.
     pub(super) early_engine: TokenStream,
 }
 
@@ -67,7 +68,7 @@ enum When {
 
 impl When {
     fn of(form: Form, args: &Args, last: &PatType) -> Self {
-        // There the framework runs no extractor.
+        // The generated code runs every extractor of these, and so can run the last one first.
         let runs_all = matches!(form, Form::Poem | Form::Salvo);
         if runs_all && reads_head(&last.ty) {
             Self::First

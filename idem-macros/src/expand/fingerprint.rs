@@ -28,7 +28,7 @@ pub(super) fn of_expressions(exprs: &[Expr], support: &TokenStream) -> TokenStre
     of_parts(parts, support)
 }
 
-/// The arguments of a function, but for those that `skip(…)` names.
+/// The arguments of a function, except those that `skip(…)` names.
 pub(super) fn of_arguments(
     bindings: &Bindings,
     skip: &[Ident],

@@ -100,7 +100,7 @@ impl Names {
 /// The last argument, as its parts.
 #[derive(Default)]
 struct Last<'a> {
-    /// Its attributes, but for those about lints.
+    /// Its attributes, except those about lints.
     attrs: Vec<&'a Attribute>,
     /// Those about lints: they belong to the pattern.
     lints: Vec<&'a Attribute>,
@@ -124,7 +124,7 @@ impl<'a> Last<'a> {
             None => Self {
                 pattern: quote!(_),
                 ty: match model.form {
-                    // Its path is what the user reads where it does not fit.
+                    // The compiler's message names this path where the argument does not fit.
                     Form::Axum => {
                         quote!(#adapter::debug_handler_goes_below_idempotent::NoArgument)
                     }

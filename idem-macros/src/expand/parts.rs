@@ -26,7 +26,7 @@ impl Parts {
         }
     }
 
-    /// The part that an argument's type names, told as salvo's macro tells it.
+    /// The part that an argument's type names, by the rules of salvo's macro.
     fn of(self, argument: &PatType, mistakes: &mut Mistakes) -> Option<Ident> {
         let name = match &*argument.ty {
             Type::Reference(reference) => match &*reference.elem {

@@ -54,7 +54,7 @@ pub(super) fn expand(model: &Model<'_>) -> Option<TokenStream> {
     let definition = definition(model.item, &name, &parameters, &everywhere);
     let names = &parameters.names;
     let generics = &model.item.sig.generics;
-    // The function keeps its lifetimes to itself.
+    // Only the inner function has the lifetimes.
     let bounds = generics.params.iter();
     let bounds = bounds.filter(|parameter| !matches!(parameter, GenericParam::Lifetime(_)));
     let condition = &generics.where_clause;
@@ -79,7 +79,7 @@ pub(super) fn expand(model: &Model<'_>) -> Option<TokenStream> {
     })
 }
 
-/// The endpoint's type has the function's name, where a type's name is looked for.
+/// The endpoint's type has the function's name, in the scope in which types are looked up.
 fn type_name(item: &Item) -> Ident {
     let mut name = item.sig.ident.clone();
     name.set_span(Span::call_site().located_at(name.span()));
@@ -93,7 +93,7 @@ struct Attributes<'a> {
     docs: Vec<&'a Attribute>,
     /// Those that every generated item has.
     everywhere: Vec<&'a Attribute>,
-    /// Those of the function within, these among them.
+    /// Those of the inner function. `everywhere` is among them.
     rest: Vec<&'a Attribute>,
 }
 
@@ -187,7 +187,7 @@ fn definition(
     }
 }
 
-/// The function within: it takes the request and returns a response.
+/// The signature of the inner function. It takes the request and returns a response.
 fn signature(model: &Model<'_>, request: &Ident) -> Option<Signature> {
     let poem = &model.adapter;
     let plain: Signature = syn::parse2(quote! {
@@ -208,7 +208,7 @@ struct Names {
     refused: Ident,
 }
 
-/// From the request to the answer.
+/// The whole call: from the request to the answer.
 fn call(model: &Model<'_>, request: &Ident) -> TokenStream {
     let Model {
         adapter: poem,

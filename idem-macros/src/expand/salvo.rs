@@ -96,7 +96,7 @@ struct Names<'a> {
     refused: Ident,
 }
 
-/// From the three parts to the answer in one of them.
+/// The whole call: from request, depot and response to the answer in the response.
 fn call(model: &Model<'_>, parts: &Parts) -> TokenStream {
     let Model {
         adapter: salvo,

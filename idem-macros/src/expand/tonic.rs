@@ -192,11 +192,11 @@ fn run(
 }
 
 /// The body with another name for `self`, at any depth, macro calls included. Paths
-/// (`self::module`) and functions within the body, which have a `self` of their own, stay.
+/// (`self::module`) stay, and so do inner functions, which have a `self` of their own.
 fn without_self(body: TokenStream, this: &Ident) -> TokenStream {
     let mut tokens = body.into_iter().peekable();
     let mut replaced = TokenStream::new();
-    // Between the `fn` of a function within and its body.
+    // Between the `fn` of an inner function and its body.
     let mut in_signature = false;
     while let Some(token) = tokens.next() {
         let token = match token {
