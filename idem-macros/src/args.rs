@@ -131,16 +131,7 @@ impl Args {
             "name" => self.name = Some(operation_name(&name, input)?),
             "fingerprint" => self.fingerprint = Some(list(&name, input, Expr::parse)?),
             "skip" => self.skip = Some(list(&name, input, argument_name)?),
-            "in_flight" => {
-                let in_flight = value(&name, input)?;
-                if matches!(in_flight, InFlight::Attach(_)) && !form.has_streams() {
-                    mistakes.at(
-                        &name,
-                        "`in_flight = \"attach\"` joins an HTTP response that is on its way, and this function gives a value, which is there at once: write \"wait\"",
-                    );
-                }
-                self.in_flight = Some(in_flight);
-            }
+            "in_flight" => self.in_flight = Some(in_flight(form, &name, input, mistakes)?),
             "lease" => self.lease = Some(value(&name, input)?),
             "on_crash" => self.on_crash = Some(value(&name, input)?),
             "release" if form == Form::Tonic => {
@@ -215,6 +206,22 @@ impl Args {
             );
         }
     }
+}
+
+fn in_flight(
+    form: Form,
+    name: &Ident,
+    input: ParseStream<'_>,
+    mistakes: &mut Mistakes,
+) -> syn::Result<InFlight> {
+    let in_flight = value(name, input)?;
+    if matches!(in_flight, InFlight::Attach(_)) && !form.has_streams() {
+        mistakes.at(
+            name,
+            "`in_flight = \"attach\"` joins an HTTP response that is on its way, and this function gives a value, which is there at once: write \"wait\"",
+        );
+    }
+    Ok(in_flight)
 }
 
 /// The argument whose name is most like `word`, if any is.
