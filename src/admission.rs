@@ -71,7 +71,7 @@ async fn decide(
             refusals: identified.refusals,
         });
     }
-    let (keyed, counted) = identified.keyed(Operation::keyed)?;
+    let (keyed, accepted) = identified.keyed(Operation::keyed)?;
     #[cfg(feature = "tower")]
     let enclosing = keyed.enclosing_attempt();
     if keyed.is_lent() {
@@ -79,12 +79,13 @@ async fn decide(
             permit: Permit::Within,
             #[cfg(feature = "tower")]
             enclosing,
-            refusals: counted.refusals,
+            refusals: accepted.refusals,
         });
     }
-    let (counted, refusals) = counted.fingerprint(request).await?;
+    let (fingerprints, refusals) = accepted.fingerprints(request).await?;
     // Boxed: it is large, and gone before the handler runs.
-    let begun = Box::pin(keyed.begin_or_attach(counted.fingerprint, counted.former)).await;
+    let begun =
+        Box::pin(keyed.begin_or_attach(fingerprints.fingerprint, fingerprints.former)).await;
     let permit = match begun.map_err(|error| refusals.error(&error))? {
         Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
         Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
@@ -124,10 +125,10 @@ async fn decide_in<D: Transactional>(
 ) -> Result<AdmittedIn<D>, Response<Bytes>> {
     let release = plan.release.clone();
     let identified = identify(plan, request)?;
-    let (keyed, counted) =
+    let (keyed, accepted) =
         identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-    let (counted, refusals) = counted.fingerprint(request).await?;
-    let granted = Box::pin(keyed.begin_as(counted.fingerprint, counted.former)).await;
+    let (fingerprints, refusals) = accepted.fingerprints(request).await?;
+    let granted = Box::pin(keyed.begin_as(fingerprints.fingerprint, fingerprints.former)).await;
     match granted.map_err(|error| refusals.error(&error))? {
         Granted::Run(execution) => Ok(AdmittedIn {
             execution,
@@ -180,7 +181,7 @@ struct Identified {
 }
 
 /// A request whose key is acceptable.
-struct Counted {
+struct Accepted {
     refusals: Refusals,
     has_scope: bool,
     fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
@@ -191,15 +192,15 @@ impl Identified {
     fn keyed<K>(
         self,
         keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
-    ) -> Result<(K, Counted), Response<Bytes>> {
+    ) -> Result<(K, Accepted), Response<Bytes>> {
         let keyed =
             keyed(&self.operation, self.key).map_err(|error| self.refusals.error(&error))?;
-        let counted = Counted {
+        let accepted = Accepted {
             has_scope: self.operation.has_scope(),
             refusals: self.refusals,
             fingerprint: self.fingerprint,
         };
-        Ok((keyed, counted))
+        Ok((keyed, accepted))
     }
 }
 
@@ -210,8 +211,8 @@ struct Fingerprints {
     former: Option<FormerFingerprint>,
 }
 
-impl Counted {
-    async fn fingerprint(
+impl Accepted {
+    async fn fingerprints(
         self,
         request: &mut impl CapturedRequest,
     ) -> Result<(Fingerprints, Refusals), Response<Bytes>> {

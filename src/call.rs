@@ -11,11 +11,11 @@ use idem_core::{
 
 use crate::plan::operation;
 
-/// Whether the argument that the key is made of is among those that count.
+/// Whether the argument that the key is made of is part of the fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyArgument {
-    Counts,
-    IsLeftOut,
+    InFingerprint,
+    LeftOut,
 }
 
 /// One call of an annotated function, before its body.
@@ -42,12 +42,12 @@ impl FunctionCall {
             policy,
             scope,
         );
-        // As in the handler form: what is asked for counts always, who asks without a scope.
+        // As in the handler form: the target is always part of the fingerprint, and who asks without a scope.
         let has_scope = operation.as_ref().is_ok_and(Operation::has_scope);
         let request = key.as_ref().ok().and_then(Key::request);
         let fingerprint = fingerprint.map(|mut parts| {
             if let Some(KeyRequest { target, caller }) = request {
-                if key_argument == KeyArgument::IsLeftOut {
+                if key_argument == KeyArgument::LeftOut {
                     parts.bytes("target", &target.to_bytes());
                 }
                 if !has_scope {

@@ -166,7 +166,36 @@ pub mod __private;
 #[cfg(feature = "tower")]
 pub mod tower;
 
-pub use idem_core::*;
+/// What a store is made of: the trait, the transitions of a record, and what they answer.
+///
+/// [`guide::writing_a_store`] is how to begin.
+pub mod store {
+    pub use idem_core::{
+        Change, Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Store,
+        StoreError, Token, Watch,
+    };
+}
+
+/// What a database must do for claims inside its own transactions.
+pub mod transactional {
+    pub use idem_core::transactional::{
+        BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
+    };
+}
+
+/// What a store answers when it cannot answer: in [`Error::Store`].
+pub use idem_core::StoreError;
+#[cfg(feature = "conformance")]
+pub use idem_core::conformance;
+pub use idem_core::{
+    Attempt, Begun, CarriesRefusal, Engine, EngineBuilder, Error, Execution, ExecutionError,
+    Fingerprint, FingerprintError, Fingerprinter, InFlight, InTransaction, InstallError, Key,
+    KeyError, KeyPart, Keyed, NameTaken, NotReplayable, OnCrash, Operation, Outcome, Panic, Policy,
+    PolicyError, ReleaseErrors, Replayable, Resolution, StorableValue, StoreErrors, Undecodable,
+    Unprotected, Verdict, attempt, detached,
+};
+/// What an operator sees of a record: see [`Operation::inspect`].
+pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};
 pub use idem_macros::idempotent;
 #[doc(inline)]
 pub use idem_stores as stores;

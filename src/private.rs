@@ -5,7 +5,7 @@ use serde::Serialize;
 pub use idem_core::__register_operation as register_operation;
 pub use idem_core::{
     DeclaredOperation, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, InFlight, Key,
-    KeyError, KeyRequest, OnCrash, Operation, Place, Policy, ReleaseErrors, Replayable,
+    KeyError, KeyRequest, Location, OnCrash, Operation, Policy, ReleaseErrors, Replayable,
     StoreErrors, TransactionSource, Transactional,
 };
 
@@ -35,9 +35,9 @@ pub use idem_core::http::DEFAULT_RELEASE;
     note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`"
 )]
 pub trait Fingerprintable<Via> {
-    type Counted: Serialize + ?Sized;
+    type Compared: Serialize + ?Sized;
 
-    fn counted(&self) -> &Self::Counted;
+    fn compared(&self) -> &Self::Compared;
 }
 
 /// By the value's own `Serialize`. Frameworks have markers of their own, for what wraps a value
@@ -47,9 +47,9 @@ pub enum ViaSerialize {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + ?Sized> Fingerprintable<ViaSerialize> for T {
-    type Counted = T;
+    type Compared = T;
 
-    fn counted(&self) -> &T {
+    fn compared(&self) -> &T {
         self
     }
 }
@@ -83,7 +83,7 @@ pub fn evaluated_by_reference<T>(mut expression: impl FnMut() -> T) -> T {
 }
 
 /// The same for a part of the fingerprint.
-pub fn evaluated_by_reference_and_counted(
+pub fn added_by_reference(
     parts: Result<Fingerprinter, FingerprintError>,
     mut add: impl FnMut(Fingerprinter) -> Result<Fingerprinter, FingerprintError>,
 ) -> Result<Fingerprinter, FingerprintError> {
@@ -96,7 +96,7 @@ pub fn fingerprint<Via, T: Fingerprintable<Via> + ?Sized>(
     name: &str,
     value: &T,
 ) -> Result<Fingerprinter, FingerprintError> {
-    parts.value(name, value.counted())?;
+    parts.value(name, value.compared())?;
     Ok(parts)
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn settings<T>(engine: Option<&Engine>, use_them: impl FnOnce(&HttpSe
 pub(crate) struct Head {
     key: Result<String, KeyError>,
     /// What it counts as an argument: method, path, query and content type.
-    counted: Fingerprint,
+    head: Fingerprint,
     /// What counts beside the arguments.
     request: KeyRequest,
 }
@@ -46,8 +46,8 @@ impl Head {
         let syntax = settings(engine, HttpSettings::accepted_keys);
         Self {
             key: parse_key(identity.headers.get_all(name), syntax),
-            // The body is counted as the arguments that it was made into.
-            counted: identity.head_fingerprint(),
+            // The body is compared as the arguments that it was made into.
+            head: identity.head_fingerprint(),
             request: KeyRequest {
                 target: identity.target_fingerprint(),
                 caller: identity.caller_fingerprint(),
@@ -70,7 +70,7 @@ impl KeyPart for Head {
 
 impl Serialize for Head {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.counted.to_bytes())
+        serializer.serialize_bytes(&self.head.to_bytes())
     }
 }
 

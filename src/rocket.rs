@@ -433,18 +433,18 @@ pub enum ViaRocket {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> Fingerprintable<ViaRocket> for Json<T> {
-    type Counted = T;
+    type Compared = T;
 
-    fn counted(&self) -> &T {
+    fn compared(&self) -> &T {
         &self.0
     }
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> Fingerprintable<ViaRocket> for Form<T> {
-    type Counted = T;
+    type Compared = T;
 
-    fn counted(&self) -> &T {
+    fn compared(&self) -> &T {
         self
     }
 }

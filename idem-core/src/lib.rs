@@ -51,16 +51,16 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
-pub use observe::Decision;
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
+#[doc(hidden)]
+pub use record::RecordHasher;
 pub use record::{
-    Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordHasher,
-    RecordId, Token,
+    Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordId, Token,
 };
 #[doc(hidden)]
 pub use registry::DeclaredOperation;
-pub use registry::{NameTaken, Place};
+pub use registry::{Location, NameTaken};
 pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
 #[doc(hidden)]
 pub use settings::Settings;

@@ -15,7 +15,7 @@ use crate::store::StoreError;
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The body ran.
     Executed,
     /// A stored outcome was given back at once.
@@ -44,7 +44,7 @@ pub enum Decision {
 
 impl Decision {
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Executed => "executed",
             Self::Replayed => "replayed",

@@ -21,7 +21,7 @@ static LAST: Mutex<Option<&'static DeclaredOperation>> = Mutex::new(None);
 /// An annotated function, as its attribute declares it.
 pub struct DeclaredOperation {
     name: &'static str,
-    place: Place,
+    location: Location,
     /// The path of a type within the function's body. It tells functions of one place apart, which
     /// one `macro_rules!` call declares; its form is the compiler's, so it is never stored.
     path: fn() -> &'static str,
@@ -32,7 +32,7 @@ pub struct DeclaredOperation {
 
 /// Where an annotated function stands in the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The path of its module, which begins with the crate.
     pub module: &'static str,
     /// Its own name.
@@ -45,7 +45,7 @@ pub struct Place {
     pub column: u32,
 }
 
-impl Place {
+impl Location {
     /// A library and a program may be compiled from one file.
     fn without_crate(self) -> Self {
         let module = self.module.split_once("::").map_or("", |(_, inner)| inner);
@@ -53,7 +53,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { function, file, .. } = self;
         write!(f, "`{function}` at {file}:{}:{}", self.line, self.column)
@@ -74,15 +74,15 @@ impl NameTaken {
     }
 
     /// Where the two functions are.
-    pub const fn places(&self) -> [Place; 2] {
+    pub const fn locations(&self) -> [Location; 2] {
         let [first, second] = self.functions;
-        [first.place, second.place]
+        [first.location, second.location]
     }
 }
 
 impl fmt::Display for NameTaken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, [first, second]) = (self.name(), self.places());
+        let (name, [first, second]) = (self.name(), self.locations());
         write!(
             f,
             "the operation name {name} belongs to {first} and to {second}; give each a name = \"…\" of its own"
@@ -95,7 +95,14 @@ impl std::error::Error for NameTaken {}
 /// Every name that two functions of this program have: once for each function beside the first.
 pub(crate) fn names_taken() -> Vec<NameTaken> {
     let mut declared: Vec<_> = declared().collect();
-    declared.sort_unstable_by_key(|it| (it.name, it.place.file, it.place.line, it.place.column));
+    declared.sort_unstable_by_key(|it| {
+        (
+            it.name,
+            it.location.file,
+            it.location.line,
+            it.location.column,
+        )
+    });
     let of_one_name = declared.chunk_by(|one, other| one.name == other.name);
     let of_one_name = of_one_name.filter_map(<[_]>::split_first);
     let taken = of_one_name.flat_map(|(first, others)| {
@@ -115,10 +122,10 @@ fn declared() -> impl Iterator<Item = &'static DeclaredOperation> {
 
 impl DeclaredOperation {
     /// What the attribute says of a function, and the path of a type within it.
-    pub const fn new(name: &'static str, place: Place, path: fn() -> &'static str) -> Self {
+    pub const fn new(name: &'static str, location: Location, path: fn() -> &'static str) -> Self {
         Self {
             name,
-            place,
+            location,
             path,
             is_called: AtomicBool::new(false),
             is_checked: AtomicBool::new(false),
@@ -177,14 +184,14 @@ impl DeclaredOperation {
     }
 
     fn is_at_place_of(&self, other: &Self) -> bool {
-        self.place.without_crate() == other.place.without_crate()
+        self.location.without_crate() == other.location.without_crate()
     }
 
     /// The path of the item around the function, without the crate.
     fn parent(&self) -> String {
-        let Place {
+        let Location {
             module, function, ..
-        } = self.place;
+        } = self.location;
         let of_crate = module.split("::").next().unwrap_or(module);
         let path = (self.path)().replace("r#", "");
         let path = path.replace(&format!("{of_crate}::"), "::");
@@ -197,7 +204,7 @@ impl fmt::Debug for DeclaredOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeclaredOperation")
             .field("name", &self.name)
-            .field("place", &self.place)
+            .field("location", &self.location)
             .finish_non_exhaustive()
     }
 }
@@ -240,8 +247,8 @@ macro_rules! __register_operation {
 mod tests {
     use super::*;
 
-    const fn at(function: &'static str, line: u32) -> Place {
-        Place {
+    const fn at(function: &'static str, line: u32) -> Location {
+        Location {
             module: "shop::api",
             function,
             file: "src/api.rs",
@@ -252,9 +259,9 @@ mod tests {
 
     /// A function of this name, place and path that is added without the linker's help.
     macro_rules! declared {
-        ($name:literal, $place:expr, $path:literal) => {{
+        ($name:literal, $location:expr, $path:literal) => {{
             static DECLARED: DeclaredOperation =
-                DeclaredOperation::new($name, $place, || concat!($path, "::Here"));
+                DeclaredOperation::new($name, $location, || concat!($path, "::Here"));
             DECLARED.register();
             DECLARED.register();
             &DECLARED
@@ -305,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_file_that_two_crates_are_made_of_declares_one_function() {
-        const IN_PROGRAM: Place = Place {
+        const IN_PROGRAM: Location = Location {
             module: "server::api",
             ..at("create", 2)
         };

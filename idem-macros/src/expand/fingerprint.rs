@@ -62,7 +62,7 @@ fn of_parts(parts: impl Iterator<Item = Part>, support: &TokenStream) -> TokenSt
         let parts = local("__idem_parts");
         let adder = range.locate(part.adder);
         let arguments = range.parenthesize(&quote!(#parts, #name, #value));
-        let and = range.locate(quote!(#support::evaluated_by_reference_and_counted));
+        let and = range.locate(quote!(#support::added_by_reference));
         let closure = range.locate(quote!(|#parts|));
         let both = range.parenthesize(&quote!(#before, #closure #adder #arguments));
         quote!(#and #both)

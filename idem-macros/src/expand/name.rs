@@ -28,7 +28,7 @@ pub(super) fn declare(
         enum __IdemWithin {}
         static __IDEM_OPERATION: #private::DeclaredOperation = #private::DeclaredOperation::new(
             #name,
-            #private::Place {
+            #private::Location {
                 module: ::core::module_path!(),
                 function: #function,
                 file: ::core::file!(),

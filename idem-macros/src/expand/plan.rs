@@ -27,9 +27,9 @@ pub(super) fn of_call(
     };
     let is_left_out = args.fingerprint.is_some() || mentions(&key.to_token_stream(), skip);
     let key_argument = if is_left_out {
-        quote!(#support::KeyArgument::IsLeftOut)
+        quote!(#support::KeyArgument::LeftOut)
     } else {
-        quote!(#support::KeyArgument::Counts)
+        quote!(#support::KeyArgument::InFingerprint)
     };
     let (declaration, name) = name::declare(args, item, support);
     let plan = quote_spanned! {Span::mixed_site()=>
