@@ -18,7 +18,7 @@ use tracing::warn;
 use super::connections::Connections;
 use super::hung::Session;
 use super::sweeping::{Progress, Sweeper, has_failed};
-use crate::database::place_of;
+use crate::database::database_id;
 
 /// How many pools are known. A process that has had more knows them anew.
 const MOST: usize = 1024;
@@ -36,9 +36,9 @@ const LATEST: Duration = Duration::from_secs(5);
 static POOLS: LazyLock<Mutex<HashMap<Vec<u8>, Arc<OfPool>>>> = LazyLock::new(Mutex::default);
 
 /// Where a pool leads: the pool, and what it connects to.
-pub(super) fn place(pool: &PgPool) -> Vec<u8> {
+pub(super) fn id_of_database(pool: &PgPool) -> Vec<u8> {
     let options = pool.connect_options();
-    place_of(
+    database_id(
         pool,
         (
             (options.get_host(), options.get_port()),
@@ -62,7 +62,7 @@ impl OfPool {
         if pools.len() >= MOST {
             pools.clear();
         }
-        Arc::clone(pools.entry(place(pool)).or_default())
+        Arc::clone(pools.entry(id_of_database(pool)).or_default())
     }
 
     /// Deletes expired records in the background, where it is time to.

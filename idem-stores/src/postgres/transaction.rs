@@ -138,7 +138,7 @@ impl Transactional for PgTransactions {
     }
 
     fn database_id(&self) -> Vec<u8> {
-        pools::place(&self.pool)
+        pools::id_of_database(&self.pool)
     }
 
     async fn begin(
