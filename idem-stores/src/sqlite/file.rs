@@ -57,7 +57,7 @@ pub(super) struct Location {
 impl Location {
     pub(super) fn of(options: &SqliteConnectOptions) -> Self {
         let name = options.get_filename();
-        // Both mean something else to SQLite.
+        // SQLite interprets both.
         let is_path =
             name != ":memory:" && !name.as_os_str().as_encoded_bytes().starts_with(b"file:");
         // The process may change its directory.

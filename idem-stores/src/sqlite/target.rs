@@ -263,7 +263,7 @@ pub(super) async fn busy_timeout(
     ))
 }
 
-/// Another mode is kept where the file system has no room for a shared index: a warning.
+/// The mode stays another one if the file system cannot share the index: a warning says so.
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     if journal_mode(&mut *connection).await? != "wal" {
         execute(connection, "PRAGMA journal_mode = WAL").await?;
@@ -271,7 +271,7 @@ async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// Not where the database is in memory, or temporary.
+/// `false` if the database is in memory, or temporary.
 pub(super) async fn has_a_file(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let file: String =
         sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
@@ -309,7 +309,7 @@ mod tests {
             ("sqlite://data/idem.db?", here.join("data/idem.db")),
             ("sqlite:///var/lib/idem.db", "/var/lib/idem.db".into()),
             ("sqlite:///a%20file%3f", "/a file?".into()),
-            // Means something else to SQLite, but not here.
+            // SQLite would interpret this name.
             ("sqlite://file:idem.db", here.join("file:idem.db")),
         ];
         for (url, path) in cases {

@@ -27,22 +27,22 @@ use super::sweeping::{DEFAULT_INTERVAL, SweepInterval};
 use super::{NAME, pools, statements};
 use crate::database::{Sqlx, database_id};
 
-/// The savepoint is what a body's writes are rolled back to. It has no name that a body would give
-/// one of its own: the newest of a name is the one that is rolled back to.
+/// The body's writes are rolled back to this savepoint. Its name is one that no body uses: of several
+/// with one name, the newest counts.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_rs_before_body";
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO idem_rs_before_body";
 
-/// A SQLite database that an operation's transactions are opened in: what a `SqlitePool` is taken
-/// for, and what says how it is swept.
+/// A SQLite database that an operation's transactions are opened in. A `SqlitePool` serves as well,
+/// without settings.
 ///
 /// It needs the tables of [`SqliteStore::migrate`](super::SqliteStore::migrate). A transaction
 /// waits for the file's write lock for as long as the pool's `busy_timeout` says.
 ///
-/// From the pool's first transaction on, until it is closed or its last handle is dropped, this
-/// process deletes records whose time is over, every minute, on a connection of its own and on the
-/// runtime of that transaction. At the first transaction the settings of the connection are looked
-/// at, too: a `journal_mode` of `MEMORY` or `OFF` is refused, and weak ones are warned of. When the
-/// file is moved, deleted or replaced under the pool, its transactions are refused from then on.
+/// From the pool's first transaction until it is closed or its last handle is dropped, this process
+/// deletes expired records every minute, on a connection of its own and on the runtime of that
+/// transaction. The first transaction also checks the connection's settings: a `journal_mode` of `MEMORY`
+/// or `OFF` is refused, and weaker settings are warned of. If the file is moved, deleted or replaced under
+/// the pool, its transactions are refused from then on.
 #[derive(Clone, Debug)]
 pub struct SqliteTransactions {
     pool: SqlitePool,
@@ -58,10 +58,10 @@ impl SqliteTransactions {
         }
     }
 
-    /// How often records whose time is over are deleted, about. `None` leaves that to
+    /// About how often expired records are deleted. `None` leaves that to
     /// [`SqliteStore::sweep`](super::SqliteStore::sweep), or to another process.
     ///
-    /// What the pool's first transaction says counts for all.
+    /// The setting of the pool's first transaction applies to all.
     #[must_use]
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.sweep_every = pause;
@@ -212,7 +212,7 @@ async fn begin(
         connection.close().await?;
         connection = pool.acquire().await?;
     }
-    // What `Pool::begin_with` does.
+    // As `Pool::begin_with`.
     let mut transaction = Transaction::begin(connection, Some(BEGIN.into_sql_str())).await?;
     let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
     let attempt = standing.as_ref().map_or(1, Record::next_attempt);
