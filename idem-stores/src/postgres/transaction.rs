@@ -241,7 +241,7 @@ impl PgTransactions {
             },
             _ => None,
         };
-        // Dropping would roll back, too, and sooner return the answer. But the next attempt might find the
+        // Dropping it would roll back, too, and return the answer sooner. But the next attempt might find the
         // lock still held.
         if locked && !matches!(answer, Claimed::Finished { .. }) {
             transaction.rollback().await.map_err(failed)?;
