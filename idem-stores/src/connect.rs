@@ -24,20 +24,19 @@ use crate::error::{ConnectError, SCHEMES};
 /// percent-encoded.
 ///
 /// With Redis, `max_claims=256` and `max_waiting=4096` bound the claims that are under way and those
-/// that wait for their turn, and `wait_replicas=1` and `wait_aof=1` say who must have a write before
-/// it counts; see `RedisStoreBuilder`.
+/// that wait in the queue, and `wait_replicas=1` and `wait_aof=1` say what must have a write before it
+/// is confirmed; see `RedisStoreBuilder`.
 ///
-/// With SQLite, `timeout=2s` is how long a call waits for the lock of another process,
-/// `max_waiting=4096` how many claims may wait to be written, and as many to be looked up, before
-/// more are refused, and `sweep=60s` how often what has expired is deleted, or `off`.
+/// With SQLite, `timeout=2s` is how long a call waits for the lock of another process. `max_waiting=4096`
+/// bounds the claims that wait to be written, and those that wait to be read; the next one is refused.
+/// `sweep=60s` is how often expired records are deleted, or `off`.
 ///
 /// With PostgreSQL, `max_connections=10` bounds the store's connections, and `max_waiting=1024` the
-/// calls that wait for one, but for those of who holds a lease. `pooler=transaction` says that a
-/// pooler gives each transaction another session; unsaid, that is an error. `migrate=off` leaves the
-/// tables to whoever runs the migrations by hand, and `sweep=60s` is how often what has expired is
-/// deleted, or `off`. The others are the driver's: `sslmode`, `sslrootcert`,
-/// `options[search_path]=…`. What a URL does not say comes from the variables of libpq
-/// (`PGHOST`, `PGPASSWORD`) and its password file.
+/// calls that wait for one, without those of lease holders. `pooler=transaction` says that a pooler
+/// gives each transaction another session; without it, such a pooler is an error. `migrate=off` leaves
+/// the migrations to be run by hand, and `sweep=60s` is how often expired records are deleted, or `off`.
+/// All other options are the driver's: `sslmode`, `sslrootcert`, `options[search_path]=…`. Defaults come
+/// from the variables of libpq (`PGHOST`, `PGPASSWORD`) and its password file.
 ///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or
@@ -47,7 +46,7 @@ use crate::error::{ConnectError, SCHEMES};
     reason = "stores behind a network are opened here too"
 )]
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    // What the driver of SQLite takes for a URL, and what means a database in memory to it.
+    // Also without slashes: the driver of SQLite takes `sqlite:` for a URL, and for a database in memory.
     #[cfg(feature = "sqlite")]
     if url.starts_with("sqlite:") {
         return Ok(Arc::new(crate::sqlite::SqliteStore::connect(url).await?));
@@ -77,8 +76,8 @@ fn is_redis(scheme: &str) -> bool {
 
 #[cfg(feature = "memory")]
 fn open_memory(rest: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    if !place.is_empty() {
+    let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !location.is_empty() {
         return Err(ConnectError::BadOption {
             scheme: "memory",
             expected: "memory:// has no host and no path",

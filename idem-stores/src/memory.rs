@@ -1,9 +1,9 @@
-//! The store of one process: nothing survives it, and nothing is dropped before its time.
+//! The store of one process. Its records end with the process, and none is dropped before its time.
 //!
-//! Running records live in a sharded map, finished ones in a moka cache that forgets them when
-//! their retention is over. A record's shard is locked during each of its transitions, over
-//! both places, so that every transition is one atomic step; moka's own entry methods, which
-//! exclude each other only within one kind, are not used for that.
+//! Running records are in a sharded map. Finished records are in a moka cache that removes them when their
+//! retention is over. A record's shard is locked during each of its transitions, for both, so that every
+//! transition is one atomic step. Moka's own entry methods are not used for that: they exclude each other
+//! only within one kind.
 
 mod clock;
 mod records;
@@ -41,25 +41,25 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// The most that all records together may weigh; 256 MiB unless given.
+    /// The most bytes that all records together may take; 256 MiB unless given.
     ///
-    /// At the bound, claims of new records fail with [`StoreError::Full`]; nothing that is
-    /// stored is dropped to make room, because a retry of it would run again. Completions are
-    /// always taken, so the weight can pass the bound by the outcomes of what is running.
+    /// At the bound, claims of new records fail with [`StoreError::Full`]. No stored record is evicted,
+    /// because its retry would run again. Completions are always taken, so the outcomes of running
+    /// attempts can exceed the bound.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// Judges leases and retention by a clock that the caller moves. Memory of records whose
-    /// retention is over is then freed at the bound, and by [`MemoryStore::sweep`].
+    /// Measures leases and retention by a clock that the caller moves. The memory of expired records is
+    /// then freed at the bound, and by [`MemoryStore::sweep`].
     pub fn manual_clock(mut self, clock: ManualClock) -> Self {
         self.clock = Arc::new(clock);
         self.moka_expires = false;
         self
     }
 
-    /// The store.
+    /// Builds the store.
     pub fn build(self) -> MemoryStore {
         let used = Arc::new(AtomicU64::new(0));
         let freed = Arc::clone(&used);
@@ -110,8 +110,8 @@ struct Inner {
 #[derive(Default)]
 struct Shard {
     records: HashMap<RecordId, Running, RecordHasher>,
-    /// No record of the shard is forgotten before this time.
-    next_gone: Duration,
+    /// No record of the shard expires before this time.
+    next_expiry: Duration,
 }
 
 impl Default for MemoryStore {
@@ -135,37 +135,37 @@ impl MemoryStore {
         }
     }
 
-    /// What all records together weigh now, in bytes.
+    /// The bytes that all records together take now.
     pub fn used_bytes(&self) -> u64 {
         self.inner.used.load(Ordering::Acquire)
     }
 
-    fn forget_gone(&self) {
+    fn remove_expired(&self) {
         let now = self.inner.clock.now();
         for shard in &self.inner.running {
-            self.inner.forget_gone(&mut lock(shard), now);
+            self.inner.remove_expired(&mut lock(shard), now);
         }
     }
 
-    /// Frees the memory of every record whose time is over. Needed under a manual clock only.
+    /// Frees the memory of all expired records. Needed with a manual clock only.
     pub fn sweep(&self) {
-        self.forget_gone();
+        self.remove_expired();
         let now = self.inner.clock.now();
-        let over: Vec<RecordId> = self
+        let expired: Vec<RecordId> = self
             .inner
             .finished
             .iter()
-            .filter(|(_, record)| record.until <= now)
+            .filter(|(_, record)| record.expires_at <= now)
             .map(|(id, _)| *id)
             .collect();
-        for id in over {
+        for id in expired {
             // Under the lock: a new record of this id may have been finished since.
             let _shard = self.inner.shard(&id);
             if self
                 .inner
                 .finished
                 .get(&id)
-                .is_some_and(|record| record.until <= now)
+                .is_some_and(|record| record.expires_at <= now)
             {
                 self.inner.finished.invalidate(&id);
             }
@@ -173,12 +173,12 @@ impl MemoryStore {
         self.inner.finished.run_pending_tasks();
     }
 
-    /// Frees what is over and not free yet.
-    fn make_room(&self) {
+    /// Frees the memory of expired records.
+    fn free_expired(&self) {
         if self.inner.clock_is_manual {
             self.sweep();
         } else {
-            self.forget_gone();
+            self.remove_expired();
             self.inner.finished.run_pending_tasks();
         }
     }
@@ -194,32 +194,34 @@ impl Inner {
     }
 
     fn finished(&self, id: &RecordId, now: Duration) -> Option<Arc<Finished>> {
-        self.finished.get(id).filter(|record| record.until > now)
+        self.finished
+            .get(id)
+            .filter(|record| record.expires_at > now)
     }
 
     fn free(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    /// Drops the crashed records of a shard that nobody has claimed for their retention.
-    fn forget_gone(&self, shard: &mut Shard, now: Duration) {
-        if now < shard.next_gone {
+    /// Removes the crashed records of a shard whose retention is over.
+    fn remove_expired(&self, shard: &mut Shard, now: Duration) {
+        if now < shard.next_expiry {
             return;
         }
-        shard.next_gone = Duration::MAX;
+        shard.next_expiry = Duration::MAX;
         let before = shard.records.len();
-        let next_gone = &mut shard.next_gone;
+        let next_expiry = &mut shard.next_expiry;
         shard.records.retain(|_, record| {
-            let stays = now < record.gone_at;
+            let stays = now < record.expires_at;
             if stays {
-                *next_gone = record.gone_at.min(*next_gone);
+                *next_expiry = record.expires_at.min(*next_expiry);
             }
             stays
         });
         self.free((before - shard.records.len()) as u64 * RECORD_BYTES);
     }
 
-    /// Weighs in one more record, if it fits.
+    /// Reserves the bytes of one more record, if it fits.
     fn reserve(&self) -> bool {
         self.used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
@@ -229,13 +231,13 @@ impl Inner {
             .is_ok()
     }
 
-    /// One claim, or `None` when it would create a record and there is no room for it.
+    /// One claim. `None` if it would create a record that does not fit.
     fn claim(&self, claim: &Claim) -> Option<Claimed> {
         let now = self.clock.now();
         let mut shard = self.shard(&claim.id);
-        self.forget_gone(&mut shard, now);
+        self.remove_expired(&mut shard, now);
         if let Some(record) = shard.records.get_mut(&claim.id)
-            && now < record.gone_at
+            && now < record.expires_at
         {
             return Some(record.claim(claim, now));
         }
@@ -243,7 +245,7 @@ impl Inner {
             return Some(if record.fingerprint == claim.fingerprint {
                 Claimed::Finished {
                     outcome: record.outcome.clone(),
-                    retention_left: claim.ask_retention.then(|| record.until - now),
+                    retention_left: claim.ask_retention.then(|| record.expires_at - now),
                 }
             } else {
                 Claimed::Mismatch
@@ -256,22 +258,22 @@ impl Inner {
         Some(Claimed::Acquired { attempt: 1 })
     }
 
-    /// Puts a running record in, which was weighed before.
+    /// Inserts a running record, whose bytes are reserved.
     fn create(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
         let record = Running::of(lease, now);
-        shard.next_gone = shard.next_gone.min(record.gone_at);
+        shard.next_expiry = shard.next_expiry.min(record.expires_at);
         if shard.records.insert(lease.id, record).is_some() {
-            // One whose time was over was still there, and weighed.
+            // It replaces an expired record, whose bytes were still reserved.
             self.free(RECORD_BYTES);
         }
     }
 
-    /// Creates a record that was forgotten although its owner's lease is unbroken. The bound does
-    /// not apply: there may have been an effect.
-    fn create_again(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
+    /// Creates a forgotten record again whose owner's lease is unbroken. The bound does not apply: the
+    /// attempt may have had an effect.
+    fn recreate(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
         let is_running = |shard: &Shard| {
             let record = shard.records.get(&lease.id);
-            record.is_some_and(|record| now < record.gone_at)
+            record.is_some_and(|record| now < record.expires_at)
         };
         if lease.unbroken && !is_running(shard) && self.finished(&lease.id, now).is_none() {
             self.used.fetch_add(RECORD_BYTES, Ordering::AcqRel);
@@ -287,15 +289,17 @@ impl Inner {
         change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
     ) -> Change {
         let now = self.clock.now();
-        change_in(&mut self.shard(id), id, token, now, change)
+        change_held(&mut self.shard(id), id, token, now, change)
     }
 
     fn renew(&self, lease: &Lease) -> Change {
         let now = self.clock.now();
         let mut shard = self.shard(&lease.id);
-        self.create_again(&mut shard, lease, now);
-        change_in(&mut shard, &lease.id, &lease.token, now, |mut record, _| {
-            record.get_mut().hold(now, lease.duration, lease.retention);
+        self.recreate(&mut shard, lease, now);
+        change_held(&mut shard, &lease.id, &lease.token, now, |mut record, _| {
+            record
+                .get_mut()
+                .set_lease(now, lease.duration, lease.retention);
         })
     }
 
@@ -308,15 +312,15 @@ impl Inner {
         } = lease;
         let now = self.clock.now();
         let mut shard = self.shard(id);
-        self.create_again(&mut shard, lease, now);
-        let change = change_in(&mut shard, id, token, now, |running, now| {
+        self.recreate(&mut shard, lease, now);
+        let change = change_held(&mut shard, id, token, now, |running, now| {
             let running = running.remove();
             let finished = Arc::new(Finished {
                 fingerprint: running.fingerprint,
                 token: *token,
                 attempt: running.attempt,
                 outcome,
-                until: now.saturating_add(*retention),
+                expires_at: now.saturating_add(*retention),
                 retention: *retention,
             });
             self.used
@@ -338,7 +342,7 @@ impl Inner {
 }
 
 /// Changes a running record if `token` holds it.
-fn change_in(
+fn change_held(
     shard: &mut Shard,
     id: &RecordId,
     token: &Token,
@@ -347,7 +351,7 @@ fn change_in(
 ) -> Change {
     match shard.records.entry(*id) {
         Entry::Occupied(record)
-            if record.get().token == Some(*token) && now < record.get().gone_at =>
+            if record.get().token == Some(*token) && now < record.get().expires_at =>
         {
             change(record, now);
             Change::Applied
@@ -366,7 +370,7 @@ impl Store for MemoryStore {
         if let Some(claimed) = self.inner.claim(claim) {
             return Ok(claimed);
         }
-        self.make_room();
+        self.free_expired();
         self.inner.claim(claim).ok_or(StoreError::Full {
             store: NAME,
             max_bytes: Some(self.inner.max_bytes),
@@ -400,7 +404,7 @@ impl Store for MemoryStore {
         let now = self.inner.clock.now();
         let shard = self.inner.shard(id);
         if let Some(record) = shard.records.get(id)
-            && now < record.gone_at
+            && now < record.expires_at
         {
             let lease_left = record.lease_left(now);
             let phase = Phase::Running { lease_left };
@@ -424,7 +428,7 @@ impl Store for MemoryStore {
             .get_or_insert_with(|| watch::Sender::new(()))
             .subscribe();
         Ok(Watch::new(async move {
-            // An error says that the sender was dropped, which is the news.
+            // The sender is dropped when the record changes, which is an error here.
             let _ = watching.changed().await;
         }))
     }

@@ -1,4 +1,4 @@
-//! What time it is for the store.
+//! The store's clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,17 +8,17 @@ use idem_core::{Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
 use moka::Expiry;
 use tokio::sync::watch;
 
-/// What a record is taken to weigh beside its outcome: the maps' own memory, measured.
+/// The bytes of a record beside its outcome: the measured memory of the maps.
 pub(super) const RECORD_BYTES: u64 = 640;
 
 pub(super) struct Running {
     pub(super) fingerprint: Fingerprint,
-    /// `None` once the attempt was abandoned: nobody's record.
+    /// `None` if the attempt was abandoned.
     pub(super) token: Option<Token>,
     pub(super) attempt: u32,
     pub(super) lease_until: Duration,
-    /// When the record is forgotten if nobody claims it.
-    pub(super) gone_at: Duration,
+    /// When the record expires unless it is claimed.
+    pub(super) expires_at: Duration,
     /// Dropped at every change, which wakes all watches.
     pub(super) watched: Option<watch::Sender<()>>,
 }
@@ -30,10 +30,10 @@ impl Running {
             token: Some(lease.token),
             attempt: lease.attempt,
             lease_until: now,
-            gone_at: now,
+            expires_at: now,
             watched: None,
         };
-        record.hold(now, lease.duration, lease.retention);
+        record.set_lease(now, lease.duration, lease.retention);
         record
     }
 
@@ -64,15 +64,15 @@ impl Running {
         }
         self.attempt = self.attempt.saturating_add(1);
         self.token = Some(claim.token);
-        self.hold(now, claim.lease, claim.retention);
+        self.set_lease(now, claim.lease, claim.retention);
         Claimed::Acquired {
             attempt: self.attempt,
         }
     }
 
-    pub(super) fn hold(&mut self, now: Duration, lease: Duration, retention: Duration) {
+    pub(super) fn set_lease(&mut self, now: Duration, lease: Duration, retention: Duration) {
         self.lease_until = now.saturating_add(lease);
-        self.gone_at = self.lease_until.saturating_add(retention);
+        self.expires_at = self.lease_until.saturating_add(retention);
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Finished {
     pub(super) token: Token,
     pub(super) attempt: u32,
     pub(super) outcome: Bytes,
-    pub(super) until: Duration,
+    pub(super) expires_at: Duration,
     pub(super) retention: Duration,
 }
 
@@ -91,8 +91,8 @@ impl Finished {
     }
 }
 
-/// Lets moka free what is over. What counts as over is decided by the store's clock, at every
-/// look; moka only gives the memory back.
+/// Lets moka free expired records. Whether a record has expired is decided by the store's clock at every
+/// look; moka only frees the memory.
 pub(super) struct Retention {
     pub(super) applies: bool,
 }

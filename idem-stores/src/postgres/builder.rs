@@ -1,4 +1,4 @@
-//! What a store can be told before it is there.
+//! Settings of a store, and how it is opened.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,90 @@ use sqlx::postgres::PgConnectOptions;
 use tracing::warn;
 
 use super::connections::Connections;
-use super::pools::OfPool;
+use super::pool_state::PoolState;
+use super::store::PostgresStore;
 use super::target::{Pooler, Settings};
-use super::{PostgresStore, checks, pooler, target};
+use super::{checks, pooler, target};
 use crate::ConnectError;
+
+impl PostgresStore {
+    /// Starts a store from a URL; see [`connect`](crate::connect()) for what it can say.
+    ///
+    /// # Errors
+    /// When the URL is malformed. No message repeats it.
+    pub fn builder(url: &str) -> Result<PostgresStoreBuilder, ConnectError> {
+        PostgresStoreBuilder::from_url(url)
+    }
+
+    /// Connects to what the URL names.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::builder`] and [`PostgresStoreBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        Self::builder(url)?.connect().await
+    }
+
+    /// A store over the application's own pool. Nothing is sent to the server yet, and nothing is
+    /// migrated: see [`migrate`](Self::migrate).
+    ///
+    /// A call takes at most 2 seconds, whatever the pool's own timeout is. For each call the pool asks the
+    /// server once more whether the returned connection still answers, and once more before it is used
+    /// unless `test_before_acquire` is off. While a record is watched, one connection beside the pool is
+    /// open, and another one while the server is asked to terminate sessions that hang.
+    ///
+    /// While leases are held, one of the pool's connections is reserved for lease holders, and two of a
+    /// pool of eight or more. The application can use all the others without losing a lease. A pool of one
+    /// connection has none to reserve: renewals wait like every call, and a warning says so.
+    ///
+    /// Expired records are deleted while the store is used, once a minute; see
+    /// [`PostgresPoolBuilder::sweep_every`].
+    ///
+    /// What the application leaves behind on a connection affects the store, too. With `sqlx` 0.9 a
+    /// [`begin`](sqlx::Pool::begin) that is dropped before its answer leaves a transaction open, and what
+    /// is written in it, records included, is not committed. If that may happen, for example in handlers
+    /// that end with their clients, give the store connections of its own.
+    pub fn from_pool(pool: PgPool) -> Self {
+        Self::pool_builder(pool).build()
+    }
+
+    /// The same, with settings.
+    pub fn pool_builder(pool: PgPool) -> PostgresPoolBuilder {
+        PostgresPoolBuilder::new(pool)
+    }
+}
+
+/// The settings of calls, which both builders have.
+macro_rules! call_settings {
+    () => {
+        /// How many calls that hold no lease, above all claims, wait for a connection at most; 1,024
+        /// unless given. That is about what ten connections do in the time of a call, if a write takes
+        /// 10 ms. When so many wait, the next call fails at once, unsent, with
+        /// [`StoreError::Overloaded`](idem_core::StoreError::Overloaded).
+        pub const fn max_waiting(mut self, calls: usize) -> Self {
+            self.settings.max_waiting = calls;
+            self
+        }
+
+        /// The timeout of a call, waiting for a connection included; 2 seconds unless given. Below half of
+        /// the engine's store timeout it leaves time for a second try. The time of a lease holder's call
+        /// begins when it has its connection.
+        ///
+        /// On connections of the store's own, the server gives a statement up after the same time. In the
+        /// sessions of an application's pool nothing is set: a statement that takes longer is ended over
+        /// another connection.
+        pub const fn timeout(mut self, timeout: Duration) -> Self {
+            self.settings.timeout = timeout;
+            self
+        }
+
+        /// What is between the store and its server; [`Pooler::Session`] unless given, which includes
+        /// nothing at all.
+        pub const fn pooler(mut self, pooler: Pooler) -> Self {
+            self.settings.pooler = pooler;
+            self
+        }
+    };
+}
 
 /// Settings of a [`PostgresStore`] with connections of its own.
 #[must_use]
@@ -21,85 +101,62 @@ pub struct PostgresStoreBuilder {
 }
 
 impl PostgresStoreBuilder {
-    pub(super) fn of_url(url: &str) -> Result<Self, ConnectError> {
+    fn from_url(url: &str) -> Result<Self, ConnectError> {
         let (options, settings) = target::parse(url)?;
         Ok(Self { options, settings })
     }
 
-    /// How many connections are open at most; 10 unless given, and 2 at least. A quarter of them,
-    /// and one at least, serve only those who hold a lease: renewals and the ends of attempts.
+    /// How many connections are open at most; 10 unless given, and 2 at least. A quarter of them, and one
+    /// at least, serve lease holders only: renewals and the ends of attempts.
     ///
-    /// Beside these, one is open while anybody waits, one while the server is asked to end sessions
-    /// that hang, and two for a moment in [`connect`](Self::connect). A session that hangs, in a
-    /// commit that waits for a standby say, counts until the server has said that it is gone.
+    /// Beside these, one connection is open while a record is watched, one while the server is asked to
+    /// terminate sessions that hang, and two for a moment in [`connect`](Self::connect). A session that
+    /// hangs, for example in a commit that waits for a standby, counts until the server has said that it
+    /// is gone.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.settings.max_connections = connections;
         self
     }
 
-    /// How many calls of those who hold no lease wait for a connection at most, claims above all;
-    /// 1,024 unless given: about what ten connections do in the time that a call has, where a write
-    /// takes 10 ms. The next one fails at once, unsent, with
-    /// [`StoreError::Overloaded`](idem_core::StoreError::Overloaded).
-    pub const fn max_waiting(mut self, calls: usize) -> Self {
-        self.settings.max_waiting = calls;
-        self
-    }
+    call_settings!();
 
-    /// How long a call may take, waiting for a connection included; 2 seconds unless given. Below
-    /// half of the engine's store timeout it leaves time for a second try. The server gives up a
-    /// statement after the same time. For calls of those who hold a lease it begins when they have
-    /// their connection.
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = timeout;
-        self
-    }
-
-    /// What stands between the store and its server; [`Pooler::Session`] unless given, which also
-    /// means nothing.
-    pub const fn pooler(mut self, pooler: Pooler) -> Self {
-        self.settings.pooler = pooler;
-        self
-    }
-
-    /// Whether [`connect`](Self::connect) makes the tables, and brings them to this version where the
-    /// login may; `true` unless given. Otherwise they are made by hand, from
-    /// [`PostgresStore::MIGRATIONS`]: it fails where there are none, and uses those of an older
-    /// version as they are.
+    /// Whether [`connect`](Self::connect) creates the tables, and upgrades them to this version if the
+    /// login may; `true` unless given. With `false` they are created by hand, from
+    /// [`PostgresStore::MIGRATIONS`]: without tables it fails, and tables of an older version are used as
+    /// they are.
     pub const fn migrate(mut self, migrate: bool) -> Self {
         self.settings.migrate = migrate;
         self
     }
 
-    /// How often records whose time is over are deleted, at most; every minute unless given, and a
-    /// millisecond apart at least.
-    /// `None` leaves that to [`PostgresStore::sweep`]. Until then they take up room, and nothing
-    /// else: they count as absent.
+    /// The longest pause between two deletions of expired records; a minute unless given, and a
+    /// millisecond at least. `None` leaves that to [`PostgresStore::sweep`]. An expired record only takes
+    /// up space: it counts as absent.
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.settings.sweep_every = pause;
         self
     }
 
-    /// Connects, makes or checks the tables, and warns of settings of the server that weaken what
-    /// the store promises.
+    /// Connects, creates or checks the tables, and warns of server settings that weaken what the store
+    /// promises.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses the login; when the tables are missing, of a
-    /// newer version that this one may not use, or may not be made or used by the login; and where a pooler gives each transaction another
-    /// session and [`pooler`](Self::pooler) does not say so.
+    /// When the server cannot be reached or refuses the login; when the tables are missing, have a newer
+    /// version that this one may not use, or the login may not create or use them; and when a pooler
+    /// gives each transaction another session and [`pooler`](Self::pooler) does not say so.
     pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
         let connections = Connections::own(self.options, &self.settings);
-        if let (Some(own), true) = (connections.as_own(), connections.have_sessions()) {
-            pooler::prove(own, connections.timeout()).await?;
+        if let (Some(pool), true) = (connections.own_pool(), connections.have_sessions()) {
+            pooler::check_sessions(pool, connections.timeout()).await?;
         }
-        let store = PostgresStore::over(connections, None);
+        let store = PostgresStore::new(connections, None);
         if self.settings.migrate {
             store.migrate_if_allowed().await?;
         } else {
             store.check().await?;
         }
-        let connections = &store.inner.connections;
-        connections.with(async |it| checks::check(it).await).await?;
+        let checked = store.connections().with(async |it| checks::check(it).await);
+        checked.await?;
         if let Some(pause) = self.settings.sweep_every {
             store.sweep_every(pause);
         }
@@ -109,14 +166,14 @@ impl PostgresStoreBuilder {
 
 impl fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The options hold the password, and show it.
+        // The options would show the password.
         f.debug_struct("PostgresStoreBuilder")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
 
-/// Settings of a [`PostgresStore`] over a pool of the application's.
+/// Settings of a [`PostgresStore`] over the application's pool.
 #[must_use]
 pub struct PostgresPoolBuilder {
     pool: PgPool,
@@ -124,53 +181,37 @@ pub struct PostgresPoolBuilder {
 }
 
 impl PostgresPoolBuilder {
-    pub(super) fn over(pool: PgPool) -> Self {
+    fn new(pool: PgPool) -> Self {
         Self {
             pool,
             settings: Settings::default(),
         }
     }
 
-    /// See [`PostgresStoreBuilder::max_waiting`].
-    pub const fn max_waiting(mut self, calls: usize) -> Self {
-        self.settings.max_waiting = calls;
-        self
-    }
+    call_settings!();
 
-    /// See [`PostgresStoreBuilder::timeout`]. Nothing is set in the pool's sessions: a statement
-    /// that takes longer is ended over another connection.
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = timeout;
-        self
-    }
-
-    /// See [`PostgresStoreBuilder::pooler`].
-    pub const fn pooler(mut self, pooler: Pooler) -> Self {
-        self.settings.pooler = pooler;
-        self
-    }
-
-    /// How often records whose time is over are deleted, at most; every minute unless given, and as
-    /// fast as they come where there are more than 10,000. It is done in the background while
-    /// records are claimed, over one connection of the pool, and keeps the pool open for no longer
-    /// than it takes. `None` leaves that to [`PostgresStore::sweep`], or to another process;
-    /// [`PostgresStore::sweep_every`] does so at rest, too.
+    /// The longest pause between two deletions of expired records; a minute unless given. With more than
+    /// 10,000 expired records there is no pause. They are deleted in the background while records are
+    /// claimed, over one connection of the pool, and the pool stays open for no longer than that takes.
+    /// `None` leaves it to [`PostgresStore::sweep`], or to another process.
+    /// [`PostgresStore::sweep_every`] also deletes while the store is not used.
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.settings.sweep_every = pause;
         self
     }
 
-    /// The store. Nothing is asked of the server yet: see [`PostgresStore::from_pool`].
+    /// Builds the store. Nothing is sent to the server yet: see [`PostgresStore::from_pool`].
     pub fn build(self) -> PostgresStore {
         if self.pool.options().get_max_connections() < 2 {
             warn!(
                 target: "idem",
-                "the pool that the postgres store uses has one connection: renewals of leases wait for it like everybody else, and leases may be lost; give it two at least, or give the store connections of its own"
+                "the pool of the postgres store has one connection: renewals of leases wait for it like all calls, and leases may be lost; give it two at least, or give the store connections of its own"
             );
         }
-        let of_pool = OfPool::of(&self.pool);
-        let sweeps = self.settings.sweep_every.map(|every| (of_pool, every));
-        PostgresStore::over(Connections::of_pool(self.pool, &self.settings), sweeps)
+        let pool_state = PoolState::of(&self.pool);
+        let sweeps_on_use = self.settings.sweep_every.map(|every| (pool_state, every));
+        let connections = Connections::of_application(self.pool, &self.settings);
+        PostgresStore::new(connections, sweeps_on_use)
     }
 }
 

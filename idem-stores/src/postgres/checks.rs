@@ -1,6 +1,6 @@
-//! What is asked of the server once, at start-up. Settings that weaken what the store promises, and
-//! a server that cannot do all of it, are each a warning with its reason; rights without which it
-//! would fail halfway are an error.
+//! What is checked at start-up. A setting that weakens what the store promises is a warning with its
+//! reason, and so is a server that cannot do all of it. A missing right, without which it would fail
+//! halfway, is an error.
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Error, Row};
@@ -10,7 +10,7 @@ use super::NAME;
 use super::errors::schema_error;
 use crate::ConnectError;
 
-/// The oldest that its makers still look after.
+/// The oldest version that is still maintained.
 const OLDEST: i32 = 140_000;
 
 const ASK: &str = "SELECT current_setting('server_version_num')::integer AS number, \
@@ -28,14 +28,14 @@ const ASK: &str = "SELECT current_setting('server_version_num')::integer AS numb
             ('DELETE', has_table_privilege('idem_records', 'DELETE')) \
         ) AS rights (name, is_there) WHERE NOT is_there), '') AS missing_rights";
 
-/// Fails where the table is not the store's.
+/// Fails if the table is not the store's.
 const COLUMNS: &str = "SELECT lease_until, expires_at, sweep_at, attempt, watched, id, \
     fingerprint, token, outcome FROM idem_records LIMIT 0";
 
-/// Asks, and warns of what would break later.
+/// Checks the server, and warns.
 ///
 /// # Errors
-/// Where the login may claim and not finish, and where the table is another one.
+/// When the login may claim but not finish, and when the table is foreign.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectError> {
     let row = sqlx::raw_sql(ASK).fetch_one(&mut *connection).await;
     let server = row

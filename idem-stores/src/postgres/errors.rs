@@ -1,4 +1,4 @@
-//! What the words of the driver and the server mean: the one place that says so.
+//! What an error of the server or the driver means to the caller: the one table.
 //!
 //! | what failed | before anything was sent | after |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | classes `40`, `55` | `Busy` | `Busy` |
 //! | any other code | `Rejected` | `Rejected` |
 //! | a row that this version does not write | | `Unreadable` |
-//! | another statement's row, and whatever else there may be | `Rejected` | `Rejected` |
+//! | another statement's row, and all other errors | `Rejected` | `Rejected` |
 //!
 //! The codes are those of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
@@ -37,19 +37,19 @@ mod code {
     pub(super) const STATEMENT_EXISTS: &str = "42P05";
     pub(super) const DISK_FULL: &str = "53100";
     pub(super) const CANCELED: &str = "57014";
-    /// What a plan was made for has changed.
+    /// The tables of a prepared plan have changed.
     pub(super) const NOT_SUPPORTED: &str = "0A000";
 
-    /// Classes of those whom the server does not let in, or not to that database.
-    pub(super) const OF_LOGINS: &[&str] = &["28", "3D", "42"];
-    /// Classes of what keeps a server from serving.
-    pub(super) const OF_OUTAGES: &[&str] = &["08", "53", "57"];
-    /// Classes of what was in the way, and will not be for long.
-    pub(super) const OF_OTHERS: &[&str] = &["40", "55"];
+    /// Classes of errors of logins and rights.
+    pub(super) const LOGIN_CLASSES: &[&str] = &["28", "3D", "42"];
+    /// Classes of errors of a server that cannot serve now.
+    pub(super) const OUTAGE_CLASSES: &[&str] = &["08", "53", "57"];
+    /// Classes of conflicts with other transactions, which pass.
+    pub(super) const CONFLICT_CLASSES: &[&str] = &["40", "55"];
 }
 
-/// What PgBouncer says when it has no session to give: all its own errors are `08P01`.
-const POOLER_HAS_NONE: &[&str] = &[
+/// Messages of PgBouncer without a session to give. All of its own errors have the code `08P01`.
+const POOLER_HAS_NO_SESSION: &[&str] = &[
     "query_wait_timeout",
     "server_login_retry",
     "server conn crashed",
@@ -68,24 +68,24 @@ const POOLER_HAS_NONE: &[&str] = &[
     "query timeout",
 ];
 
-/// How far a call had come.
+/// How far a call has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Came {
-    /// Nothing of it was sent.
-    NoFurther,
-    /// It was sent, or may have been.
-    ToTheServer,
+pub(super) enum Sent {
+    /// Nothing was sent.
+    Nothing,
+    /// A statement was sent, or may have been.
+    Maybe,
 }
 
-pub(super) fn store_error(error: Error, came: Came) -> StoreError {
-    if is_of_another_statement(&error) {
+pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
+    if is_another_statement(&error) {
         return StoreError::rejected(NAME, error);
     }
-    if is_of_the_row(&error) {
+    if is_unexpected_row(&error) {
         return StoreError::Unreadable { store: NAME };
     }
-    if let Some(refusal) = of_the_server(&error) {
-        return match means(refusal, came) {
+    if let Some(refusal) = server_error(&error) {
+        return match meaning(refusal, sent) {
             Meaning::Full => StoreError::Full {
                 store: NAME,
                 max_bytes: None,
@@ -93,21 +93,21 @@ pub(super) fn store_error(error: Error, came: Came) -> StoreError {
             Meaning::Unanswered => StoreError::unavailable(NAME, error),
             Meaning::NotReady => StoreError::not_ready(NAME, error),
             Meaning::Busy => StoreError::busy(NAME, error),
-            Meaning::Rejected if is_of_prepared_statements(&error) => {
-                StoreError::rejected(NAME, MixedUp(error))
+            Meaning::Rejected if is_prepared_statement_error(&error) => {
+                StoreError::rejected(NAME, PreparedStatementMixup(error))
             }
             Meaning::Rejected => StoreError::rejected(NAME, error),
         };
     }
-    match (&error, came) {
-        // A certificate that is not trusted, and what this process itself has wrong.
-        (Error::Tls(source), Came::NoFurther) if !source.is::<io::Error>() => {
+    match (&error, sent) {
+        // An untrusted certificate, and mistakes of this process.
+        (Error::Tls(source), Sent::Nothing) if !source.is::<io::Error>() => {
             StoreError::rejected(NAME, error)
         }
         (Error::Configuration(_) | Error::PoolClosed | Error::Encode(_), _)
-        | (Error::Protocol(_), Came::NoFurther) => StoreError::rejected(NAME, error),
-        (_, Came::NoFurther) => StoreError::not_sent(NAME, error),
-        (_, Came::ToTheServer) => StoreError::unavailable(NAME, error),
+        | (Error::Protocol(_), Sent::Nothing) => StoreError::rejected(NAME, error),
+        (_, Sent::Nothing) => StoreError::not_sent(NAME, error),
+        (_, Sent::Maybe) => StoreError::unavailable(NAME, error),
     }
 }
 
@@ -116,15 +116,15 @@ enum Meaning {
     NotReady,
     Busy,
     Rejected,
-    /// Nobody knows whether it has taken effect.
+    /// It is not known whether it has taken effect.
     Unanswered,
 }
 
-fn means(refusal: &PgDatabaseError, came: Came) -> Meaning {
+fn meaning(refusal: &PgDatabaseError, sent: Sent) -> Meaning {
     let code = refusal.code();
     let is_of = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
     let ends_the_session = matches!(refusal.severity(), PgSeverity::Fatal | PgSeverity::Panic);
-    if ends_the_session && came == Came::ToTheServer && !is_of(code::OF_LOGINS) {
+    if ends_the_session && sent == Sent::Maybe && !is_of(code::LOGIN_CLASSES) {
         return Meaning::Unanswered;
     }
     match code {
@@ -135,69 +135,68 @@ fn means(refusal: &PgDatabaseError, came: Came) -> Meaning {
             Meaning::NotReady
         }
         code::PROTOCOL_VIOLATION => Meaning::Rejected,
-        _ if is_of(code::OF_OUTAGES) => Meaning::NotReady,
-        _ if is_of(code::OF_OTHERS) => Meaning::Busy,
+        _ if is_of(code::OUTAGE_CLASSES) => Meaning::NotReady,
+        _ if is_of(code::CONFLICT_CLASSES) => Meaning::Busy,
         _ => Meaning::Rejected,
     }
 }
 
 fn has_no_session(refusal: &PgDatabaseError) -> bool {
-    POOLER_HAS_NONE
+    POOLER_HAS_NO_SESSION
         .iter()
         .any(|words| refusal.message().contains(words))
 }
 
-/// What fails while the tables are looked at or made. What the server refuses there is no outage.
+/// The error of reading or creating the tables. What the server refuses then is no outage.
 pub(super) fn schema_error(error: Error) -> ConnectError {
-    match of_the_server(&error) {
+    match server_error(&error) {
         Some(refusal) if refusal.code().starts_with("42") => ConnectError::Unfit {
             store: NAME,
-            problem: format!("its tables cannot be made or read: {}", refusal.message()).into(),
+            problem: format!("its tables cannot be created or read: {}", refusal.message()).into(),
         },
         Some(refusal) if refusal.code() == code::READ_ONLY_TRANSACTION => ConnectError::Unfit {
             store: NAME,
             problem: "its tables are not of this version, and the server takes no writes: it is a standby, or set to read only".into(),
         },
-        _ => ConnectError::Store(store_error(error, Came::ToTheServer)),
+        _ => ConnectError::Store(store_error(error, Sent::Maybe)),
     }
 }
 
-/// What fails while a connection is opened.
+/// The error of opening a connection.
 pub(super) fn connect_error(error: Error) -> ConnectError {
-    ConnectError::Store(store_error(error, Came::NoFurther))
+    ConnectError::Store(store_error(error, Sent::Nothing))
 }
 
-/// Why a transaction was not committed whose outcome was to be written. Whatever fails before
-/// COMMIT is sent, the connection, too, rolls back.
+/// Why a transaction could not write its outcome. Whatever fails before COMMIT is sent, the connection
+/// included, rolls back.
 pub(super) fn finish_error(error: Error) -> CommitError {
-    match of_the_server(&error) {
-        // By an error of the body's SQL that the body has not minded.
+    match server_error(&error) {
+        // The body has ignored an error of its SQL.
         Some(refusal) if refusal.code() == code::FAILED_TRANSACTION => {
             CommitError::Refused(std::sync::Arc::new(error))
         }
-        _ => CommitError::RolledBack(store_error(error, Came::ToTheServer)),
+        _ => CommitError::RolledBack(store_error(error, Sent::Maybe)),
     }
 }
 
-/// Why a commit was not acknowledged. What the server refuses then is what the body wrote: a
-/// deferred constraint, for example.
+/// Why a commit was not acknowledged. What the server refuses then is what the body wrote, for example by
+/// a deferred constraint.
 pub(super) fn commit_error(error: Error) -> CommitError {
-    let Some(refusal) = of_the_server(&error) else {
+    let Some(refusal) = server_error(&error) else {
         return CommitError::Unknown(StoreError::unavailable(NAME, error));
     };
-    if leaves_open(refusal) {
+    if leaves_outcome_unknown(refusal) {
         return CommitError::Unknown(StoreError::unavailable(NAME, error));
     }
-    match means(refusal, Came::ToTheServer) {
+    match meaning(refusal, Sent::Maybe) {
         Meaning::Rejected => CommitError::Refused(std::sync::Arc::new(error)),
-        _ => CommitError::RolledBack(store_error(error, Came::ToTheServer)),
+        _ => CommitError::RolledBack(store_error(error, Sent::Maybe)),
     }
 }
 
-/// Whether the error speaks of the session and not of the transaction: a server that ends, or a
-/// pooler that has lost it. Not all of them have a class of their own for that: `58` is the
-/// system's.
-fn leaves_open(refusal: &PgDatabaseError) -> bool {
+/// Whether the error is the session's and not the transaction's: a server that shuts down, or a pooler
+/// that has lost it. Not all of them have a class of their own: `58` is for system errors.
+fn leaves_outcome_unknown(refusal: &PgDatabaseError) -> bool {
     let code = refusal.code();
     matches!(refusal.severity(), PgSeverity::Fatal | PgSeverity::Panic)
         || ["08", "57P0", "58"]
@@ -206,10 +205,10 @@ fn leaves_open(refusal: &PgDatabaseError) -> bool {
         || code == code::COMPLETION_UNKNOWN
 }
 
-/// The transaction met another one and was rolled back: it has had no effect. At the server's
-/// default, `READ COMMITTED`, none of the store's does.
-pub(super) fn has_met_another(error: &Error) -> bool {
-    of_the_server(error).is_some_and(|error| {
+/// Whether the transaction was rolled back because of a concurrent one. It has had no effect. At the
+/// server's default, `READ COMMITTED`, this does not happen to the store's statements.
+pub(super) fn is_serialization_failure(error: &Error) -> bool {
+    server_error(error).is_some_and(|error| {
         matches!(
             error.code(),
             code::SERIALIZATION_FAILURE | code::DEADLOCK_DETECTED
@@ -219,44 +218,44 @@ pub(super) fn has_met_another(error: &Error) -> bool {
 
 /// Whether the server takes no writes: a standby, or a primary that was demoted.
 pub(super) fn is_read_only(error: &Error) -> bool {
-    of_the_server(error).is_some_and(|error| error.code() == code::READ_ONLY_TRANSACTION)
+    server_error(error).is_some_and(|error| error.code() == code::READ_ONLY_TRANSACTION)
 }
 
-/// Whether a statement was given up for the time that it took.
-pub(super) fn took_too_long(error: &StoreError) -> bool {
+/// Whether a statement was given up because it took too long.
+pub(super) fn is_timeout(error: &StoreError) -> bool {
     let (StoreError::NotReady { source, .. } | StoreError::Unavailable { source, .. }) = error
     else {
         return false;
     };
     match source.downcast_ref::<Error>() {
         Some(Error::Io(error)) => error.kind() == io::ErrorKind::TimedOut,
-        Some(error) => of_the_server(error).is_some_and(|error| error.code() == code::CANCELED),
+        Some(error) => server_error(error).is_some_and(|error| error.code() == code::CANCELED),
         None => false,
     }
 }
 
-/// Whether the connection is not to be used again: it is broken or silent, what was prepared on it
-/// is not what it should be, or it leads to a server that takes no writes any more (a primary that
-/// was demoted; its name may mean the new one by now).
-pub(super) fn is_of_the_connection(error: &Error) -> bool {
-    match of_the_server(error) {
+/// Whether the connection must not be used again: it is broken or silent, its prepared statements are
+/// not the expected ones, or its server takes no writes any more (a primary that was demoted; its host
+/// name may lead to the new one by now).
+pub(super) fn breaks_connection(error: &Error) -> bool {
+    match server_error(error) {
         Some(refusal) => {
             matches!(refusal.severity(), PgSeverity::Fatal | PgSeverity::Panic)
                 || matches!(
                     refusal.code(),
                     code::READ_ONLY_TRANSACTION | code::FAILED_TRANSACTION | code::NOT_SUPPORTED
                 )
-                || is_of_prepared_statements(error)
+                || is_prepared_statement_error(error)
         }
-        None => is_of_another_statement(error) || !is_of_the_row(error),
+        None => is_another_statement(error) || !is_unexpected_row(error),
     }
 }
 
-/// Whether the session may still be at work on what was sent: nothing was heard of it.
-pub(super) fn may_still_work(error: &Error) -> bool {
+/// Whether the session may still run the statement: there was no answer.
+pub(super) fn may_still_run(error: &Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error {
-        // Whoever closes a connection has ended its session.
+        // A server that closes a connection has ended its session.
         Error::Io(error) => !matches!(
             error.kind(),
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
@@ -266,14 +265,14 @@ pub(super) fn may_still_work(error: &Error) -> bool {
     }
 }
 
-/// Whether a pooler does not let pass what sessions are to start with.
+/// Whether a pooler refuses the options that sessions start with.
 pub(super) fn refuses_start_up_options(error: &Error) -> bool {
-    of_the_server(error).is_some_and(|refusal| refusal.message().contains("startup parameter"))
+    server_error(error).is_some_and(|refusal| refusal.message().contains("startup parameter"))
 }
 
-/// Whether a prepared statement is not what this connection has prepared.
-fn is_of_prepared_statements(error: &Error) -> bool {
-    of_the_server(error).is_some_and(|refusal| {
+/// Whether a prepared statement is not the one that this connection has prepared.
+fn is_prepared_statement_error(error: &Error) -> bool {
+    server_error(error).is_some_and(|refusal| {
         matches!(
             refusal.code(),
             code::NO_SUCH_STATEMENT | code::STATEMENT_EXISTS | code::PROTOCOL_VIOLATION
@@ -281,12 +280,12 @@ fn is_of_prepared_statements(error: &Error) -> bool {
     })
 }
 
-fn is_of_another_statement(error: &Error) -> bool {
+fn is_another_statement(error: &Error) -> bool {
     matches!(error, Error::Decode(source) if source.is::<AnotherStatement>())
 }
 
-/// Whether a row is not what this version writes.
-fn is_of_the_row(error: &Error) -> bool {
+/// Whether this version does not write such a row.
+fn is_unexpected_row(error: &Error) -> bool {
     matches!(
         error,
         Error::ColumnDecode { .. }
@@ -297,36 +296,34 @@ fn is_of_the_row(error: &Error) -> bool {
     )
 }
 
-pub(super) fn of_the_server(error: &Error) -> Option<&PgDatabaseError> {
+pub(super) fn server_error(error: &Error) -> Option<&PgDatabaseError> {
     let error = error.as_database_error()?;
     error.try_downcast_ref()
 }
 
-/// The server does not know a statement that was prepared, or knows it as another one.
+/// The server does not know a prepared statement, or knows another one under its name.
 #[derive(Debug)]
-struct MixedUp(Error);
+struct PreparedStatementMixup(Error);
 
-impl fmt::Display for MixedUp {
+impl fmt::Display for PreparedStatementMixup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {SHARED_SESSIONS}", self.0)
     }
 }
 
-impl std::error::Error for MixedUp {
+impl std::error::Error for PreparedStatementMixup {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }
 }
 
-/// A call had no turn in time.
+/// A call had no connection in time.
 #[derive(Debug)]
 pub(super) struct WaitedTooLong;
 
 impl fmt::Display for WaitedTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the calls before it took so long that none of its own time would have been left",
-        )
+        f.write_str("the call waited behind other calls until too little of its time was left")
     }
 }
 

@@ -1,9 +1,9 @@
-//! Who goes first. A turn is the right to use one of so many connections.
+//! Priority. A permit is the right to use one of a fixed number of connections.
 //!
-//! Those who hold a lease go before all others, and renewals before all else: a claim that waits is
-//! refused at worst, and a renewal that waits too long has its body run a second time. Some turns
-//! are never given to others, so that their statements, however long they take, do not keep holders
-//! waiting. The line of the others is bounded: who comes when it is full is told so at once.
+//! Lease holders go before all other calls, and renewals before all else: a claim that waits is refused at
+//! worst, but if a renewal waits too long, its body runs a second time. Some permits are never given to
+//! other calls, so that their statements, however long they take, do not block lease holders. The queue
+//! of the other calls is bounded: when it is full, the next call fails at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// A lease that runs out.
+    /// Renewing a lease.
     Renewal,
-    /// The end of an attempt.
+    /// Ending an attempt.
     End,
     /// Everything else.
     Other,
@@ -31,23 +31,24 @@ pub(super) struct Gate {
 #[derive(Default)]
 struct State {
     free: usize,
-    /// Turns that others have.
+    /// Permits that other calls have.
     others: usize,
-    /// Who waits, in the order of coming.
-    lines: [BTreeMap<u64, oneshot::Sender<Turn>>; 3],
+    /// The calls that wait, by lane, in the order of arrival.
+    queues: [BTreeMap<u64, oneshot::Sender<Permit>>; 3],
     next_number: u64,
 }
 
-/// As many calls wait as may.
+/// The queue of the other calls is full.
 #[derive(Debug)]
-pub(super) struct LineIsFull;
+pub(super) struct QueueFull;
 
 impl Gate {
-    /// `turns` in all, of which others have so many at once at most, and so many others wait.
-    pub(super) fn new(turns: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
+    /// A gate with this many permits, of which other calls have at most `max_others`. At most
+    /// `max_waiting` other calls wait.
+    pub(super) fn new(permits: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                free: turns,
+                free: permits,
                 ..State::default()
             }),
             max_others,
@@ -55,56 +56,56 @@ impl Gate {
         })
     }
 
-    /// Waits for a turn.
-    pub(super) async fn turn(self: &Arc<Self>, lane: Lane) -> Result<Turn, LineIsFull> {
+    /// Waits for a permit.
+    pub(super) async fn acquire(self: &Arc<Self>, lane: Lane) -> Result<Permit, QueueFull> {
         let mut waiting = {
             let mut state = self.state();
             if state.is_next(lane, self.max_others) {
                 state.take(lane);
-                return Ok(self.turn_of(lane));
+                return Ok(self.new_permit(lane));
             }
-            let line = &mut state.lines[lane as usize];
-            if lane == Lane::Other && line.len() >= self.max_waiting {
-                return Err(LineIsFull);
+            let queue = &mut state.queues[lane as usize];
+            if lane == Lane::Other && queue.len() >= self.max_waiting {
+                return Err(QueueFull);
             }
-            let (given, turn) = oneshot::channel();
+            let (given, permit) = oneshot::channel();
             let number = state.next_number;
             state.next_number += 1;
-            state.lines[lane as usize].insert(number, given);
-            Waiting {
+            state.queues[lane as usize].insert(number, given);
+            QueuedCall {
                 gate: self,
                 lane,
                 number,
-                turn,
+                permit,
             }
         };
-        // The gate lives, and drops no one in its lines.
-        (&mut waiting.turn).await.map_err(|_| LineIsFull)
+        // The gate lives, and drops no call in its queues.
+        (&mut waiting.permit).await.map_err(|_| QueueFull)
     }
 
-    /// A turn that nobody else is waiting for, if there is one.
-    pub(super) fn free_turn(self: &Arc<Self>) -> Option<Turn> {
+    /// A permit, if one is free and no lease holder waits for it.
+    pub(super) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.state();
         state.is_next(Lane::End, self.max_others).then(|| {
             state.take(Lane::End);
-            self.turn_of(Lane::End)
+            self.new_permit(Lane::End)
         })
     }
 
-    fn turn_of(self: &Arc<Self>, lane: Lane) -> Turn {
-        Turn {
+    fn new_permit(self: &Arc<Self>, lane: Lane) -> Permit {
+        Permit {
             gate: Some(Arc::clone(self)),
             lane,
         }
     }
 
-    fn give_back(self: &Arc<Self>, lane: Lane) {
+    fn release(self: &Arc<Self>, lane: Lane) {
         let mut state = self.state();
         state.put_back(lane);
         while let Some((lane, waiter)) = state.next(self.max_others) {
             state.take(lane);
-            if let Err(mut unclaimed) = waiter.send(self.turn_of(lane)) {
-                // Who waited has gone; dropped, it would come here again.
+            if let Err(mut unclaimed) = waiter.send(self.new_permit(lane)) {
+                // The caller has gone. Dropping the permit would release it a second time.
                 unclaimed.gate = None;
                 state.put_back(lane);
             }
@@ -119,13 +120,13 @@ impl Gate {
 impl State {
     const LANES: [Lane; 3] = [Lane::Renewal, Lane::End, Lane::Other];
 
-    /// Whether who comes now has a turn at once.
+    /// Whether a call that arrives now gets a permit at once.
     fn is_next(&self, lane: Lane, max_others: usize) -> bool {
-        let none_before = self.lines[..=lane as usize].iter().all(BTreeMap::is_empty);
+        let none_before = self.queues[..=lane as usize].iter().all(BTreeMap::is_empty);
         self.free > 0 && none_before && (lane != Lane::Other || self.others < max_others)
     }
 
-    fn next(&mut self, max_others: usize) -> Option<(Lane, oneshot::Sender<Turn>)> {
+    fn next(&mut self, max_others: usize) -> Option<(Lane, oneshot::Sender<Permit>)> {
         if self.free == 0 {
             return None;
         }
@@ -133,7 +134,7 @@ impl State {
             if lane == Lane::Other && self.others >= max_others {
                 return None;
             }
-            if let Some((_, waiter)) = self.lines[lane as usize].pop_first() {
+            if let Some((_, waiter)) = self.queues[lane as usize].pop_first() {
                 return Some((lane, waiter));
             }
         }
@@ -152,36 +153,36 @@ impl State {
 }
 
 /// The right to use a connection, until it is dropped.
-pub(super) struct Turn {
+pub(super) struct Permit {
     gate: Option<Arc<Gate>>,
     lane: Lane,
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(gate) = self.gate.take() {
-            gate.give_back(self.lane);
+            gate.release(self.lane);
         }
     }
 }
 
-impl fmt::Debug for Turn {
+impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Turn").field(&self.lane).finish()
+        f.debug_tuple("Permit").field(&self.lane).finish()
     }
 }
 
-/// One in a line. Dropped, it leaves it.
-struct Waiting<'a> {
+/// A call in a queue. Dropping it leaves the queue.
+struct QueuedCall<'a> {
     gate: &'a Gate,
     lane: Lane,
     number: u64,
-    turn: oneshot::Receiver<Turn>,
+    permit: oneshot::Receiver<Permit>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedCall<'_> {
     fn drop(&mut self) {
-        let given = self.gate.state().lines[self.lane as usize].remove(&self.number);
+        let given = self.gate.state().queues[self.lane as usize].remove(&self.number);
         drop(given);
     }
 }
@@ -193,31 +194,31 @@ mod tests {
 
     use super::*;
 
-    type Asked = BoxFuture<'static, Result<Turn, LineIsFull>>;
+    type Acquiring = BoxFuture<'static, Result<Permit, QueueFull>>;
 
-    /// Asks, and stands in line.
-    fn asks(gate: &Arc<Gate>, lane: Lane) -> Asked {
+    /// Acquires, and waits in the queue.
+    fn waits(gate: &Arc<Gate>, lane: Lane) -> Acquiring {
         let gate = Arc::clone(gate);
-        let mut asked = async move { gate.turn(lane).await }.boxed();
-        assert!((&mut asked).now_or_never().is_none(), "it has to wait");
-        asked
+        let mut acquiring = async move { gate.acquire(lane).await }.boxed();
+        assert!((&mut acquiring).now_or_never().is_none(), "it has to wait");
+        acquiring
     }
 
-    fn given(asked: &mut Asked) -> Option<Turn> {
-        asked.now_or_never().map(Result::unwrap)
+    fn given(acquiring: &mut Acquiring) -> Option<Permit> {
+        acquiring.now_or_never().map(Result::unwrap)
     }
 
-    fn turn(gate: &Arc<Gate>, lane: Lane) -> Turn {
-        gate.turn(lane).now_or_never().unwrap().unwrap()
+    fn acquire(gate: &Arc<Gate>, lane: Lane) -> Permit {
+        gate.acquire(lane).now_or_never().unwrap().unwrap()
     }
 
     #[test]
     fn renewals_go_before_ends_and_both_before_others() {
         let gate = Gate::new(1, 1, 10);
-        let first = turn(&gate, Lane::Other);
-        let mut other = asks(&gate, Lane::Other);
-        let mut end = asks(&gate, Lane::End);
-        let mut renewal = asks(&gate, Lane::Renewal);
+        let first = acquire(&gate, Lane::Other);
+        let mut other = waits(&gate, Lane::Other);
+        let mut end = waits(&gate, Lane::End);
+        let mut renewal = waits(&gate, Lane::Renewal);
         drop(first);
         assert!(given(&mut other).is_none() && given(&mut end).is_none());
         drop(given(&mut renewal).unwrap());
@@ -227,32 +228,35 @@ mod tests {
     }
 
     #[test]
-    fn others_leave_some_turns_to_holders() {
+    fn other_calls_leave_some_permits_to_lease_holders() {
         let gate = Gate::new(3, 2, 10);
-        let others = [turn(&gate, Lane::Other), turn(&gate, Lane::Other)];
-        let mut third = asks(&gate, Lane::Other);
-        let holder = turn(&gate, Lane::End);
+        let others = [acquire(&gate, Lane::Other), acquire(&gate, Lane::Other)];
+        let mut third = waits(&gate, Lane::Other);
+        let holder = acquire(&gate, Lane::End);
         drop(holder);
-        assert!(given(&mut third).is_none(), "a holder's turn is no other's");
-        // Holders may have them all.
+        assert!(
+            given(&mut third).is_none(),
+            "this permit is for lease holders"
+        );
+        // Lease holders may have all permits.
         drop(others);
         let third = given(&mut third).unwrap();
-        let holders = [turn(&gate, Lane::Renewal), turn(&gate, Lane::End)];
-        let mut late = asks(&gate, Lane::Renewal);
+        let holders = [acquire(&gate, Lane::Renewal), acquire(&gate, Lane::End)];
+        let mut late = waits(&gate, Lane::Renewal);
         drop(third);
         assert!(given(&mut late).is_some());
         drop(holders);
     }
 
     #[test]
-    fn a_full_line_is_said_at_once_and_only_to_others() {
+    fn a_full_queue_fails_other_calls_at_once_and_no_others() {
         let gate = Gate::new(1, 1, 2);
-        let first = turn(&gate, Lane::Other);
-        let mut waiting = [asks(&gate, Lane::Other), asks(&gate, Lane::Other)];
+        let first = acquire(&gate, Lane::Other);
+        let mut waiting = [waits(&gate, Lane::Other), waits(&gate, Lane::Other)];
         for _ in 0..3 {
-            assert!(gate.turn(Lane::Other).now_or_never().unwrap().is_err());
+            assert!(gate.acquire(Lane::Other).now_or_never().unwrap().is_err());
         }
-        let mut holders: Vec<_> = (0..100).map(|_| asks(&gate, Lane::End)).collect();
+        let mut holders: Vec<_> = (0..100).map(|_| waits(&gate, Lane::End)).collect();
         drop(first);
         for holder in &mut holders {
             drop(given(holder).unwrap());
@@ -263,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_makes_room_and_takes_no_turn_along() {
+    fn a_call_that_leaves_the_queue_makes_room_and_takes_no_permit_along() {
         let gate = Gate::new(1, 1, 1);
-        let first = turn(&gate, Lane::Other);
-        drop(asks(&gate, Lane::Other));
-        let mut second = asks(&gate, Lane::Other);
-        let leaves = asks(&gate, Lane::Renewal);
-        // Given, and never taken.
+        let first = acquire(&gate, Lane::Other);
+        drop(waits(&gate, Lane::Other));
+        let mut second = waits(&gate, Lane::Other);
+        let leaves = waits(&gate, Lane::Renewal);
+        // The permit is given, and never taken.
         drop(first);
         drop(leaves);
         let second = given(&mut second).unwrap();

@@ -1,11 +1,11 @@
-//! Whether a session is one client's. A pooler that gives each transaction another session mixes
-//! up what clients have prepared and set, so a store has to know.
+//! Whether a session belongs to one client. A pooler that gives each transaction another session mixes up
+//! what its clients have prepared and set, so a store must know.
 //!
-//! Two connections are opened, and each is asked for its session, over and over: a session that
-//! changes under a connection, and one that two open connections have, is shared. Poolers give the
-//! session that rested last, or the one that rested longest; asked twice in a row, and while the
-//! other one is within a transaction, either is seen. A pooler that pools sessions, and a server
-//! without one, give every answer the same.
+//! Two connections are opened, and each is asked for its session several times. A session is shared if it
+//! changes under a connection, or if both connections have it. Poolers give the session that was used
+//! last, or the one that was idle longest. Both are found by asking twice in a row, and while the other
+//! connection is in a transaction. With a pooler of sessions, or without a pooler, the answers stay the
+//! same.
 
 use std::time::Duration;
 
@@ -16,63 +16,63 @@ use tokio::time::timeout;
 use super::NAME;
 use super::connections::Connections;
 use super::errors::{connect_error, refuses_start_up_options};
-use super::hung::Session;
-use super::own::{Own, SettingsBy, session};
+use super::hung_sessions::Session;
+use super::pool::{Pool, SettingsBy, session};
 use super::statement::SHARED_SESSIONS;
 use crate::ConnectError;
 
-/// How often everything is asked: the answers of a busy pooler are chance.
+/// How often everything is asked: the answers of a busy pooler are random.
 const ROUNDS: usize = 3;
 
-/// Makes sure that sessions are one client's, and finds out how they come by their settings. None
-/// are set before that: another application's sessions might be the ones.
-pub(super) async fn prove(own: &Own, patience: Duration) -> Result<(), ConnectError> {
-    let connect = |with_options| within(patience, own.connect(with_options));
+/// Makes sure that sessions belong to one client, and finds out how they get their settings. Nothing is
+/// set before: the sessions might be another application's.
+pub(super) async fn check_sessions(pool: &Pool, limit: Duration) -> Result<(), ConnectError> {
+    let connect = |with_options| within(limit, pool.connect(with_options));
     let (mut first, takes_options) = match connect(true).await {
         Err(error) if refuses_start_up_options(&error) => {
             (connect(false).await.map_err(connect_error)?, false)
         }
         connected => (connected.map_err(connect_error)?, true),
     };
-    let asked = within(patience, session(&mut first, "")).await;
+    let asked = within(limit, session(&mut first, "")).await;
     let (_, is_set) = asked.map_err(connect_error)?;
     let second = connect(false).await.map_err(connect_error)?;
-    refuse_shared(first, second, patience).await?;
-    own.set_by(match takes_options && is_set {
+    refuse_shared(first, second, limit).await?;
+    pool.set_settings_by(match takes_options && is_set {
         true => SettingsBy::StartUp,
         false => SettingsBy::Statement,
     });
     Ok(())
 }
 
-/// The same for the server of an application's pool, over two connections beside it.
-pub(super) async fn prove_pool(connections: &Connections) -> Result<(), ConnectError> {
-    let patience = connections.timeout();
+/// Makes sure of it for the server of an application's pool, over two connections beside it.
+pub(super) async fn check_pool_sessions(connections: &Connections) -> Result<(), ConnectError> {
+    let limit = connections.timeout();
     let options = connections.options();
     let open = async || {
-        let opened = within(patience, PgConnection::connect_with(&options)).await;
+        let opened = within(limit, PgConnection::connect_with(&options)).await;
         opened.map_err(connect_error)
     };
-    refuse_shared(open().await?, open().await?, patience).await
+    refuse_shared(open().await?, open().await?, limit).await
 }
 
 async fn within<T>(
-    patience: Duration,
+    limit: Duration,
     done: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let done = timeout(patience, done).await;
+    let done = timeout(limit, done).await;
     done.unwrap_or(Err(Error::PoolTimedOut))
 }
 
 /// # Errors
-/// Where a pooler shares sessions among transactions.
+/// When a pooler shares sessions among transactions.
 async fn refuse_shared(
     mut first: PgConnection,
     mut second: PgConnection,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<(), ConnectError> {
     let mut seen = Seen::default();
-    let looked = seen.look(&mut first, &mut second, patience).await;
+    let looked = seen.look(&mut first, &mut second, limit).await;
     if seen.is_shared() {
         return Err(ConnectError::Unfit {
             store: NAME,
@@ -81,7 +81,7 @@ async fn refuse_shared(
     }
     looked.map_err(connect_error)?;
     for connection in [first, second] {
-        let _ = timeout(patience, connection.close()).await;
+        let _ = timeout(limit, connection.close()).await;
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Each of the two has one session, and they are two.
+    /// Whether a connection had two sessions, or both connections had the same.
     fn is_shared(&self) -> bool {
         let changes = |seen: &[Session]| seen.windows(2).any(|pair| pair[0] != pair[1]);
         changes(&self.first)
@@ -104,31 +104,31 @@ impl Seen {
                 .any(|session| self.first.contains(session))
     }
 
-    /// Looks until it is seen that sessions are shared, or long enough.
+    /// Looks until sessions are seen to be shared, or for all rounds.
     async fn look(
         &mut self,
         first: &mut PgConnection,
         second: &mut PgConnection,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<(), Error> {
         for _ in 0..ROUNDS {
             for _ in 0..2 {
-                let asked = within(patience, session(first, "")).await;
+                let asked = within(limit, session(first, "")).await;
                 self.first.push(asked?.0);
             }
-            // Who has to wait for a session while the other one does nothing is given no other's.
-            let Ok(begun) = timeout(patience, session(second, "BEGIN; ")).await else {
+            // If it waits for a session while the other connection is idle, that session is not shared.
+            let Ok(begun) = timeout(limit, session(second, "BEGIN; ")).await else {
                 return Ok(());
             };
             self.second.push(begun?.0);
             if self.is_shared() {
                 return Ok(());
             }
-            let Ok(meanwhile) = timeout(patience, session(first, "")).await else {
+            let Ok(meanwhile) = timeout(limit, session(first, "")).await else {
                 return Ok(());
             };
             self.first.push(meanwhile?.0);
-            let ended = within(patience, session(second, "ROLLBACK; ")).await;
+            let ended = within(limit, session(second, "ROLLBACK; ")).await;
             self.second.push(ended?.0);
             if self.is_shared() {
                 return Ok(());

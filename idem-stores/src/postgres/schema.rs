@@ -1,7 +1,7 @@
-//! The tables: whether they are there, whose they are, and how they come to be.
+//! The tables: whether they exist, their version, and their migrations.
 //!
-//! `idem_schema` holds the version of both. What the application keeps of its own migrations is not
-//! touched. Both tables are where `search_path` finds them.
+//! `idem_schema` holds the version of both. The application's own migrations are not touched. Both tables
+//! are found through `search_path`.
 
 use std::borrow::Cow;
 
@@ -12,34 +12,32 @@ use super::NAME;
 use super::errors::schema_error;
 use crate::ConnectError;
 
-/// Each makes of its predecessor's tables its own, and says so in `idem_schema`.
+/// Each upgrades the tables by one version, which it notes in `idem_schema`.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_records.sql"),
     include_str!("migrations/0002_min_version.sql"),
 ];
 
-/// The version that this code makes of the tables. It uses older ones as they are.
+/// The version that this code upgrades the tables to. It can use older ones as they are.
 const VERSION: usize = MIGRATIONS.len();
 
-/// Of the processes that want to migrate, the one that holds this advisory lock does: "idem_001".
+/// The advisory lock of the process that migrates: "idem_001".
 const LOCK: i64 = 0x6964_656d_5f30_3031;
 
-/// Asked of the catalog itself: what the server's process remembers of names may be from before
-/// the lock.
+/// From the catalog itself: the server's process may remember names from before the lock.
 const TABLES: &str = "SELECT relname::text FROM pg_catalog.pg_class \
     WHERE relname IN ('idem_records', 'idem_schema') AND pg_table_is_visible(oid)";
 
-/// What the newest migration says. All columns: a newer version may have more, and version 1 has
-/// fewer.
+/// The row of the newest migration. All columns: a newer version may have more, and version 1 has fewer.
 const NEWEST: &str = "SELECT * FROM idem_schema ORDER BY version DESC LIMIT 1";
 
-/// The version of the tables; 0 where there are none. A newer one than this code's where the tables
-/// say that this code may use them.
+/// The version of the tables; 0 if there are none. It may be newer than this code's if the tables allow
+/// that.
 ///
 /// # Errors
-/// When they are of another's making, or too new for this code.
+/// When they are foreign, or too new for this code.
 async fn look(connection: &mut PgConnection) -> Result<usize, ConnectError> {
-    // In the simple protocol: what is prepared would remember which columns there are.
+    // In the simple protocol: a prepared statement would remember the columns.
     let tables = sqlx::raw_sql(TABLES).fetch_all(&mut *connection).await;
     let tables: Vec<String> = tables
         .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
@@ -62,7 +60,7 @@ async fn look(connection: &mut PgConnection) -> Result<usize, ConnectError> {
     }
 }
 
-/// What the tables say of themselves.
+/// The versions that the tables hold.
 struct Versions {
     version: usize,
     /// The oldest version that a program must know to use them.
@@ -70,7 +68,7 @@ struct Versions {
 }
 
 impl Versions {
-    /// `None` where they are not of this code's making.
+    /// `None` if the table is foreign.
     fn read(row: &PgRow) -> Option<Self> {
         let number = |column| {
             let number: i32 = row.try_get(column).ok()?;
@@ -79,7 +77,7 @@ impl Versions {
         let version = number("version")?;
         let oldest = match row.try_column("min_version") {
             Ok(_) => number("min_version")?,
-            // Version 1 does not say so yet.
+            // Version 1 has no such column.
             Err(_) => version,
         };
         Some(Self { version, oldest })
@@ -104,14 +102,14 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectEr
     }
 }
 
-/// Brings the tables to this version. Of many processes at once one does, and the others wait.
+/// Upgrades the tables to this version. Of concurrent processes one does, and the others wait.
 pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), ConnectError> {
-    // Where there is nothing to do nothing is locked and no right is needed.
+    // If there is nothing to do, nothing is locked, and no right is needed.
     if look(&mut *connection).await? >= VERSION {
         return Ok(());
     }
     let mut transaction = connection.begin().await.map_err(schema_error)?;
-    // It may wait for another process, and change much.
+    // It may wait for another process, and take long.
     sqlx::raw_sql("SET LOCAL statement_timeout = 0")
         .execute(&mut *transaction)
         .await

@@ -1,13 +1,12 @@
 //! A statement with its values, and the two ways to send it. Knows nothing of records.
 //!
-//! Prepared, it is planned once per connection. As one message of the simple protocol, with the
-//! values written into it, it is right behind a pooler that gives each transaction another session,
-//! where nothing that was prepared before can be counted on.
+//! A prepared statement is planned once per connection. Behind a pooler that gives each transaction
+//! another session, nothing stays prepared. There a statement is one message of the simple protocol, with
+//! its values in the text.
 //!
-//! Whichever way it is sent, it names itself: `$1` is its name, which its text compares with its
-//! own, and its row says which statement has answered. Where a pooler mixes up the prepared
-//! statements of its clients another one may be executed; it then changes nothing, and its answer is
-//! not taken for this one's.
+//! Either way, a statement names itself: `$1` is its name, which its text compares with its own, and its
+//! row says which statement has answered. If a pooler mixes up the prepared statements of its clients,
+//! another one may be executed. It then changes nothing, and its answer is not taken for this one's.
 
 use std::fmt::{self, Write as _};
 use std::sync::LazyLock;
@@ -18,17 +17,17 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgValueFormat};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Executor, Postgres, Row, ValueRef};
 
-/// What statements begin with on connections that are not the store's own: the server shows which
-/// of them hang, and that they are this process's.
+/// What statements begin with on connections that are not the store's own. By it the server shows which
+/// statements are this process's, and hang.
 pub(super) static MARK: LazyLock<String> =
     LazyLock::new(|| format!("/* idem {:032x} */ ", rand::random::<u128>()));
 
-/// A statement's text, and the name that it calls itself.
+/// A statement's text, and its name.
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) name: &'static str,
     pub(super) sql: &'static str,
-    /// The same behind [`MARK`].
+    /// The text behind [`MARK`].
     pub(super) marked: LazyLock<String>,
 }
 
@@ -53,7 +52,7 @@ pub(super) use text;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'q> {
     Bytes(&'q [u8]),
-    /// Bytes that are made for the statement: a fingerprint's.
+    /// Bytes that are owned.
     Fingerprint([u8; idem_core::Fingerprint::LEN]),
     MaybeBytes(Option<&'q [u8]>),
     Integer(i32),
@@ -65,19 +64,18 @@ pub(super) enum Value<'q> {
 /// How statements are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// Prepared once per connection, which is the store's own.
+    /// Prepared once per connection of the store's own.
     Prepared,
-    /// The same, on a connection of the application's.
+    /// Prepared, with [`MARK`], on a connection of the application.
     PreparedMarked,
-    /// As one message each.
+    /// One message of the simple protocol.
     Simple,
 }
 
-/// What a message sets for its own transaction, so that nobody else sees anything of it who is
-/// given the same session.
+/// What a message sets for its own transaction only: the session may be shared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// The server gives the statement up after so long.
+    /// After this time the server gives the statement up.
     pub(super) timeout: Duration,
 }
 
@@ -86,7 +84,7 @@ pub(super) struct Limits {
 pub(super) struct Statement<'q> {
     text: &'static Text,
     values: Vec<Value<'q>>,
-    is_planned_anew: bool,
+    is_replanned: bool,
 }
 
 impl<'q> Statement<'q> {
@@ -94,34 +92,34 @@ impl<'q> Statement<'q> {
         Self {
             text,
             values: values.into(),
-            is_planned_anew: false,
+            is_replanned: false,
         }
     }
 
-    /// Planned each time that it is sent: its plan depends on what there is.
-    pub(super) const fn planned_anew(mut self) -> Self {
-        self.is_planned_anew = true;
+    /// Makes it be planned each time: the best plan depends on the data.
+    pub(super) const fn replanned(mut self) -> Self {
+        self.is_replanned = true;
         self
     }
 
-    /// How long the server may take over it, of the time that a call has. What is planned anew is
-    /// long work that can be divided, so that it is known in time that it must be.
-    pub(super) fn may_take(&self, timeout: Duration) -> Duration {
-        match self.is_planned_anew {
+    /// How long the server may take, of the time that a call has. A replanned statement is long work that
+    /// can be divided, and must leave time to notice that.
+    pub(super) fn time_limit(&self, timeout: Duration) -> Duration {
+        match self.is_replanned {
             true => timeout / 2,
             false => timeout,
         }
     }
 
-    /// Sends it, and gives its one row.
-    pub(super) async fn ask(
+    /// Sends it, and returns its one row.
+    pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
         protocol: Protocol,
         limits: Option<Limits>,
     ) -> Result<PgRow, Error> {
         let row = match protocol {
-            _ if self.is_planned_anew => self.send(connection, limits).await,
+            _ if self.is_replanned => self.send(connection, limits).await,
             Protocol::Prepared => connection.fetch_optional(self.query(self.text.sql)).await,
             Protocol::PreparedMarked => {
                 connection
@@ -131,7 +129,7 @@ impl<'q> Statement<'q> {
             Protocol::Simple => self.send(connection, limits).await,
         };
         let row = row?.ok_or_else(another_statement)?;
-        // By its place: of another statement's row nothing else is known.
+        // By its position: another statement's row may have other columns.
         match row.try_get::<&str, _>(0) {
             Ok(name) if name == self.text.name => Ok(row),
             _ => Err(another_statement()),
@@ -160,8 +158,8 @@ impl<'q> Statement<'q> {
         })
     }
 
-    /// The statement with its values, which are numbers and hexadecimal digits, so that nothing in
-    /// them can mean anything else whatever the session's settings.
+    /// The statement with its values. They are numbers and hexadecimal digits, which mean the same under all
+    /// settings of a session.
     fn message(&self, limits: Option<Limits>) -> String {
         let bytes = self.values.iter().map(|value| match value {
             Value::Bytes(bytes) | Value::MaybeBytes(Some(bytes)) => bytes.len(),
@@ -171,11 +169,11 @@ impl<'q> Statement<'q> {
         let mut message = String::with_capacity(room);
         if let Some(limits) = limits {
             message.push_str(&MARK);
-            // A session that was made for somebody else may plan otherwise.
+            // A shared session may have other settings.
             let _ = write!(
                 message,
                 "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL statement_timeout = {}; ",
-                in_settings(limits.timeout)
+                setting_millis(limits.timeout)
             );
         }
         for line in self.text.sql.lines() {
@@ -232,12 +230,12 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// A time in milliseconds, as the server's settings count.
-pub(super) fn in_settings(time: Duration) -> u128 {
+/// A time in the milliseconds of the server's settings.
+pub(super) fn setting_millis(time: Duration) -> u128 {
     time.as_millis().clamp(1, 2_147_483_647)
 }
 
-/// Bytes of a row, however it was asked for.
+/// Bytes of a row, in either protocol.
 pub(super) fn bytes_of(row: &PgRow, column: &str) -> Result<Option<Bytes>, Error> {
     let value = row.try_get_raw(column)?;
     if value.is_null() {
@@ -251,15 +249,15 @@ pub(super) fn bytes_of(row: &PgRow, column: &str) -> Result<Option<Bytes>, Error
     let bytes = value.as_bytes().map_err(decode)?;
     Ok(Some(match format {
         PgValueFormat::Binary => Bytes::copy_from_slice(bytes),
-        PgValueFormat::Text => of_text(bytes)
+        PgValueFormat::Text => parse_bytea(bytes)
             .ok_or_else(|| decode("no bytea".into()))?
             .into(),
     }))
 }
 
-/// Bytes as the server writes them in text: `bytea_output` is the session's, and may be either.
+/// Bytes as the server writes them in text. `bytea_output` is the session's, and has two values.
 /// <https://www.postgresql.org/docs/current/datatype-binary.html>
-fn of_text(text: &[u8]) -> Option<Vec<u8>> {
+fn parse_bytea(text: &[u8]) -> Option<Vec<u8>> {
     if let Some(digits) = text.strip_prefix(b"\\x") {
         let digit = |byte: u8| char::from(byte).to_digit(16);
         return digits
@@ -288,10 +286,10 @@ fn of_text(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What is wrong where statements are mixed up, and what to do.
+/// Why statements are mixed up, and what to do.
 pub(super) const SHARED_SESSIONS: &str = "a pooler in between gives each transaction another session: \
-    say pooler=transaction in the store's URL, or Pooler::Transaction where a pool is given, or \
-    have the pooler pool sessions";
+    set pooler=transaction in the store's URL, or Pooler::Transaction with a pool, or \
+    let the pooler pool sessions";
 
 /// The answer was that of another statement.
 #[derive(Debug)]
@@ -331,7 +329,7 @@ mod tests {
         Statement {
             text: &TEXT,
             values,
-            is_planned_anew: false,
+            is_replanned: false,
         }
     }
 
@@ -365,7 +363,7 @@ mod tests {
     fn bytes_are_read_in_both_ways_that_servers_write_them() {
         let all: Vec<u8> = (0..=255).collect();
         let hex = format!("\\x{}", Hex(&all));
-        assert_eq!(of_text(hex.as_bytes()), Some(all.clone()));
+        assert_eq!(parse_bytea(hex.as_bytes()), Some(all.clone()));
         let escaped: Vec<u8> = all
             .iter()
             .flat_map(|byte| match byte {
@@ -374,10 +372,10 @@ mod tests {
                 byte => format!("\\{byte:03o}").into_bytes(),
             })
             .collect();
-        assert_eq!(of_text(&escaped), Some(all));
+        assert_eq!(parse_bytea(&escaped), Some(all));
         for wrong in ["\\x0", "\\x0g", "\\", "\\4", "\\400", "\\8"] {
-            assert_eq!(of_text(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(parse_bytea(wrong.as_bytes()), None, "{wrong}");
         }
-        assert_eq!(of_text(b""), Some(Vec::new()));
+        assert_eq!(parse_bytea(b""), Some(Vec::new()));
     }
 }

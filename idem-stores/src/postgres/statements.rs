@@ -1,7 +1,7 @@
-//! The statements, one per transition, and what their rows say.
+//! The statements, one per transition, and how their rows are read.
 //!
-//! Each is a transaction of its own: one round trip, and nothing to clean up. The server's `now()`,
-//! the start of that transaction, is the only clock. Each gives exactly one row.
+//! Each is a transaction of its own: one round trip, and nothing to clean up. The only clock is the
+//! server's `now()`, the start of that transaction. Each returns exactly one row.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use sqlx::{Error, Row};
 
 use super::statement::{Statement, Text, Value, bytes_of, text};
 
-/// The longest time that is counted with: added to any date it still makes a date.
-const LONGEST: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The longest duration that a record holds. The server can still add it to any date.
+const MAX_DURATION: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
+const MIN_DURATION: Duration = Duration::from_millis(1);
 
 static CLAIM: Text = text!("claim 1", "statements/claim.sql");
 static FINISHED: Text = text!("finished 1", "statements/finished.sql");
@@ -29,11 +29,14 @@ static SWEEP: Text = text!("sweep 1", "statements/sweep.sql");
 
 /// A duration in microseconds, rounded up.
 fn micros(duration: Duration) -> Value<'static> {
-    let micros = duration.clamp(SHORTEST, LONGEST).as_nanos().div_ceil(1000);
+    let micros = duration
+        .clamp(MIN_DURATION, MAX_DURATION)
+        .as_nanos()
+        .div_ceil(1000);
     Value::Bigint(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-/// What lies between two times of the server; nothing where the later one is past.
+/// The time until a later moment; zero if that is past.
 fn duration(micros: i64) -> Duration {
     Duration::from_micros(micros.try_into().unwrap_or(0))
 }
@@ -52,7 +55,7 @@ pub(super) fn claim(claim: &Claim) -> Statement<'_> {
     )
 }
 
-/// What a server that takes no writes can say of a claim.
+/// A claim on a server that takes no writes: it finds finished records only.
 pub(super) fn finished(claim: &Claim) -> Statement<'_> {
     Statement::new(
         &FINISHED,
@@ -63,7 +66,7 @@ pub(super) fn finished(claim: &Claim) -> Statement<'_> {
     )
 }
 
-/// `None` is to ask again, or that nothing is finished.
+/// `None`: run it again, or nothing is finished.
 pub(super) fn claimed(row: &PgRow) -> Result<Option<Claimed>, Error> {
     let Some(attempt) = attempt(row)? else {
         return Ok(None);
@@ -110,8 +113,7 @@ pub(super) fn complete<'q>(lease: &'q Lease, outcome: &'q [u8]) -> Statement<'q>
     )
 }
 
-/// Creates a record again that the server has forgotten: running, or finished where there is an
-/// outcome.
+/// Creates a record again that the server has forgotten: running, or finished if there is an outcome.
 pub(super) fn recreate<'q>(lease: &'q Lease, outcome: Option<&'q [u8]>) -> Statement<'q> {
     let kept = match outcome {
         Some(_) => lease.retention,
@@ -144,7 +146,7 @@ fn of_holder<'q>(text: &'static Text, id: &'q RecordId, token: &'q Token) -> Sta
     Statement::new(text, values)
 }
 
-/// Whether what was asked for was done. `None` is to ask again.
+/// Whether the change was made. `None`: run it again.
 pub(super) fn applied(row: &PgRow) -> Result<Option<bool>, Error> {
     row.try_get("applied")
 }
@@ -176,15 +178,15 @@ pub(super) fn watch(id: &RecordId) -> Statement<'_> {
     Statement::new(&WATCH, [Value::Bytes(id.as_bytes())])
 }
 
-/// Whether what is watched runs. `None` is to ask again.
-pub(super) fn runs(row: &PgRow) -> Result<Option<bool>, Error> {
+/// Whether the watched record is running. `None`: run it again.
+pub(super) fn is_running(row: &PgRow) -> Result<Option<bool>, Error> {
     row.try_get("runs")
 }
 
-/// Deletes what has expired, from a place on that an earlier sweep came to.
+/// Deletes expired records, from where an earlier sweep ended.
 pub(super) fn sweep(batch: u32, from: Option<i64>) -> Statement<'static> {
     let values = [Value::Bigint(batch.into()), Value::MaybeBigint(from)];
-    Statement::new(&SWEEP, values).planned_anew()
+    Statement::new(&SWEEP, values).replanned()
 }
 
 fn attempt(row: &PgRow) -> Result<Option<u32>, Error> {
@@ -197,7 +199,7 @@ fn outcome(row: &PgRow) -> Result<Option<Bytes>, Error> {
     bytes_of(row, "outcome")
 }
 
-/// `None` when the lease is over.
+/// `None` if the lease is over.
 fn lease_left(row: &PgRow) -> Result<Option<Duration>, Error> {
     let left: Option<i64> = row.try_get("lease_left")?;
     Ok(left.map(duration).filter(|left| !left.is_zero()))
@@ -215,7 +217,7 @@ mod tests {
         };
         assert_eq!(micros(Duration::ZERO), 1000);
         assert_eq!(micros(Duration::from_nanos(1_000_001)), 1001);
-        assert_eq!(micros(Duration::MAX), micros(LONGEST));
+        assert_eq!(micros(Duration::MAX), micros(MAX_DURATION));
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! Deleting records whose time is over: in batches, each a short transaction of its own that
-//! takes no row that anybody else has locked.
+//! Deleting expired records in batches. Each batch is a short transaction that skips locked rows.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,38 +11,36 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::connections::Connections;
-use super::errors::took_too_long;
+use super::errors::is_timeout;
 use super::gate::Lane;
 use super::statements;
 
-/// How many records a batch deletes at most. Large outcomes take longer: fewer of them do.
-const LARGEST_BATCH: u32 = 1000;
+/// The most records of a batch. Batches of large outcomes take longer, and are smaller.
+const MAX_BATCH: u32 = 1000;
 
-/// Between two sweeps passes as much at least.
+/// The least pause between two sweeps.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a sweep begins at the beginning: what a batch could not have is left for the next
-/// one that does.
-const FROM_THE_START: Duration = Duration::from_secs(30 * 60);
+/// How often a sweep starts from the beginning, and finds the rows that were locked before.
+const RESTART_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// Sweeps one database, and remembers how.
 #[derive(Debug)]
 pub(super) struct Sweeper {
-    /// How many records a batch deletes in time.
+    /// The size of batches that end in time.
     batch: AtomicU32,
 }
 
 impl Default for Sweeper {
     fn default() -> Self {
         Self {
-            batch: AtomicU32::new(LARGEST_BATCH),
+            batch: AtomicU32::new(MAX_BATCH),
         }
     }
 }
 
-/// How far sweeps have come. The index keeps entries of what was deleted for as long as any
-/// transaction of the database might still see it: a sweep that began at the beginning would read
-/// ever more of them.
+/// How far sweeps have come. The index keeps the entries of deleted rows for as long as any transaction
+/// of the database might still see them. A sweep from the beginning would read ever more of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     /// In microseconds since 1970.
@@ -63,7 +60,7 @@ impl Default for Progress {
 impl Progress {
     /// Where the next sweep begins.
     pub(super) fn next(self) -> Self {
-        match self.began.elapsed() > FROM_THE_START {
+        match self.began.elapsed() > RESTART_INTERVAL {
             true => Self::default(),
             false => self,
         }
@@ -71,20 +68,20 @@ impl Progress {
 }
 
 impl Sweeper {
-    /// Deletes at most so many records, and answers how many; fewer say that there are no more.
+    /// Deletes up to `max_records`, and returns how many. If it returns fewer, there are no more.
     pub(super) async fn sweep(
         &self,
         connections: &Connections,
-        most: u64,
+        max_records: u64,
         progress: &mut Progress,
     ) -> Result<u64, StoreError> {
         let mut deleted = 0;
-        while deleted < most {
+        while deleted < max_records {
             let batch = self.batch.load(Ordering::Relaxed);
-            let batch = batch.min(u32::try_from(most - deleted).unwrap_or(batch));
+            let batch = batch.min(u32::try_from(max_records - deleted).unwrap_or(batch));
             let began = Instant::now();
             let swept = match delete(connections, batch, progress).await {
-                Err(error) if took_too_long(&error) && batch > 1 => {
+                Err(error) if is_timeout(&error) && batch > 1 => {
                     self.batch.store(batch / 2, Ordering::Relaxed);
                     continue;
                 }
@@ -96,11 +93,11 @@ impl Sweeper {
             }
             let took = began.elapsed();
             if took < connections.timeout() / 8 {
-                let larger = batch.saturating_mul(2).min(LARGEST_BATCH);
+                let larger = batch.saturating_mul(2).min(MAX_BATCH);
                 self.batch.fetch_max(larger, Ordering::Relaxed);
             }
-            if deleted < most {
-                // At most half of one connection's time.
+            if deleted < max_records {
+                // Sweeping takes at most half of one connection's time.
                 sleep(took).await;
             }
         }
@@ -108,7 +105,7 @@ impl Sweeper {
     }
 }
 
-/// Deletes one batch, from where another one came to.
+/// Deletes one batch, from where the last one ended.
 async fn delete(
     connections: &Connections,
     batch: u32,
@@ -116,7 +113,7 @@ async fn delete(
 ) -> Result<u64, StoreError> {
     let statement = statements::sweep(batch, progress.to);
     let (records, to): (i64, Option<i64>) = connections
-        .ask(Lane::Other, &statement, |row| {
+        .run(Lane::Other, &statement, |row| {
             Ok(Some((row.try_get("records")?, row.try_get("swept_to")?)))
         })
         .await?;
@@ -124,22 +121,22 @@ async fn delete(
     Ok(records.try_into().unwrap_or(0))
 }
 
-/// The task that sweeps in the background, until this is dropped.
-pub(super) struct Sweeping(JoinHandle<()>);
+/// The task that sweeps in the background. Dropping this ends it.
+pub(super) struct SweepTask(JoinHandle<()>);
 
-impl Sweeping {
+impl SweepTask {
     pub(super) fn start(connections: Connections, every: Duration) -> Self {
-        Self(tokio::spawn(keep_sweeping(connections, every)))
+        Self(tokio::spawn(sweep_periodically(connections, every)))
     }
 }
 
-impl Drop for Sweeping {
+impl Drop for SweepTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-async fn keep_sweeping(connections: Connections, every: Duration) {
+async fn sweep_periodically(connections: Connections, every: Duration) {
     let every = every.max(MIN_PAUSE);
     let sweeper = Sweeper::default();
     let mut progress = Progress::default();
@@ -148,12 +145,12 @@ async fn keep_sweeping(connections: Connections, every: Duration) {
         progress = progress.next();
         let swept = sweeper.sweep(&connections, u64::MAX, &mut progress);
         if let Err(error) = swept.await {
-            has_failed(&error);
+            warn_of_failure(&error);
         }
     }
 }
 
-pub(super) fn has_failed(error: &StoreError) {
+pub(super) fn warn_of_failure(error: &StoreError) {
     warn!(
         target: "idem",
         error = error as &dyn std::error::Error,
@@ -161,8 +158,8 @@ pub(super) fn has_failed(error: &StoreError) {
     );
 }
 
-impl fmt::Debug for Sweeping {
+impl fmt::Debug for SweepTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sweeping").finish_non_exhaustive()
+        f.debug_struct("SweepTask").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a URL says. The one place that sees credentials, on their way into the driver's options.
+//! What a URL says. The one module that sees credentials, on their way into the driver's options.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,9 +8,8 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::ConnectError;
 
-/// The options of a URL that are the driver's. It would log one that it does not know, with its
-/// value.
-const OF_THE_DRIVER: &[&str] = &[
+/// The driver's options of a URL. The driver would log an unknown one with its value.
+const DRIVER_OPTIONS: &[&str] = &[
     "application_name",
     "dbname",
     "host",
@@ -31,11 +30,11 @@ const OF_THE_DRIVER: &[&str] = &[
     "user",
 ];
 
-/// How many prepared statements a connection keeps at least, so that none of the store's is
+/// The least number of prepared statements that a connection caches, so that none of the store's is
 /// prepared twice.
-const FEWEST_STATEMENTS: usize = 16;
+const MIN_CACHED_STATEMENTS: usize = 16;
 
-/// What stands between a store and its server.
+/// What is between a store and its server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooler {
@@ -44,13 +43,13 @@ pub enum Pooler {
     Session,
     /// A pooler that gives each transaction a session: `pool_mode = transaction` in PgBouncer.
     ///
-    /// Nothing is prepared then, and nothing is set that outlives a transaction. Statements carry
-    /// their values in their text, which a server that logs its statements logs, too. Who waits
-    /// asks the server now and then, because nobody can be notified.
+    /// Then no statement is prepared, and no setting outlives its transaction. Statements carry their
+    /// values in their text, which a server that logs statements logs, too. Waiters poll the server,
+    /// because notifications need a session.
     Transaction,
 }
 
-/// What is not the driver's to know.
+/// The store's own settings.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) max_connections: usize,
@@ -87,9 +86,9 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
     if !matches!(scheme, "postgres" | "postgresql") {
         return Err(ConnectError::UnknownScheme);
     }
-    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let (location, query) = url.split_once('?').unwrap_or((url, ""));
     let mut settings = Settings::default();
-    let mut of_the_driver = Vec::new();
+    let mut driver_options = Vec::new();
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name {
@@ -126,15 +125,15 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
                 settings.sweep_every =
                     Some(every.map_err(|_| bad("sweep is a duration such as 60s, or off"))?);
             }
-            name if OF_THE_DRIVER.contains(&name) || name.starts_with("options[") => {
+            name if DRIVER_OPTIONS.contains(&name) || name.starts_with("options[") => {
                 let is_too_small = |value: &str| {
                     let capacity = value.parse::<usize>();
-                    capacity.is_ok_and(|capacity| capacity < FEWEST_STATEMENTS)
+                    capacity.is_ok_and(|capacity| capacity < MIN_CACHED_STATEMENTS)
                 };
                 if name == "statement-cache-capacity" && is_too_small(value) {
                     return Err(bad("statement-cache-capacity is a whole number from 16"));
                 }
-                of_the_driver.push(option);
+                driver_options.push(option);
             }
             _ => {
                 return Err(bad(
@@ -143,14 +142,15 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
             }
         }
     }
-    let mut options = PgConnectOptions::from_str(&format!("{place}?{}", of_the_driver.join("&")))
-        .map_err(|_| {
-            bad("it is postgres://[user[:password]@][host][:port][/database][?option=value&…]")
-        })?
-        // Of every call there is a span already.
-        .disable_statement_logging()
-        // Nothing here has a fraction, and poolers do not let pass what they do not know.
-        .extra_float_digits(None);
+    let mut options =
+        PgConnectOptions::from_str(&format!("{location}?{}", driver_options.join("&")))
+            .map_err(|_| {
+                bad("it is postgres://[user[:password]@][host][:port][/database][?option=value&…]")
+            })?
+            // Every call has a span already.
+            .disable_statement_logging()
+            // No value has a fraction, and poolers refuse settings that they do not know.
+            .extra_float_digits(None);
     if options.get_application_name().is_none() {
         options = options.application_name("idem");
     }

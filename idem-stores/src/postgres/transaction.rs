@@ -1,16 +1,16 @@
-//! Claims inside the application's own transactions: the records lie in the same database as its
-//! rows, and one commit decides over both.
+//! Claims inside the application's own transactions. The records are in the same database as its rows, and
+//! one commit covers both.
 //!
-//! Nothing is written until the body has ended. Meanwhile a lock that ends with the transaction
-//! keeps others out: it is asked for before the record is read, and not waited for. The lock,
-//! `BEGIN` and a savepoint are one message, the look at the record another; the look comes after
-//! the lock, so that it sees whatever the lock's last holder has committed. The outcome is one
-//! insert. Where a pool reads from older snapshots the look may miss a record; then the insert
-//! finds it, and everything is rolled back.
+//! Nothing is written until the body has ended. Meanwhile an advisory lock that ends with the transaction
+//! excludes other attempts. It is requested before the record is read, and not waited for. The lock,
+//! `BEGIN` and a savepoint are one message, and the read of the record is another. The read comes after
+//! the lock, so that it sees what the lock's last holder has committed. The outcome is one insert. If a
+//! pool reads older snapshots, the read may miss a record. Then the insert finds it, and everything is
+//! rolled back.
 //!
-//! What the lock has said stands in a setting that ends with the transaction, too. The insert
-//! writes only where it still does: a body may have ended the transaction, and what is written
-//! then would commit by itself.
+//! A setting that ends with the transaction, too, holds the result of the lock. The insert writes only if
+//! the setting is still there: a body may have ended the transaction, and the insert would commit by
+//! itself.
 
 use std::fmt;
 use std::future::Future;
@@ -31,15 +31,15 @@ use tokio::runtime::Handle;
 
 use super::NAME;
 use super::connections::Connections;
-use super::errors::{Came, commit_error, finish_error, store_error};
-use super::hung::Session;
-use super::pools::{self, OfPool};
+use super::errors::{Sent, commit_error, finish_error, store_error};
+use super::hung_sessions::Session;
+use super::pool_state::{PoolState, database_id_of};
 use super::statement::{Protocol, Statement, Text, Value, bytes_of, text};
 use super::target::{Pooler, Settings};
 use crate::Sqlx;
 
-/// What a body's writes are rolled back to. No name that a body would give one of its own: the
-/// newest of a name is the one that is rolled back to.
+/// Rolls the body's writes back. The savepoint's name is one that no body uses: of several with one name,
+/// the newest counts.
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT idem_rs_before_body";
 
 static LOOK: Text = text!("look 1", "statements/transaction_look.sql");
@@ -47,7 +47,7 @@ static FINISH: Text = text!("finish 1", "statements/transaction_finish.sql");
 
 /// A PostgreSQL database that an operation's transactions are opened in.
 ///
-/// A pool is as good where nothing is to be said: `transaction = bank.pool`.
+/// Without settings, a pool serves as well: `transaction = bank.pool`.
 ///
 /// ```no_run
 /// # fn example(pool: sqlx::PgPool) {
@@ -60,9 +60,9 @@ static FINISH: Text = text!("finish 1", "statements/transaction_finish.sql");
 /// It needs the tables of [`PostgresStore::migrate`](super::PostgresStore::migrate), and
 /// transactions at `READ COMMITTED`, PostgreSQL's default, or stricter.
 ///
-/// Where the server ends sessions that are silent within a transaction
-/// (`idle_in_transaction_session_timeout`), such an attempt is told so within five seconds, over
-/// another connection of the pool; where the pool has no other one, it finds out when it ends.
+/// If the server ends sessions that are idle in a transaction (`idle_in_transaction_session_timeout`), the
+/// attempt learns of it within five seconds, over another connection of the pool. If the pool has no
+/// other connection, the attempt learns of it when it ends.
 #[derive(Clone, Debug)]
 pub struct PgTransactions {
     pool: PgPool,
@@ -71,7 +71,7 @@ pub struct PgTransactions {
 }
 
 impl PgTransactions {
-    /// Transactions of this pool's.
+    /// Transactions of this pool.
     pub fn new(pool: PgPool) -> Self {
         let Settings {
             pooler,
@@ -85,18 +85,18 @@ impl PgTransactions {
         }
     }
 
-    /// What stands between the pool and its server; [`Pooler::Session`] unless given, which also
-    /// means nothing.
+    /// What is between the pool and its server; [`Pooler::Session`] unless given, which includes nothing
+    /// at all.
     #[must_use]
     pub const fn pooler(mut self, pooler: Pooler) -> Self {
         self.pooler = pooler;
         self
     }
 
-    /// How often records whose time is over are deleted, at most; every minute unless given, and as
-    /// fast as they come where there are more than 10,000. It is done in the background after a
-    /// commit, over one connection of the pool, and keeps the pool open for no longer than it
-    /// takes. `None` leaves it to others.
+    /// The longest pause between two deletions of expired records; a minute unless given. With more than
+    /// 10,000 expired records there is no pause. They are deleted in the background after a commit, over
+    /// one connection of the pool, and the pool stays open for no longer than that takes. `None` leaves
+    /// it to others.
     #[must_use]
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.sweep_every = pause;
@@ -138,7 +138,7 @@ impl Transactional for PgTransactions {
     }
 
     fn database_id(&self) -> Vec<u8> {
-        pools::place(&self.pool)
+        database_id_of(&self.pool)
     }
 
     async fn begin(
@@ -146,7 +146,7 @@ impl Transactional for PgTransactions {
         claim: &Claim,
     ) -> Result<BegunTransaction<Self::Transaction>, StoreError> {
         let connection = self.pool.acquire().await;
-        let connection = connection.map_err(|error| store_error(error, Came::NoFurther))?;
+        let connection = connection.map_err(|error| store_error(error, Sent::Nothing))?;
         self.begin_on(connection, claim).await
     }
 
@@ -165,35 +165,35 @@ impl Transactional for PgTransactions {
             Err(error) => Some(finish_error(error)),
         };
         if let Some(refused) = refused {
-            // The record is free when this is said. Where there is no connection any more it fails
-            // at once.
+            // The record must be free when the error is returned. Without a connection this fails at once.
             let _ = transaction.rollback().await;
             return Err(refused);
         }
-        // The server says why it has refused before it lets go of the record: a retry that comes at
-        // once may find it held for a moment.
+        // The server answers a refusal before it frees the record: a retry that comes at once may find it
+        // held for a moment.
         transaction.commit().await.map_err(commit_error)?;
         if let Some(every) = self.sweep_every {
             let settings = Settings {
                 pooler: self.pooler,
                 ..Settings::default()
             };
-            OfPool::of(&self.pool)
-                .sweep_in_time(every, || Connections::of_pool(self.pool.clone(), &settings));
+            PoolState::of(&self.pool).sweep_if_due(every, || {
+                Connections::of_application(self.pool.clone(), &settings)
+            });
         }
         Ok(())
     }
 
     async fn roll_back(&self, transaction: Self::Transaction) -> Result<(), StoreError> {
         let rolled_back = transaction.rollback().await;
-        rolled_back.map_err(|error| store_error(error, Came::ToTheServer))
+        rolled_back.map_err(|error| store_error(error, Sent::Maybe))
     }
 }
 
-/// Advisory locks have 64 bits, and are the database's: the table takes part in them, too, because
-/// tenants may have a schema each, and the same keys. Two records that share one are in each
-/// other's way, no more.
-fn lock_of(id: &RecordId) -> i64 {
+/// The record's part of its advisory lock. A lock has 64 bits, and belongs to the database. The table is a
+/// part of it, too, because tenants may have a schema each, and the same keys. Two records with the same
+/// lock only block each other.
+fn advisory_lock_of(id: &RecordId) -> i64 {
     let mut lock = [0; 8];
     lock.copy_from_slice(&id.as_bytes()[..8]);
     i64::from_be_bytes(lock)
@@ -205,17 +205,17 @@ impl PgTransactions {
         connection: PoolConnection<Postgres>,
         claim: &Claim,
     ) -> Result<BegunTransaction<Transaction<'static, Postgres>>, StoreError> {
-        let failed = |error| store_error(error, Came::ToTheServer);
-        // The lock comes before BEGIN, which makes it a part of the transaction: where it fails, none
-        // has begun. The driver would leave one open.
+        let failed = |error| store_error(error, Sent::Maybe);
+        // The lock comes before BEGIN, which makes it a part of the transaction. If it fails, no transaction
+        // has begun: the driver would leave it open.
         let begin = format!(
             "SELECT set_config('idem.locked', CASE WHEN pg_try_advisory_xact_lock(\
              '{}'::bigint # ('idem_records'::regclass::oid::bigint << 32)) \
              THEN 'idem_records'::regclass::oid::text ELSE '' END, true); \
              BEGIN; SAVEPOINT idem_rs_before_body",
-            lock_of(&claim.id)
+            advisory_lock_of(&claim.id)
         );
-        let mut transaction = Beginning::new(connection, begin).await.map_err(failed)?;
+        let mut transaction = PendingBegin::new(connection, begin).await.map_err(failed)?;
         let look = Statement::new(
             &LOOK,
             [
@@ -223,7 +223,7 @@ impl PgTransactions {
                 Value::Fingerprint(claim.fingerprint.to_bytes()),
             ],
         );
-        let row = look.ask(&mut transaction, self.protocol(), None).await;
+        let row = look.run(&mut transaction, self.protocol(), None).await;
         let row = row.map_err(failed)?;
         let locked = row.try_get("locked").map_err(failed)?;
         let answer = answer(&row, locked, claim).map_err(failed)?;
@@ -241,8 +241,8 @@ impl PgTransactions {
             },
             _ => None,
         };
-        // Dropped it is rolled back, too, while the answer is on its way already. But who comes
-        // next would find the lock still taken, where it is what decides.
+        // Dropping it would roll back, too, and return the answer sooner. But the next attempt might find the
+        // lock still held.
         if locked && !matches!(answer, Claimed::Finished { .. }) {
             transaction.rollback().await.map_err(failed)?;
         }
@@ -252,7 +252,7 @@ impl PgTransactions {
         }
     }
 
-    /// What tells that the server has ended the session, where it does so by itself.
+    /// Resolves when the server has ended the session, if it does so by itself.
     fn session_ended(&self, row: &PgRow) -> Result<Watch, Error> {
         if row.try_get::<Option<i32>, _>("pid")?.is_none() {
             return Ok(Watch::never());
@@ -262,7 +262,7 @@ impl PgTransactions {
         let limits = limits.map(|limit: &str| humantime::parse_duration(limit).unwrap_or_default());
         let limit = limits.into_iter().filter(|limit| !limit.is_zero()).min();
         let pool = &self.pool;
-        let ended = |limit| Ok(OfPool::of(pool).session_ended(pool, Session::read(row)?, limit));
+        let ended = |limit| Ok(PoolState::of(pool).session_ended(pool, Session::read(row)?, limit));
         limit.map_or_else(|| Ok(Watch::never()), ended)
     }
 
@@ -273,7 +273,7 @@ impl PgTransactions {
         ended: &TransactionEnd<'_>,
     ) -> Result<Finished, Error> {
         if ended.writes == Writes::Discard {
-            // Also mends a transaction that an error has aborted.
+            // This also recovers a transaction that an error has aborted.
             raw_sql(ROLLBACK_TO_SAVEPOINT)
                 .execute(&mut **transaction)
                 .await?;
@@ -291,7 +291,7 @@ impl PgTransactions {
                 Value::Bytes(&ended.outcome),
             ],
         );
-        let row = finish.ask(transaction, self.protocol(), None).await?;
+        let row = finish.run(transaction, self.protocol(), None).await?;
         Ok(match (row.try_get("applied")?, row.try_get("stands")?) {
             (true, _) => Finished::Written,
             (false, true) => Finished::Overtaken,
@@ -300,7 +300,7 @@ impl PgTransactions {
     }
 }
 
-/// What became of a record that was to be written.
+/// The result of writing the finished record.
 enum Finished {
     Written,
     /// Another one is in its place.
@@ -318,7 +318,7 @@ fn refusal(row: &PgRow) -> Result<Option<StoreError>, Error> {
     Ok((!may_write).then(|| StoreError::rejected(NAME, MayNotWrite)))
 }
 
-/// What the claim is answered.
+/// The answer to the claim.
 fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
     let in_flight = Claimed::InFlight {
         lease_left: Duration::ZERO,
@@ -389,29 +389,27 @@ impl fmt::Display for NotItsTransaction {
 
 impl std::error::Error for NotItsTransaction {}
 
-/// A transaction that begins. Dropped, it goes on to begin, and is rolled back then.
+/// A transaction that begins. If this is dropped, it goes on to begin in the background, and is rolled back.
 ///
-/// The driver would give the connection back as it is: a BEGIN that was sent is answered later,
-/// and nobody would end that transaction. Whatever is asked of the connection next would be in
-/// it, and never be committed.
-struct Beginning {
+/// The driver would put the connection back as it is. The BEGIN that was sent is answered later, and no one
+/// would end that transaction: the next statements of the connection would be in it, and never commit.
+struct PendingBegin {
     begun: Option<BoxFuture<'static, Result<Transaction<'static, Postgres>, sqlx::Error>>>,
     runtime: Handle,
 }
 
-impl Beginning {
+impl PendingBegin {
     fn new(connection: PoolConnection<Postgres>, begin: String) -> Self {
         let begin = AssertSqlSafe(begin).into_sql_str();
         Self {
-            // What `Pool::begin_with` does, once it has a connection: a call that is dropped
-            // before that waits for none.
+            // As `Pool::begin_with`, but with a connection: a call that is dropped before waits for none.
             begun: Some(Transaction::begin(connection, Some(begin))),
             runtime: Handle::current(),
         }
     }
 }
 
-impl Future for Beginning {
+impl Future for PendingBegin {
     type Output = Result<Transaction<'static, Postgres>, sqlx::Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -426,10 +424,10 @@ impl Future for Beginning {
     }
 }
 
-impl Drop for Beginning {
+impl Drop for PendingBegin {
     fn drop(&mut self) {
         if let Some(begun) = self.begun.take() {
-            // Whoever drops a call need not be on the runtime, which the driver's pool needs.
+            // A call may be dropped outside of the runtime, which the driver's pool needs.
             let _context = self.runtime.enter();
             self.runtime.spawn(async move { drop(begun.await) });
         }

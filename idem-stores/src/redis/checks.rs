@@ -24,7 +24,7 @@ const TRIAL_LIFETIME: Duration = Duration::from_secs(5);
 
 /// # Errors
 /// When the server cannot be reached, refuses the login or a transition, or is a node of a cluster
-/// that the URL takes for a server of its own.
+/// that the URL takes for a standalone server.
 pub(super) async fn run(
     store: &RedisStore,
     target: &Arc<Target>,

@@ -1,6 +1,5 @@
-//! What is asked of the database once, at start-up or at a pool's first transaction: settings that
-//! break what the store promises are refused, and those that weaken it are each a warning with its
-//! reason.
+//! What is checked at start-up, or at a pool's first transaction. Settings that break what the store
+//! promises are refused. Each setting that weakens it is a warning with its reason.
 
 use std::fmt;
 
@@ -28,13 +27,13 @@ impl Settings {
         })
     }
 
-    /// A database in memory ends with its process, whole.
+    /// A database in memory ends with its process.
     pub(super) const fn has_a_file(&self) -> bool {
         self.has_a_file
     }
 
     /// # Errors
-    /// When a process that is killed could leave half of a transaction behind.
+    /// When a killed process could leave half of a transaction behind.
     pub(super) fn refuse_without_journal(&self) -> Result<(), NoJournal> {
         match &*self.journal_mode {
             _ if !self.has_a_file => Ok(()),
@@ -53,7 +52,7 @@ impl Settings {
             warn!(
                 target: "idem",
                 mode,
-                "the sqlite database has no write-ahead log: who reads and who writes wait for each other; set journal_mode to WAL"
+                "the sqlite database has no write-ahead log: readers and writers wait for each other; set journal_mode to WAL"
             );
         }
         if self.synchronous < FULL {

@@ -1,5 +1,5 @@
-//! What an error of the driver says to whoever asked the store: the one table from SQLite's result
-//! codes to [`StoreError`].
+//! What an error of SQLite or the driver means to the caller: the one table from result codes to
+//! [`StoreError`].
 //!
 //! | SQLite says | nothing was changed | it was writing |
 //! |---|---|---|
@@ -71,19 +71,19 @@ pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
     code(error) == Some(code::CONSTRAINT)
 }
 
-/// Whether the connection can be used on.
-pub(super) fn spares_the_connection(error: &sqlx::Error) -> bool {
+/// Whether the connection can still be used.
+pub(super) fn keeps_connection_usable(error: &sqlx::Error) -> bool {
     use code::{BUSY, CONSTRAINT, FULL, LOCKED};
     matches!(code(error), Some(BUSY | LOCKED | FULL | CONSTRAINT))
 }
 
-/// Of a call that has changed nothing: a connection that was opened, a look, a transaction before
-/// its commit.
+/// The error of a call that has changed nothing: opening a connection, reading, a transaction before its
+/// commit.
 pub(super) fn without_effect(error: sqlx::Error) -> StoreError {
     store_error(error, false)
 }
 
-/// Of a call that was writing.
+/// The error of a call that was writing.
 pub(super) fn while_writing(error: sqlx::Error) -> StoreError {
     store_error(error, true)
 }
@@ -98,7 +98,7 @@ fn store_error(error: sqlx::Error, was_writing: bool) -> StoreError {
         sqlx::Error::Decode(_)
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_) => return StoreError::Unreadable { store: NAME },
-        // The connection's thread is gone, or could not be started.
+        // The connection's thread has ended, or could not be started.
         sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) if was_writing => {
             return StoreError::unavailable(NAME, error);
         }
@@ -161,7 +161,7 @@ impl From<OpenError> for ConnectError {
     }
 }
 
-/// The same at start-up, when somebody is there to put it right.
+/// The same error at start-up.
 pub(super) fn connect_error(error: sqlx::Error) -> ConnectError {
     use code::{CANTOPEN, CORRUPT, NOTADB, READONLY};
     let problem = match code(&error) {

@@ -1,5 +1,5 @@
-//! Which file a path leads to. SQLite holds on to the file that it has opened, however it is called
-//! by now: after another one was put in its place, two processes would each find their own.
+//! Which file a path leads to. SQLite keeps using the file that it has opened, whatever its name is now.
+//! After another file was put in its place, two processes would each use their own.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use super::NAME;
 
-/// A file, whatever its name.
+/// The identity of a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -22,7 +22,7 @@ pub(super) struct FileId {
 pub(super) enum Found {
     File(FileId),
     Nothing,
-    /// The system does not say.
+    /// The system does not tell.
     Unknown,
 }
 
@@ -46,21 +46,21 @@ fn find(path: &Path) -> Found {
     }
 }
 
-/// The place of a database, and the file that is known to belong there.
+/// The path of a database, and the file that belongs there.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// `None` where the driver's name of the database is no plain path.
+pub(super) struct Location {
+    /// `None` if the driver's name of the database is not a plain path.
     path: Option<PathBuf>,
     known: Mutex<Option<FileId>>,
 }
 
-impl Place {
+impl Location {
     pub(super) fn of(options: &SqliteConnectOptions) -> Self {
         let name = options.get_filename();
-        // Both mean something else to SQLite.
+        // SQLite interprets both.
         let is_path =
             name != ":memory:" && !name.as_os_str().as_encoded_bytes().starts_with(b"file:");
-        // The process may go elsewhere.
+        // The process may change its directory.
         let path = is_path.then(|| std::path::absolute(name).ok()).flatten();
         Self {
             path,
@@ -76,20 +76,20 @@ impl Place {
         self.path.as_deref().map_or(Found::Unknown, find)
     }
 
-    /// The file that belongs here, once it was opened.
+    /// The file that belongs there, once it was opened.
     pub(super) fn known(&self) -> Option<FileId> {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This one belongs here from now on. Says whether another one did, or none.
+    /// Makes this file the one that belongs there. `true` if it was not before.
     pub(super) fn learn(&self, file: FileId) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.replace(file) != Some(file)
     }
 
     /// # Errors
-    /// When another file is here than this one, or none.
-    pub(super) fn still_has(&self, file: Option<FileId>) -> Result<(), Replaced> {
+    /// When another file is at the path, or none.
+    pub(super) fn check_in_place(&self, file: Option<FileId>) -> Result<(), Replaced> {
         match (file, self.found()) {
             (Some(opened), Found::File(found)) if opened != found => Err(Replaced::ByAnother),
             (Some(_), Found::Nothing) => Err(Replaced::ByNothing),
@@ -103,9 +103,9 @@ impl Place {
 pub(super) enum Replaced {
     ByNothing,
     ByAnother,
-    /// Another file is there, which is not to be used for this reason.
+    /// By a file that cannot be used, for this reason.
     ByUnfit(Arc<crate::ConnectError>),
-    /// The pool is the application's, and its connections may have opened either.
+    /// Under the application's pool, whose connections may have opened either file.
     UnderAPool,
 }
 
@@ -113,13 +113,13 @@ impl fmt::Display for Replaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ByNothing => f.write_str(
-                "the database's file was moved or deleted while it was open; put it back, or start a process that makes a new one",
+                "the database's file was moved or deleted while it was open; put it back, or start a process that creates a new one",
             ),
             Self::ByAnother => f.write_str(
                 "another file was put in place of the database's while it was open, and this call went to the old one",
             ),
             Self::ByUnfit(_) => f.write_str(
-                "another file was put in place of the database's while it was open, and it has no tables that the store can use; put the right one there",
+                "another file was put in place of the database's while it was open, and it has no tables that the store can use; put the right file there",
             ),
             Self::UnderAPool => f.write_str(
                 "the database's file was moved, deleted or replaced while the application's pool was open, and its connections may write to the old one; put it back, or close the pool and open another",
@@ -138,18 +138,18 @@ impl std::error::Error for Replaced {
 }
 
 impl Replaced {
-    /// Of a call that was made to the old file and has changed nothing there.
+    /// The error of a call to the old file that has changed nothing.
     pub(super) fn after_reading(self) -> StoreError {
         StoreError::not_ready(NAME, self)
     }
 
-    /// Of a call that has perhaps changed the old file.
+    /// The error of a call that may have changed the old file.
     pub(super) fn after_writing(self) -> StoreError {
         StoreError::unavailable(NAME, self)
     }
 }
 
-/// Of a call that was not made.
+/// The error of a call that was not made.
 impl From<Replaced> for StoreError {
     fn from(replaced: Replaced) -> Self {
         Self::rejected(NAME, replaced)

@@ -1,40 +1,18 @@
-//! Who goes first. Whoever holds a lease goes before those who want one, because load must never
-//! cost a lease; and those who want one wait in queues with a bound.
+//! Priority: writes of lease holders go before claims, because load must never cost a lease.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use idem_core::StoreError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::NAME;
-use super::writes::Write;
+use super::limits::max_queue_wait;
+use super::queue::waited_too_long;
+use super::writes::{Lane, Write};
 
-/// The most writes of one transaction, and the most bytes of outcomes: how long others wait.
-pub(super) const MOST: usize = 128;
-const HEAVY: usize = 4 * 1024 * 1024;
-
-/// How long one who holds no lease waits behind this process's own calls: as for another process's
-/// lock, and at least so long.
-pub(super) fn longest_wait(patience: Duration) -> Duration {
-    patience.max(Duration::from_secs(1))
-}
-
-/// The lanes of the writer, those that go first at first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    Renewals,
-    /// Completions, releases and abandonments.
-    Ends,
-    Claims,
-    Sweeps,
-}
-
-impl Lane {
-    const COUNT: usize = 4;
-}
+/// The most writes of one transaction, and the most bytes of outcomes. They bound how long the others
+/// wait.
+const MAX_BATCH_WRITES: usize = 128;
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// What waits to be written.
 #[derive(Default)]
@@ -45,7 +23,7 @@ impl Lanes {
         self.of(write.lane()).push_back(write);
     }
 
-    /// Puts what could not be written back to where it was taken from.
+    /// Puts writes that could not be made back to where they were.
     pub(super) fn put_back(&mut self, batch: Vec<Write>) {
         for write in batch.into_iter().rev() {
             self.of(write.lane()).push_front(write);
@@ -60,19 +38,19 @@ impl Lanes {
         &mut self.0[lane as usize]
     }
 
-    /// Takes the writes of the next transaction. At most one is a sweep: it has a place in every
-    /// transaction, or a store that is never at rest would never be swept.
-    pub(super) fn next_batch(&mut self, patience: Duration) -> Vec<Write> {
-        self.drop_those_too_late(patience);
+    /// Takes the writes of the next transaction. One of them may be a sweep: otherwise a store that is
+    /// never idle would never be swept.
+    pub(super) fn next_batch(&mut self, lock_timeout: Duration) -> Vec<Write> {
+        self.drop_late_claims(lock_timeout);
         let mut batch = Vec::new();
-        let mut heavy = 0;
+        let mut bytes = 0;
         for lane in [Lane::Renewals, Lane::Ends, Lane::Claims] {
-            while batch.len() < MOST
-                && heavy < HEAVY
+            while batch.len() < MAX_BATCH_WRITES
+                && bytes < MAX_BATCH_BYTES
                 && let Some(next) = self.of(lane).front()
             {
-                // One that has failed beside others goes by itself.
-                if next.is_to_be_alone() && !batch.is_empty() {
+                // An isolated write has a transaction of its own.
+                if next.is_isolated() && !batch.is_empty() {
                     return batch;
                 }
                 let Some(next) = self.of(lane).pop_front() else {
@@ -81,10 +59,10 @@ impl Lanes {
                 if !next.is_wanted() {
                     continue;
                 }
-                heavy += next.weight();
-                let is_to_be_alone = next.is_to_be_alone();
+                bytes += next.outcome_bytes();
+                let is_isolated = next.is_isolated();
                 batch.push(next);
-                if is_to_be_alone {
+                if is_isolated {
                     return batch;
                 }
             }
@@ -93,31 +71,36 @@ impl Lanes {
         batch
     }
 
-    fn drop_those_too_late(&mut self, patience: Duration) {
-        let longest = longest_wait(patience);
+    fn drop_late_claims(&mut self, lock_timeout: Duration) {
+        let longest = max_queue_wait(lock_timeout);
         let claims = self.of(Lane::Claims);
         while let Some(late) = claims.pop_front_if(|claim| claim.has_waited_for(longest)) {
             late.fail(waited_too_long());
         }
     }
 
-    /// Another connection has held the lock since then: whoever has waited for it for too long is
-    /// told.
-    pub(super) fn lock_was_busy(&mut self, since: Instant, patience: Duration, error: &StoreError) {
+    /// Fails the writes that have waited too long for a lock that another connection has held since
+    /// then.
+    pub(super) fn fail_after_busy_lock(
+        &mut self,
+        since: Instant,
+        lock_timeout: Duration,
+        error: &StoreError,
+    ) {
         let now = Instant::now();
         for lane in &mut self.0 {
             let mut patient = VecDeque::new();
             for write in lane.iter_mut() {
-                write.sees_the_lock_busy(since);
+                write.note_busy_lock(since);
             }
             if !lane
                 .iter()
-                .any(|write| write.was_kept_by_the_lock_for(patience, now))
+                .any(|write| write.has_waited_for_lock(lock_timeout, now))
             {
                 continue;
             }
             for write in lane.drain(..) {
-                match write.was_kept_by_the_lock_for(patience, now) {
+                match write.has_waited_for_lock(lock_timeout, now) {
                     true => write.fail(error.clone()),
                     false => patient.push_back(write),
                 }
@@ -127,54 +110,15 @@ impl Lanes {
     }
 }
 
-/// A queue that holds so many, for those who hold no lease.
-#[derive(Clone)]
-pub(super) struct Queue(Arc<Semaphore>);
-
-/// One's place in a queue, until it is dropped.
-pub(super) struct Place {
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Queue {
-    pub(super) fn bounded(most: usize) -> Self {
-        let most = most.clamp(1, Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(most)))
-    }
-
-    /// # Errors
-    /// When it is full.
-    pub(super) fn enter(&self) -> Result<Place, StoreError> {
-        match Arc::clone(&self.0).try_acquire_owned() {
-            Ok(permit) => Ok(Place { _permit: permit }),
-            Err(_) => Err(StoreError::Overloaded { store: NAME }),
-        }
-    }
-}
-
-/// A call that waited in a queue of this process until its time was over.
-pub(super) fn waited_too_long() -> StoreError {
-    StoreError::not_sent(NAME, WaitedTooLong)
-}
-
-#[derive(Debug)]
-struct WaitedTooLong;
-
-impl fmt::Display for WaitedTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it waited behind other calls of this process until its time was over")
-    }
-}
-
-impl std::error::Error for WaitedTooLong {}
-
 #[cfg(test)]
 mod tests {
     use idem_core::{Claim, Fingerprint, Lease, RecordId, Token};
     use tokio::sync::oneshot::Receiver;
 
     use super::*;
-    use crate::sqlite::writes::{Asked, Change, Completion, End, To};
+    use crate::sqlite::NAME;
+    use crate::sqlite::changes::{Completion, End, Transition};
+    use crate::sqlite::writes::{Job, Request};
 
     type Answer<A> = Receiver<Result<A, StoreError>>;
 
@@ -192,19 +136,19 @@ mod tests {
     }
 
     fn write<Q, A>(
-        question: Q,
+        content: Q,
         since: Instant,
-        change: impl FnOnce(Asked<Q, A>) -> Change,
+        change: impl FnOnce(Request<Q, A>) -> Job,
     ) -> (Write, Answer<A>) {
-        let (asked, answered) = Asked::new(question);
-        (Write::new(change(asked), since, None), answered)
+        let (request, answered) = Request::new(content);
+        (Write::new(change(request), since, None), answered)
     }
 
     fn end() -> End {
         End {
             id: RecordId::from_bytes([7; 32]),
             token: Token::from_bytes([7; 16]),
-            to: To::Absent,
+            transition: Transition::Release,
         }
     }
 
@@ -221,11 +165,11 @@ mod tests {
             lease,
             outcome: "done".into(),
         };
-        let (sweep, _sweep) = write(256, now, Change::Sweep);
-        let (claim, _claim) = write(a_claim(), now, Change::Claim);
-        let (complete, _complete) = write(completion, now, Change::Complete);
-        let (release, _release) = write(end(), now, Change::End);
-        let (renew, _renew) = write(lease, now, Change::Renew);
+        let (sweep, _sweep) = write(256, now, Job::Sweep);
+        let (claim, _claim) = write(a_claim(), now, Job::Claim);
+        let (complete, _complete) = write(completion, now, Job::Complete);
+        let (release, _release) = write(end(), now, Job::End);
+        let (renew, _renew) = write(lease, now, Job::Renew);
         for write in [sweep, claim, complete, release, renew] {
             lanes.add(write);
         }
@@ -245,17 +189,17 @@ mod tests {
 
     #[test]
     fn a_claim_that_waited_too_long_is_not_sent_and_a_holders_write_is() {
-        let patience = Duration::from_secs(2);
+        let lock_timeout = Duration::from_secs(2);
         let mut lanes = Lanes::default();
-        let (late, mut is_late) = write(a_claim(), ago(patience), Change::Claim);
-        let (claim, mut is_in_time) = write(a_claim(), ago(patience / 2), Change::Claim);
+        let (late, mut is_late) = write(a_claim(), ago(lock_timeout), Job::Claim);
+        let (claim, mut is_in_time) = write(a_claim(), ago(lock_timeout / 2), Job::Claim);
         let lease = Lease::of(&a_claim(), 1);
-        let (renew, mut renewed) = write(lease, ago(patience * 10), Change::Renew);
-        let (release, mut released) = write(end(), ago(patience * 10), Change::End);
+        let (renew, mut renewed) = write(lease, ago(lock_timeout * 10), Job::Renew);
+        let (release, mut released) = write(end(), ago(lock_timeout * 10), Job::End);
         for write in [late, claim, renew, release] {
             lanes.add(write);
         }
-        let batch = lanes.next_batch(patience);
+        let batch = lanes.next_batch(lock_timeout);
         let order = [Lane::Renewals, Lane::Ends, Lane::Claims];
         assert_eq!(lanes_of(&batch), order);
         let error = is_late.try_recv().unwrap().unwrap_err();
@@ -267,15 +211,15 @@ mod tests {
     #[test]
     fn a_lock_that_is_busy_for_too_long_is_told_to_all_who_wait_for_it() {
         let mut lanes = Lanes::default();
-        let (claim, mut claimed) = write(a_claim(), Instant::now(), Change::Claim);
+        let (claim, mut claimed) = write(a_claim(), Instant::now(), Job::Claim);
         let lease = Lease::of(&a_claim(), 1);
-        let (renew, mut renewed) = write(lease, Instant::now(), Change::Renew);
+        let (renew, mut renewed) = write(lease, Instant::now(), Job::Renew);
         lanes.add(claim);
         lanes.add(renew);
         let busy = StoreError::busy(NAME, std::io::Error::other("locked"));
-        lanes.lock_was_busy(Instant::now(), Duration::from_secs(600), &busy);
+        lanes.fail_after_busy_lock(Instant::now(), Duration::from_secs(600), &busy);
         assert!(claimed.try_recv().is_err() && renewed.try_recv().is_err());
-        lanes.lock_was_busy(Instant::now(), Duration::ZERO, &busy);
+        lanes.fail_after_busy_lock(Instant::now(), Duration::ZERO, &busy);
         for error in [
             claimed.try_recv().unwrap().unwrap_err(),
             renewed.try_recv().unwrap().unwrap_err(),
@@ -289,20 +233,20 @@ mod tests {
     fn a_transaction_is_bounded_and_sweeps_have_a_place_in_each() {
         let mut lanes = Lanes::default();
         let mut answers = Vec::new();
-        for _ in 0..MOST * 2 {
-            let (claim, answer) = write(a_claim(), Instant::now(), Change::Claim);
+        for _ in 0..MAX_BATCH_WRITES * 2 {
+            let (claim, answer) = write(a_claim(), Instant::now(), Job::Claim);
             lanes.add(claim);
             answers.push(answer);
         }
         let sweeps = [0, 1].map(|_| {
-            let (sweep, answer) = write(256, Instant::now(), Change::Sweep);
+            let (sweep, answer) = write(256, Instant::now(), Job::Sweep);
             lanes.add(sweep);
             answer
         });
         for _ in 0..2 {
             let batch = lanes.next_batch(Duration::from_secs(600));
-            assert_eq!(batch.len(), MOST + 1);
-            assert_eq!(batch[MOST].lane(), Lane::Sweeps);
+            assert_eq!(batch.len(), MAX_BATCH_WRITES + 1);
+            assert_eq!(batch[MAX_BATCH_WRITES].lane(), Lane::Sweeps);
         }
         assert!(lanes.is_empty());
         drop((sweeps, answers));
@@ -314,20 +258,20 @@ mod tests {
         let mut answers = Vec::new();
         let mut failed = Vec::new();
         for _ in 0..3 {
-            let (mut claim, answer) = write(a_claim(), Instant::now(), Change::Claim);
-            claim.be_alone();
+            let (mut claim, answer) = write(a_claim(), Instant::now(), Job::Claim);
+            claim.isolate();
             failed.push(claim);
             answers.push(answer);
         }
         lanes.put_back(failed);
         let lease = Lease::of(&a_claim(), 1);
-        let patience = Duration::from_secs(600);
-        assert_eq!(lanes.next_batch(patience).len(), 1);
-        let (renew, _renewed) = write(lease, Instant::now(), Change::Renew);
+        let lock_timeout = Duration::from_secs(600);
+        assert_eq!(lanes.next_batch(lock_timeout).len(), 1);
+        let (renew, _renewed) = write(lease, Instant::now(), Job::Renew);
         lanes.add(renew);
-        assert_eq!(lanes_of(&lanes.next_batch(patience)), [Lane::Renewals]);
+        assert_eq!(lanes_of(&lanes.next_batch(lock_timeout)), [Lane::Renewals]);
         for _ in 0..2 {
-            assert_eq!(lanes_of(&lanes.next_batch(patience)), [Lane::Claims]);
+            assert_eq!(lanes_of(&lanes.next_batch(lock_timeout)), [Lane::Claims]);
         }
         assert!(lanes.is_empty());
         drop(answers);
@@ -338,26 +282,11 @@ mod tests {
         let mut lanes = Lanes::default();
         let lease = Lease::of(&a_claim(), 1);
         let now = Instant::now();
-        lanes.add(write(a_claim(), now, Change::Claim).0);
-        lanes.add(write(lease, now, Change::Renew).0);
-        lanes.add(write(end(), now, Change::End).0);
+        lanes.add(write(a_claim(), now, Job::Claim).0);
+        lanes.add(write(lease, now, Job::Renew).0);
+        lanes.add(write(end(), now, Job::End).0);
         let batch = lanes.next_batch(Duration::from_secs(600));
         assert_eq!(lanes_of(&batch), [Lane::Ends]);
         assert!(lanes.is_empty());
-    }
-
-    #[test]
-    fn a_queue_has_so_many_places_and_gives_them_again() {
-        let queue = Queue::bounded(2);
-        let places = [queue.enter().unwrap(), queue.enter().unwrap()];
-        let refused = queue.enter().err().unwrap();
-        assert!(
-            matches!(refused, StoreError::Overloaded { .. }),
-            "{refused:?}"
-        );
-        drop(places);
-        assert!(queue.enter().is_ok());
-        // Nobody could be served otherwise.
-        assert!(Queue::bounded(0).enter().is_ok());
     }
 }

@@ -1,5 +1,5 @@
-//! What this process knows of the application's pools that transactions were opened from: that
-//! their databases are fit, which file each has, and who sweeps it. No pool is kept alive by it.
+//! What this process knows of the application's pools that transactions were opened from: that the
+//! database can be used, its file, and the task that sweeps it. It keeps no pool alive.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,29 +18,29 @@ use tracing::warn;
 use super::NAME;
 use super::checks::Settings;
 use super::errors::OpenError;
-use super::file::{FileId, Found, Place, Replaced};
+use super::file::{FileId, Found, Location, Replaced};
 use super::statements;
-use super::sweeping::{self, Pause, Sweeper};
+use super::sweeping::{self, SweepInterval, Sweeper};
 use super::target::{Opened, Target};
 
-/// By the bytes that tell a pool's database from every other.
-static POOLS: LazyLock<Mutex<HashMap<Vec<u8>, Known>>> = LazyLock::new(Mutex::default);
+/// By the id of the database.
+static POOLS: LazyLock<Mutex<HashMap<Vec<u8>, KnownPool>>> = LazyLock::new(Mutex::default);
 
-struct Known {
+struct KnownPool {
     closed: CloseEvent,
-    place: Place,
-    /// What was there at the first transaction.
+    location: Location,
+    /// The file at the first transaction.
     file: Option<FileId>,
-    /// Ends with the pool, or with the runtime of its first transaction.
+    /// The task that sweeps. It ends with the pool, or with the runtime of its first transaction.
     sweeping: Option<JoinHandle<()>>,
 }
 
-fn pools() -> MutexGuard<'static, HashMap<Vec<u8>, Known>> {
+fn pools() -> MutexGuard<'static, HashMap<Vec<u8>, KnownPool>> {
     POOLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Known {
-    /// Whether the pool is closed, or gone: another one may be where it was.
+impl KnownPool {
+    /// Whether the pool is closed or dropped. Another one may have its id then.
     fn is_closed(&mut self) -> bool {
         let closed = Pin::new(&mut self.closed);
         closed
@@ -48,60 +48,60 @@ impl Known {
             .is_ready()
     }
 
-    fn sweeps_no_more(&self) -> bool {
+    fn has_stopped_sweeping(&self) -> bool {
         self.sweeping.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
 
-/// Whether the pool has been looked at.
+/// Whether the pool has been inspected.
 ///
 /// # Errors
-/// When its file has been replaced since. What its connections write goes to one nobody knows.
+/// When its file was replaced since. It is not known then which file its connections write to.
 pub(super) fn is_known(key: &[u8]) -> Result<bool, StoreError> {
     let mut pools = pools();
     let Some(known) = pools.get_mut(key) else {
         return Ok(false);
     };
-    if known.is_closed() || known.sweeps_no_more() {
+    if known.is_closed() || known.has_stopped_sweeping() {
         pools.remove(key);
         return Ok(false);
     }
-    match known.place.still_has(known.file) {
+    match known.location.check_in_place(known.file) {
         Ok(()) => Ok(true),
         Err(_) => Err(Replaced::UnderAPool.into()),
     }
 }
 
-/// At the first transaction.
+/// Inspects a pool, at its first transaction.
 ///
 /// # Errors
 /// When the database cannot keep what a transaction promises.
-pub(super) fn look_at(
+pub(super) fn inspect(
     pool: &SqlitePool,
     key: Vec<u8>,
     settings: &Settings,
-    sweep_every: Pause,
+    sweep_every: SweepInterval,
 ) -> Result<(), StoreError> {
     let refused = |problem| StoreError::rejected(NAME, problem);
     settings.refuse_without_journal().map_err(refused)?;
     let mut pools = pools();
-    // Of those that begin at once, the first.
+    // Of concurrent transactions the first one inspects.
     if pools.contains_key(&key) {
         return Ok(());
     }
     settings.warn();
     pools.retain(|_, known| !known.is_closed());
     let options = pool.connect_options();
-    let place = Place::of(&options);
-    let file = match place.found() {
+    let location = Location::of(&options);
+    let file = match location.found() {
         Found::File(file) => Some(file),
         Found::Nothing | Found::Unknown => None,
     };
-    let known = Known {
+    let known = KnownPool {
         closed: pool.close_event(),
-        place,
+        location,
         file,
-        // One in memory is swept by nobody: another connection would find another database.
+        // A database in memory is not swept: another connection would open another database.
         sweeping: sweep_every
             .filter(|_| settings.has_a_file())
             .and_then(|every| sweep(pool, every)),
@@ -115,28 +115,28 @@ fn sweep(pool: &SqlitePool, every: Duration) -> Option<JoinHandle<()>> {
     let Ok(runtime) = Handle::try_current() else {
         warn!(
             target: "idem",
-            "the sqlite database is not swept from this process: there is no runtime; call SqliteStore::sweep now and then"
+            "the sqlite database is not swept from this process: there is no runtime; call SqliteStore::sweep regularly"
         );
         return None;
     };
-    // Its own connection: the pool's may all be in transactions.
+    // On a connection of its own: the pool's may all be in transactions.
     let options = (*pool.connect_options()).clone().create_if_missing(false);
     let sweeper = PoolSweeper {
-        target: Target::with(options),
+        target: Target::from_options(options),
         opened: None,
     };
     let closed = pool.close_event();
     Some(runtime.spawn(async move {
         tokio::select! {
             () = closed => {}
-            () = sweeping::now_and_then(sweeper, every) => {}
+            () = sweeping::sweep_periodically(sweeper, every) => {}
         }
     }))
 }
 
 struct PoolSweeper {
     target: Target,
-    /// While there is something to sweep.
+    /// `Some` while there are records to sweep.
     opened: Option<Opened>,
 }
 

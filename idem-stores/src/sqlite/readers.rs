@@ -1,5 +1,5 @@
-//! Connections that only read: most of what a store is asked needs no write, and then neither
-//! waits for those who write nor keeps them waiting.
+//! Connections that only read. Most calls need no write, and so neither wait for writers nor block
+//! them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,77 +9,76 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::builder::Limits;
-use super::errors::{spares_the_connection, without_effect};
+use super::errors::{keeps_connection_usable, without_effect};
 use super::file::Replaced;
-use super::lanes::{Queue, longest_wait, waited_too_long};
+use super::limits::Limits;
+use super::queue::{Queue, waited_too_long};
 use super::target::{Opened, Target};
 
-/// How many read at once. Each has a thread.
-const READERS: usize = 4;
+/// How many connections read at once. Each has a thread.
+const MAX_READERS: usize = 4;
 
 pub(super) struct Readers {
     target: Arc<Target>,
-    /// Of those who read or wait for their turn.
+    /// Of calls that read or wait for a connection.
     queue: Queue,
     permits: Semaphore,
     free: Mutex<Vec<Opened>>,
-    /// How long one waits for a turn.
-    patience: Duration,
+    max_wait: Duration,
 }
 
 impl Readers {
     pub(super) fn new(target: Arc<Target>, limits: &Limits) -> Self {
         Self {
             target,
-            queue: Queue::bounded(limits.max_waiting.saturating_add(READERS)),
-            permits: Semaphore::new(READERS),
+            queue: Queue::bounded(limits.max_waiting.saturating_add(MAX_READERS)),
+            permits: Semaphore::new(MAX_READERS),
             free: Mutex::default(),
-            patience: limits.patience,
+            max_wait: limits.max_queue_wait(),
         }
     }
 
-    /// Reads. What is seen was committed, and is durable: a write-ahead log is shown to readers
-    /// after it was written through.
+    /// Reads. What is seen is committed and durable: readers see the write-ahead log only after it was
+    /// synced.
     pub(super) async fn read<T>(
         &self,
         since: Instant,
         read: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let _place = self.queue.enter()?;
-        let _permit = self.turn(since).await?;
+        let _permit = self.permit(since).await?;
         let mut opened = match self.take_free() {
             Some(opened) => opened,
             None => self.target.open_to_read("idem-reader").await?,
         };
-        // Where the caller goes away meanwhile, the connection goes, too.
+        // If the caller goes away meanwhile, the connection is closed.
         let result = read(&mut opened.connection).await;
         self.target
-            .still_has(&opened)
+            .check_in_place(&opened)
             .map_err(Replaced::after_reading)?;
-        if result.as_ref().err().is_none_or(spares_the_connection) {
+        if result.as_ref().err().is_none_or(keeps_connection_usable) {
             self.free().push(opened);
         }
         result.map_err(without_effect)
     }
 
-    async fn turn(&self, since: Instant) -> Result<SemaphorePermit<'_>, StoreError> {
+    async fn permit(&self, since: Instant) -> Result<SemaphorePermit<'_>, StoreError> {
         if let Ok(permit) = self.permits.try_acquire() {
             return Ok(permit);
         }
-        let left = longest_wait(self.patience).saturating_sub(since.elapsed());
+        let left = self.max_wait.saturating_sub(since.elapsed());
         match timeout(left, self.permits.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
-            // Never closed.
+            // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(waited_too_long()),
         }
     }
 
-    /// A connection to the file that is there now.
+    /// A connection to the file that is at the path now.
     fn take_free(&self) -> Option<Opened> {
         let mut free = self.free();
         while let Some(opened) = free.pop() {
-            if self.target.still_has(&opened).is_ok() {
+            if self.target.check_in_place(&opened).is_ok() {
                 return Some(opened);
             }
         }
@@ -101,20 +100,20 @@ mod tests {
     async fn who_waits_for_a_turn_until_the_time_is_over_is_not_sent() {
         let target = Arc::new(Target::file(PathBuf::from("/nowhere"), Duration::ZERO));
         let limits = Limits {
-            patience: Duration::from_secs(2),
+            lock_timeout: Duration::from_secs(2),
             max_waiting: 16,
             sweep_every: None,
         };
         let readers = Readers::new(target, &limits);
-        let turns = readers.permits.acquire_many(4).await.unwrap();
+        let all = readers.permits.acquire_many(4).await.unwrap();
         let since = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
         let answer = readers.read(since, async |_| Ok(())).await;
         assert!(
             matches!(answer, Err(StoreError::NotSent { .. })),
             "{answer:?}"
         );
-        drop(turns);
-        // Whose turn it is, is served however long it took.
+        drop(all);
+        // A call that has its permit is served, however long it has waited.
         let answer = readers.read(since, async |_| Ok(())).await;
         assert!(
             answer.is_err_and(|error| format!("{error:?}").contains("Sqlite")),

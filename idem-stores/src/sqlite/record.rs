@@ -1,4 +1,4 @@
-//! A record as a row, and what it says to a claim that changes nothing.
+//! A record as a row, and its answer to a claim that changes nothing.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, Token};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-/// The longest time that is counted with: beyond it the arithmetic in the statements ends.
-const LONGEST: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
+/// The longest duration that a record holds. Longer ones overflow the arithmetic of the statements.
+const MAX_DURATION: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 
 /// A duration in the store's milliseconds, rounded up.
 pub(super) fn millis(duration: Duration) -> i64 {
-    let millis = duration.min(LONGEST).as_nanos().div_ceil(1_000_000);
+    let millis = duration.min(MAX_DURATION).as_nanos().div_ceil(1_000_000);
     i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
-/// A record as it was found, before its end.
+/// A record that was read and has not expired.
 #[derive(Debug)]
 pub(super) struct Record {
     fingerprint: Fingerprint,
     attempt: u32,
     token: Option<Token>,
-    life: Life,
+    state: State,
 }
 
 #[derive(Debug)]
-enum Life {
+enum State {
     Running {
         lease_left: Option<Duration>,
     },
     Finished {
-        /// Empty where it was not asked for.
+        /// Empty if it was not read.
         outcome: Bytes,
         left: Duration,
     },
@@ -41,46 +41,46 @@ impl Record {
     /// Reads what `look.sql` answers.
     ///
     /// # Errors
-    /// When the row is not one that this version writes.
+    /// When this version does not write such a row.
     pub(super) fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let left = |column| Ok::<_, sqlx::Error>(positive(row.try_get(column)?));
         Ok(Self {
             fingerprint: Fingerprint::from_bytes(array(row.try_get("fingerprint")?)?),
             attempt: attempt(row)?,
             token: token(row)?,
-            life: if row.try_get("is_finished")? {
-                Life::Finished {
+            state: if row.try_get("is_finished")? {
+                State::Finished {
                     outcome: row
                         .try_get::<Option<Vec<u8>>, _>("outcome")?
                         .map_or_else(Bytes::new, Bytes::from),
                     left: left("left")?.unwrap_or_default(),
                 }
             } else {
-                Life::Running {
+                State::Running {
                     lease_left: left("lease_left")?,
                 }
             },
         })
     }
 
-    /// The answer to a claim that leaves the record as it is. `None` is to write the claim.
+    /// The answer to a claim that leaves the record as it is. `None`: the claim must be written.
     pub(super) fn answer(self, claim: &Claim) -> Option<Claimed> {
         if self.fingerprint != claim.fingerprint {
             return Some(Claimed::Mismatch);
         }
         let attempt = self.attempt;
-        match self.life {
-            Life::Finished { outcome, left } => Some(Claimed::Finished {
+        match self.state {
+            State::Finished { outcome, left } => Some(Claimed::Finished {
                 outcome,
                 retention_left: claim.ask_retention.then_some(left),
             }),
-            Life::Running { .. } if self.token == Some(claim.token) => {
+            State::Running { .. } if self.token == Some(claim.token) => {
                 Some(Claimed::Acquired { attempt })
             }
-            Life::Running {
+            State::Running {
                 lease_left: Some(lease_left),
             } => Some(Claimed::InFlight { lease_left }),
-            Life::Running { lease_left: None } => match claim.on_crash {
+            State::Running { lease_left: None } => match claim.on_crash {
                 OnCrash::Rerun => None,
                 _ => Some(Claimed::OutcomeUnknown { attempt }),
             },
@@ -93,9 +93,9 @@ impl Record {
     }
 
     pub(super) fn inspection(self) -> Inspection {
-        let phase = match self.life {
-            Life::Running { lease_left } => Phase::Running { lease_left },
-            Life::Finished { outcome, .. } => Phase::Finished { outcome },
+        let phase = match self.state {
+            State::Running { lease_left } => Phase::Running { lease_left },
+            State::Finished { outcome, .. } => Phase::Finished { outcome },
         };
         Inspection::new(self.fingerprint, self.attempt, phase)
     }
@@ -104,10 +104,10 @@ impl Record {
 /// An attempt's number in an answer.
 pub(super) fn attempt(row: &SqliteRow) -> Result<u32, sqlx::Error> {
     let attempt: i64 = row.try_get("attempt")?;
-    u32::try_from(attempt).map_err(strange)
+    u32::try_from(attempt).map_err(undecodable)
 }
 
-/// A token in an answer; `None` where the attempt was abandoned.
+/// A token in an answer. `None` if the attempt was abandoned.
 pub(super) fn token(row: &SqliteRow) -> Result<Option<Token>, sqlx::Error> {
     let token: Option<&[u8]> = row.try_get("token")?;
     token
@@ -117,10 +117,10 @@ pub(super) fn token(row: &SqliteRow) -> Result<Option<Token>, sqlx::Error> {
 
 /// Bytes of a fixed length in an answer.
 pub(super) fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], sqlx::Error> {
-    bytes.try_into().map_err(strange)
+    bytes.try_into().map_err(undecodable)
 }
 
-fn strange(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::Decode(error.into())
 }
 
@@ -140,6 +140,6 @@ mod tests {
         assert_eq!(millis(Duration::ZERO), 0);
         assert_eq!(millis(Duration::from_nanos(1)), 1);
         assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
-        assert_eq!(millis(Duration::MAX), millis(LONGEST));
+        assert_eq!(millis(Duration::MAX), millis(MAX_DURATION));
     }
 }

@@ -1,7 +1,6 @@
-//! The tables: whether they are there, whose they are, and how they come to be.
+//! The tables: whether they exist, their version, and their migrations.
 //!
-//! `idem_schema` holds the version of both. What the application keeps of its own migrations is
-//! not touched.
+//! `idem_schema` holds the version of both. The application's own migrations are not touched.
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row};
@@ -9,23 +8,23 @@ use sqlx::{Connection, Row};
 use super::errors::{connect_error, is_refused_statement, unfit};
 use crate::ConnectError;
 
-/// Each makes of its predecessor's tables its own, and says so in `idem_schema`.
+/// Each upgrades the tables by one version, which it notes in `idem_schema`.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_records.sql"),
     include_str!("migrations/0002_min_version.sql"),
 ];
 
-/// The version that this code makes of the tables. It uses older ones as they are.
+/// The version that this code upgrades the tables to. It can use older ones as they are.
 const VERSION: usize = MIGRATIONS.len();
 
 const TABLES: &str = "SELECT name FROM sqlite_schema \
     WHERE name IN ('idem_schema', 'idem_records') ORDER BY name";
 
-/// The version of the tables; 0 where there are none. A newer one than this code's where the tables
-/// say that this code may use them.
+/// The version of the tables; 0 if there are none. It may be newer than this code's if the tables allow
+/// that.
 ///
 /// # Errors
-/// When they are of another's making, or too new for this code.
+/// When they are foreign, or too new for this code.
 pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, ConnectError> {
     let tables: Vec<String> = sqlx::query_scalar(TABLES)
         .fetch_all(&mut *connection)
@@ -34,7 +33,7 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, Co
     if tables.is_empty() {
         return Ok(0);
     }
-    // Not kept: what it answers changes with a migration.
+    // Not prepared: its columns change with a migration.
     let row = sqlx::query("SELECT * FROM idem_schema").persistent(false);
     let versions = match row.fetch_optional(connection).await {
         Ok(row) => row.as_ref().and_then(Versions::read),
@@ -55,7 +54,7 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<usize, Co
     }
 }
 
-/// What the tables say of themselves.
+/// The versions that the tables hold.
 struct Versions {
     version: usize,
     /// The oldest version that a program must know to use them.
@@ -63,7 +62,7 @@ struct Versions {
 }
 
 impl Versions {
-    /// `None` where they are not of this code's making.
+    /// `None` if the table is foreign.
     fn read(row: &SqliteRow) -> Option<Self> {
         let number = |column| {
             let number: i64 = row.try_get(column).ok()?;
@@ -72,14 +71,14 @@ impl Versions {
         let version = number("version")?;
         let oldest = match row.try_column("min_version") {
             Ok(_) => number("min_version")?,
-            // Version 1 does not say so yet.
+            // Version 1 has no such column.
             Err(_) => version,
         };
         Some(Self { version, oldest })
     }
 }
 
-/// Brings the tables to this version. Of many processes at once one does, and the others wait.
+/// Upgrades the tables to this version. Of concurrent processes one does, and the others wait.
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), ConnectError> {
     if check(&mut *connection).await? >= VERSION {
         return Ok(());

@@ -1,21 +1,21 @@
-//! The statements, on any connection to the database: inside of a transaction or not, each
-//! transition is judged by itself, by the time that its statement reads.
+//! The statements, on any connection to the database. In a transaction or not, each statement decides by
+//! the time that it reads itself.
 //!
-//! A statement that writes is always run to its end. Outside of a transaction it commits when it
-//! ends, and the driver would not tell of a commit that failed behind the first row.
+//! A statement that writes is always run to its end. Outside of a transaction it commits when it ends,
+//! and the driver would not report a commit that failed behind the first row.
 
 mod many;
 
-use idem_core::{Change as Changed, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
+use idem_core::{Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 
+use super::changes::{Completion, End, Transition};
 use super::record::{self, Record, millis};
-use super::writes::{Completion, End, To};
 pub(super) use many::MANY;
 use many::Many;
 
-/// A statement that begins by looking at the clock: the one place where time is read.
+/// A statement that begins by reading the clock: the one place where time is read.
 macro_rules! on_the_clock {
     ($file:literal) => {
         concat!(
@@ -33,8 +33,8 @@ const ABANDON: &str = on_the_clock!("abandon");
 const LOOK: &str = on_the_clock!("look");
 const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
-/// Some failures end a transaction that its owner goes on to use: what is written then would
-/// commit by itself. With the transaction its savepoint is gone, and this fails before it writes.
+/// Some failures end a transaction that its owner goes on to use, and a later write would commit by
+/// itself. The savepoint is gone with its transaction, so this fails before it writes.
 const TRANSACTION_FINISH: &str = concat!(
     "RELEASE idem_rs_before_body;\n",
     on_the_clock!("transaction_finish")
@@ -42,9 +42,9 @@ const TRANSACTION_FINISH: &str = concat!(
 static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
 static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
 
-/// Bytes of outcomes that one sweep deletes, but for those of its last record: a page of each has to
-/// be read, and others wait meanwhile.
-const SWEPT_BYTES: i64 = 4 * 1024 * 1024;
+/// Bytes of outcomes after which a sweep ends. Each page of them is read, and the other writes wait
+/// meanwhile.
+const MAX_SWEPT_BYTES: i64 = 4 * 1024 * 1024;
 
 /// One claim.
 pub(super) async fn claim(
@@ -68,12 +68,12 @@ pub(super) async fn claim(
         if let Some(answer) = answer(connection, claim).await? {
             return Ok(answer);
         }
-        // It ended between the two looks, and is free.
+        // The record ended between the two statements, and is free.
     }
 }
 
-/// Up to [`MANY`] claims, each judged by itself, in one statement. What it cannot tell is each
-/// asked for again, in the same transaction: a claim recognises itself.
+/// Up to [`MANY`] claims in one statement. If some were not acquired, each claim is sent again by
+/// itself, in the same transaction: a claim recognises itself.
 pub(super) async fn claim_many(
     connection: &mut SqliteConnection,
     claims: &[&Claim],
@@ -98,7 +98,7 @@ pub(super) async fn claim_many(
     Ok(answers)
 }
 
-/// The answer to a claim that changes nothing. `None` is to write the claim.
+/// The answer to a claim that changes nothing. `None`: the claim must be written.
 pub(super) async fn answer(
     connection: &mut SqliteConnection,
     claim: &Claim,
@@ -107,7 +107,7 @@ pub(super) async fn answer(
     Ok(record.and_then(|record| record.answer(claim)))
 }
 
-/// The record, with its outcome where the fingerprint is this one or any will do.
+/// The record. Its outcome is read only if the fingerprint is equal, or none is given.
 pub(super) async fn look(
     connection: &mut SqliteConnection,
     id: &RecordId,
@@ -125,7 +125,7 @@ pub(super) async fn look(
 pub(super) async fn renew(
     connection: &mut SqliteConnection,
     lease: &Lease,
-) -> Result<Changed, sqlx::Error> {
+) -> Result<Change, sqlx::Error> {
     let done = sqlx::query(RENEW)
         .bind(lease.id.as_bytes().as_slice())
         .bind(lease.token.as_bytes().as_slice())
@@ -143,7 +143,7 @@ pub(super) async fn renew(
 pub(super) async fn complete(
     connection: &mut SqliteConnection,
     completion: &Completion,
-) -> Result<Changed, sqlx::Error> {
+) -> Result<Change, sqlx::Error> {
     let Completion { lease, outcome } = completion;
     let done = sqlx::query(COMPLETE)
         .bind(lease.id.as_bytes().as_slice())
@@ -158,17 +158,17 @@ pub(super) async fn complete(
     Ok(changed(&done))
 }
 
-/// The finished record of a transaction that began with its savepoint; `LeaseLost` where
-/// another record is in its place.
+/// Writes the finished record in a transaction that began with the savepoint. `LeaseLost` if another
+/// record is in its place.
 ///
 /// # Errors
-/// Also where the transaction is no more.
+/// Also if the transaction has ended.
 pub(super) async fn finish(
     connection: &mut SqliteConnection,
     claim: &Claim,
     attempt: u32,
     outcome: &[u8],
-) -> Result<Changed, sqlx::Error> {
+) -> Result<Change, sqlx::Error> {
     // SQLite counts no changed rows for a savepoint, but repeats those of the statement before.
     let written = sqlx::query(TRANSACTION_FINISH)
         .bind(claim.id.as_bytes().as_slice())
@@ -180,16 +180,16 @@ pub(super) async fn finish(
         .fetch_all(connection)
         .await?;
     Ok(match written.is_empty() {
-        true => Changed::LeaseLost,
-        false => Changed::Applied,
+        true => Change::LeaseLost,
+        false => Change::Applied,
     })
 }
 
-/// Up to [`MANY`] completions of records that are present, as [`claim_many`].
+/// Up to [`MANY`] completions of existing records, as [`claim_many`].
 pub(super) async fn complete_many(
     connection: &mut SqliteConnection,
     completions: &[&Completion],
-) -> Result<Vec<Changed>, sqlx::Error> {
+) -> Result<Vec<Change>, sqlx::Error> {
     let mut query = COMPLETE_MANY.of(completions.len());
     for completion in completions {
         query = query
@@ -200,7 +200,7 @@ pub(super) async fn complete_many(
     }
     let done = query.execute(&mut *connection).await?;
     if done.rows_affected() == completions.len() as u64 {
-        return Ok(vec![Changed::Applied; completions.len()]);
+        return Ok(vec![Change::Applied; completions.len()]);
     }
     let mut answers = Vec::with_capacity(completions.len());
     for asked in completions {
@@ -213,10 +213,10 @@ pub(super) async fn complete_many(
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     end: &End,
-) -> Result<Changed, sqlx::Error> {
-    let statement = match end.to {
-        To::Absent => RELEASE,
-        To::Abandoned => ABANDON,
+) -> Result<Change, sqlx::Error> {
+    let statement = match end.transition {
+        Transition::Release => RELEASE,
+        Transition::Abandon => ABANDON,
     };
     let done = sqlx::query(statement)
         .bind(end.id.as_bytes().as_slice())
@@ -226,10 +226,10 @@ pub(super) async fn end(
     Ok(changed(&done))
 }
 
-fn changed(done: &SqliteQueryResult) -> Changed {
+fn changed(done: &SqliteQueryResult) -> Change {
     match done.rows_affected() {
-        0 => Changed::LeaseLost,
-        _ => Changed::Applied,
+        0 => Change::LeaseLost,
+        _ => Change::Applied,
     }
 }
 
@@ -251,23 +251,31 @@ pub(super) async fn running(
         .collect()
 }
 
-/// Deletes up to `batch` records whose time is over, and says how many: fewer where their outcomes
-/// are large, and none only where there is none.
+/// Deletes up to `batch` expired records, and returns how many: fewer if their outcomes are large, and 0
+/// only if there is none.
 pub(super) async fn sweep(
     connection: &mut SqliteConnection,
     batch: u32,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(SWEEP)
         .bind(batch)
-        .bind(SWEPT_BYTES)
+        .bind(MAX_SWEPT_BYTES)
         .execute(connection)
         .await?;
     Ok(done.rows_affected())
 }
 
-/// Changes whenever another connection has committed something.
+/// A number that changes when another connection commits.
 pub(super) async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("PRAGMA data_version")
         .fetch_one(connection)
         .await
+}
+
+/// Runs a statement without parameters.
+pub(super) async fn execute(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(sql).execute(connection).await.map(drop)
 }

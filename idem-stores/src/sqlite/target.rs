@@ -1,4 +1,4 @@
-//! Which file, and how a connection to it is opened. With `file` the one place that holds a path.
+//! The database's file, and how a connection to it is opened. Only this module and `file` hold a path.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,24 +10,26 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::errors::{OpenError, is_busy, unfit};
-use super::file::{FileId, Found, Place, Replaced};
-use super::{execute, schema};
+use super::file::{FileId, Found, Location, Replaced};
+use super::schema;
+use super::statements::execute;
 use crate::ConnectError;
 
 /// `PRAGMA synchronous`: every commit is on the disk before it returns.
 pub(super) const FULL: i64 = 2;
 
-/// The same where the journal is a file that a commit deletes: the deletion is on the disk, too.
+/// `PRAGMA synchronous`: as [`FULL`], and if a commit deletes its journal, the deletion is on the disk,
+/// too.
 pub(super) const EXTRA: i64 = 3;
 
-/// Between two tries to change the journal's mode, which SQLite itself does not wait for.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The pause between two tries to change the journal's mode. SQLite itself does not wait.
+const JOURNAL_MODE_PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) const IN_MEMORY: &str = "a database in memory keeps nothing; use memory:// for that";
 
 pub(super) struct Target {
     options: SqliteConnectOptions,
-    place: Place,
+    location: Location,
 }
 
 /// A connection, and the file that it has opened.
@@ -42,7 +44,7 @@ pub(super) struct Address {
     pub(super) path: PathBuf,
     pub(super) busy_timeout: Option<Duration>,
     pub(super) max_waiting: Option<usize>,
-    /// `Some(None)`: nothing is swept.
+    /// `Some(None)`: never.
     pub(super) sweep_every: Option<Option<Duration>>,
 }
 
@@ -71,8 +73,8 @@ impl Target {
         if path.is_empty() {
             return Err(bad("there is no path"));
         }
-        // Absolute, because a name may mean something else to SQLite (`file:…`), and because
-        // connections are opened later, too, when the process may have gone elsewhere.
+        // Absolute, because SQLite interprets some names (`file:…`), and because connections are opened
+        // later, when the process may have another directory.
         let path = std::path::absolute(path).map_err(|_| bad("there is no such path"))?;
         let mut address = Address {
             path,
@@ -86,28 +88,28 @@ impl Target {
         Ok(address)
     }
 
-    /// A file of the store's own.
+    /// The store's own file.
     pub(super) fn file(path: PathBuf, busy_timeout: Duration) -> Self {
-        // The driver has no room for more.
+        // The driver takes no longer one.
         let busy_timeout = busy_timeout.min(Duration::from_millis(i32::MAX as u64));
         let options = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(busy_timeout);
-        Self::with(options)
+        Self::from_options(options)
     }
 
-    /// A database of the application's.
-    pub(super) fn with(mut options: SqliteConnectOptions) -> Self {
-        let place = Place::of(&options);
-        if let Some(path) = place.path() {
+    /// The application's database.
+    pub(super) fn from_options(mut options: SqliteConnectOptions) -> Self {
+        let location = Location::of(&options);
+        if let Some(path) = location.path() {
             options = options.filename(path);
         }
         Self {
-            place,
+            location,
             options: options
                 .disable_statement_logging()
                 .statement_cache_capacity(32)
-                // Between connections that share one the driver waits for locks without an end.
+                // Between connections that share a cache the driver waits for locks without limit.
                 .shared_cache(false),
         }
     }
@@ -121,10 +123,10 @@ impl Target {
         Ok(opened)
     }
 
-    /// Opens the writer's connection, which [`hurries`].
+    /// Opens the writer's connection; see [`set_short_busy_timeout`].
     pub(super) async fn open_to_write(&self) -> Result<Opened, OpenError> {
         let mut opened = self.open().await?;
-        hurries(&mut opened.connection).await?;
+        set_short_busy_timeout(&mut opened.connection).await?;
         Ok(opened)
     }
 
@@ -135,16 +137,16 @@ impl Target {
         Ok(opened)
     }
 
-    /// Every connection is opened here. It is one to the file that is known, or to another one that
-    /// was put in its place and has the store's tables.
+    /// Opens every connection: to the known file, or to another one that was put in its place and has
+    /// the store's tables.
     async fn connect(
         &self,
         options: &SqliteConnectOptions,
         thread: &'static str,
     ) -> Result<Opened, OpenError> {
         let mut options = options.clone().thread_name(move |_| thread.to_owned());
-        let known = self.place.known();
-        let before = self.place.found();
+        let known = self.location.known();
+        let before = self.location.found();
         if known.is_some() {
             if before == Found::Nothing {
                 return Err(Replaced::ByNothing.into());
@@ -152,25 +154,25 @@ impl Target {
             options = options.create_if_missing(false);
         }
         let mut connection = options.connect().await?;
-        let after = self.place.found();
+        let after = self.location.found();
         let file = match after {
             Found::File(file) if before == after || before == Found::Nothing => file,
             Found::Unknown => {
                 let file = None;
                 return Ok(Opened { connection, file });
             }
-            // Which of the two was opened nobody knows.
+            // It is not known which of the two was opened.
             _ => return Err(Replaced::ByAnother.into()),
         };
         if known != Some(file) {
             if known.is_some() {
                 take_over(&mut connection).await?;
             }
-            let is_news = self.place.learn(file);
+            let is_news = self.location.learn(file);
             if is_news && known.is_some() {
                 warn!(
                     target: "idem",
-                    "another file was put in place of the sqlite database's; it has the store's tables and is used from now on: what only the old one knew counts as forgotten"
+                    "another file was put in place of the sqlite database's; it has the store's tables and is used from now on: records of the old file count as forgotten"
                 );
             }
         }
@@ -179,13 +181,13 @@ impl Target {
     }
 
     /// # Errors
-    /// When the file of this connection is not at its place any more.
-    pub(super) fn still_has(&self, opened: &Opened) -> Result<(), Replaced> {
-        self.place.still_has(opened.file)
+    /// When the file of this connection is not at its path any more.
+    pub(super) fn check_in_place(&self, opened: &Opened) -> Result<(), Replaced> {
+        self.location.check_in_place(opened.file)
     }
 
-    /// Creates the file where it is missing, makes its journal a write-ahead log, and opens it
-    /// as [`open`](Self::open) does.
+    /// Creates the file if it is missing, makes its journal a write-ahead log, and opens it as
+    /// [`open`](Self::open) does.
     pub(super) async fn create(&self, busy_timeout: Duration) -> Result<Opened, OpenError> {
         let options = self.options.clone().create_if_missing(true);
         let mut opened = self.connect(&options, "idem-writer").await?;
@@ -194,7 +196,9 @@ impl Target {
         let until = Instant::now() + busy_timeout;
         loop {
             match write_ahead(connection).await {
-                Err(error) if is_busy(&error) && Instant::now() < until => sleep(PAUSE).await,
+                Err(error) if is_busy(&error) && Instant::now() < until => {
+                    sleep(JOURNAL_MODE_PAUSE).await
+                }
                 done => return Ok(done.map(|()| opened)?),
             }
         }
@@ -202,10 +206,10 @@ impl Target {
 }
 
 /// # Errors
-/// When the file that was put in the place of another one is not one to go on with.
+/// When the file that replaced another one cannot be used.
 async fn take_over(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let problem = match schema::check(connection).await {
-        Ok(0) => unfit("it has no tables of ours"),
+        Ok(0) => unfit("it has no tables of the store"),
         Ok(_) => return Ok(()),
         Err(problem) => problem,
     };
@@ -238,15 +242,19 @@ impl Address {
     }
 }
 
-/// Makes a connection look after the lock every millisecond or two, for a moment; its user then
-/// tries again. SQLite itself looks ever more seldom, up to ten times a second, and who comes
-/// later is then served earlier.
-pub(super) async fn hurries(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+/// Makes a connection try to get the lock every millisecond or two, for a moment; its user then tries
+/// again. With a longer timeout SQLite tries ever more seldom, down to ten times a second, and later
+/// callers are served first.
+pub(super) async fn set_short_busy_timeout(
+    connection: &mut SqliteConnection,
+) -> Result<(), sqlx::Error> {
     execute(connection, "PRAGMA busy_timeout = 3").await
 }
 
 /// How long the connection waits for a lock.
-pub(super) async fn patience(connection: &mut SqliteConnection) -> Result<Duration, sqlx::Error> {
+pub(super) async fn busy_timeout(
+    connection: &mut SqliteConnection,
+) -> Result<Duration, sqlx::Error> {
     let millis: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
         .fetch_one(connection)
         .await?;
@@ -255,7 +263,7 @@ pub(super) async fn patience(connection: &mut SqliteConnection) -> Result<Durati
     ))
 }
 
-/// Another mode is kept where the file system has no room for a shared index: a warning.
+/// The mode stays another one if the file system cannot share the index: a warning says so.
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     if journal_mode(&mut *connection).await? != "wal" {
         execute(connection, "PRAGMA journal_mode = WAL").await?;
@@ -263,7 +271,7 @@ async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// Not where the database is in memory, or temporary.
+/// `false` if the database is in memory, or temporary.
 pub(super) async fn has_a_file(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let file: String =
         sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
@@ -301,7 +309,7 @@ mod tests {
             ("sqlite://data/idem.db?", here.join("data/idem.db")),
             ("sqlite:///var/lib/idem.db", "/var/lib/idem.db".into()),
             ("sqlite:///a%20file%3f", "/a file?".into()),
-            // Means something else to SQLite, but not here.
+            // SQLite would interpret this name.
             ("sqlite://file:idem.db", here.join("file:idem.db")),
         ];
         for (url, path) in cases {

@@ -1,12 +1,12 @@
-//! Claims inside the application's own transactions: the records lie in the same file as its
-//! rows, and one commit decides over both.
+//! Claims inside the application's own transactions. The records are in the same file as its rows, and
+//! one commit covers both.
 //!
-//! What a lease protects in the store, SQLite's one write lock protects here: it is taken before
-//! the look at the record, and held until the end, so that transactions of all records, and all
-//! other writes to the file, run one after the other.
+//! SQLite's one write lock takes the place of the lease. It is taken before the record is read, and held
+//! until the end. So transactions of all records, and all other writes to the file, run one after the
+//! other.
 //!
-//! Nothing is written until the body has ended: the outcome is one insert. Every statement is two
-//! hand-overs between threads, and all but the first look are made while everybody waits.
+//! Nothing is written until the body has ended: the outcome is one insert. Every statement costs two
+//! hand-overs between threads, and all statements but the first read run while others wait for the lock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,31 +23,30 @@ use sqlx::{Connection, SqlSafeStr, Sqlite, SqlitePool, Transaction, raw_sql};
 use super::checks::Settings;
 use super::errors::{is_constraint, while_writing, without_effect};
 use super::record::Record;
-use super::sweeping::{EVERY, Pause};
+use super::sweeping::{DEFAULT_INTERVAL, SweepInterval};
 use super::{NAME, pools, statements};
-use crate::Sqlx;
-use crate::database::place_of;
+use crate::database::{Sqlx, database_id};
 
-/// The savepoint is what a body's writes are rolled back to. It has no name that a body would give
-/// one of its own: the newest of a name is the one that is rolled back to.
+/// The body's writes are rolled back to this savepoint. Its name is one that no body uses: of several
+/// with one name, the newest counts.
 const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT idem_rs_before_body";
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO idem_rs_before_body";
 
-/// A SQLite database that an operation's transactions are opened in: what a `SqlitePool` is taken
-/// for, and what says how it is swept.
+/// A SQLite database that an operation's transactions are opened in. A `SqlitePool` serves as well,
+/// without settings.
 ///
 /// It needs the tables of [`SqliteStore::migrate`](super::SqliteStore::migrate). A transaction
 /// waits for the file's write lock for as long as the pool's `busy_timeout` says.
 ///
-/// From the pool's first transaction on, until it is closed or its last handle is dropped, this
-/// process deletes records whose time is over, every minute, on a connection of its own and on the
-/// runtime of that transaction. At the first transaction the settings of the connection are looked
-/// at, too: a `journal_mode` of `MEMORY` or `OFF` is refused, and weak ones are warned of. When the
-/// file is moved, deleted or replaced under the pool, its transactions are refused from then on.
+/// From the pool's first transaction until it is closed or its last handle is dropped, this process
+/// deletes expired records every minute, on a connection of its own and on the runtime of that
+/// transaction. The first transaction also checks the connection's settings: a `journal_mode` of `MEMORY`
+/// or `OFF` is refused, and weaker settings are warned of. If the file is moved, deleted or replaced under
+/// the pool, its transactions are refused from then on.
 #[derive(Clone, Debug)]
 pub struct SqliteTransactions {
     pool: SqlitePool,
-    sweep_every: Pause,
+    sweep_every: SweepInterval,
 }
 
 impl SqliteTransactions {
@@ -55,14 +54,14 @@ impl SqliteTransactions {
     pub const fn new(pool: SqlitePool) -> Self {
         Self {
             pool,
-            sweep_every: Some(EVERY),
+            sweep_every: Some(DEFAULT_INTERVAL),
         }
     }
 
-    /// How often records whose time is over are deleted, about. `None` leaves that to
+    /// About how often expired records are deleted. `None` leaves that to
     /// [`SqliteStore::sweep`](super::SqliteStore::sweep), or to another process.
     ///
-    /// What the pool's first transaction says counts for all.
+    /// The setting of the pool's first transaction applies to all.
     #[must_use]
     pub const fn sweep_every(mut self, pause: Option<Duration>) -> Self {
         self.sweep_every = pause;
@@ -97,7 +96,7 @@ impl Transactional for SqliteTransactions {
     }
 
     fn database_id(&self) -> Vec<u8> {
-        place_of(&self.pool, self.pool.connect_options().get_filename())
+        database_id(&self.pool, self.pool.connect_options().get_filename())
     }
 
     async fn begin(
@@ -110,7 +109,7 @@ impl Transactional for SqliteTransactions {
         if !is_known {
             let settings = Settings::of(&mut connection).await;
             let settings = settings.map_err(without_effect)?;
-            pools::look_at(&self.pool, key, &settings, self.sweep_every)?;
+            pools::inspect(&self.pool, key, &settings, self.sweep_every)?;
         }
         let begun = begin(&self.pool, connection, claim).await;
         begun.map_err(without_effect)
@@ -124,10 +123,10 @@ impl Transactional for SqliteTransactions {
         match finish(&mut transaction, ended).await {
             Ok(Change::Applied) => {}
             ended => {
-                // Dropped it would do the same, but for what `roll_back` mends.
+                // Dropping it would do the same, but without the recovery in `roll_back`.
                 let _ = roll_back(transaction).await;
                 return Err(match ended {
-                    // The body has ended the transaction by itself, and somebody came between.
+                    // The body has ended the transaction, and another attempt came in between.
                     Ok(_) => CommitError::Overtaken,
                     Err(error) if savepoint_is_gone(&error) => {
                         CommitError::Refused(Arc::new(TransactionIsGone(error)))
@@ -153,7 +152,7 @@ impl Transactional for SqliteTransactions {
     }
 }
 
-/// Writes the finished record; `LeaseLost` where another one is in its place.
+/// Writes the finished record. `LeaseLost` if another one is in its place.
 async fn finish(
     transaction: &mut Transaction<'static, Sqlite>,
     ended: &TransactionEnd<'_>,
@@ -166,21 +165,21 @@ async fn finish(
     statements::finish(transaction, ended.claim, ended.attempt, &ended.outcome).await
 }
 
-/// Rolls back, also where SQLite has done so by itself. Then there is nothing to roll back, which
-/// fails, and the driver would go on to count a transaction on the connection. So that there is
-/// one, it is begun; where there is one already, that fails and changes nothing.
+/// Rolls back, even if SQLite has done so already. In that case ROLLBACK fails, and the driver goes on to
+/// count a transaction on the connection. So one is begun first; if there is one already, that fails and
+/// changes nothing.
 async fn roll_back(mut transaction: Transaction<'static, Sqlite>) -> Result<(), sqlx::Error> {
     let _ = raw_sql("BEGIN").execute(&mut *transaction).await;
     transaction.rollback().await
 }
 
-/// Whether the transaction that the body was given is no more, and its savepoint with it.
+/// Whether the body's transaction has ended, and its savepoint with it.
 fn savepoint_is_gone(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     error.is_some_and(|error| error.message().contains("no such savepoint"))
 }
 
-/// What a body has done to its transaction.
+/// The body's transaction had ended before its commit.
 #[derive(Debug)]
 struct TransactionIsGone(sqlx::Error);
 
@@ -203,17 +202,17 @@ async fn begin(
     mut connection: PoolConnection<Sqlite>,
     claim: &Claim,
 ) -> Result<BegunTransaction<Transaction<'static, Sqlite>>, sqlx::Error> {
-    // What is finished is given back without the lock.
+    // A finished record is replayed without the lock.
     if let Some(answer) = statements::answer(&mut connection, claim).await? {
         return Ok(BegunTransaction::Answered(answer));
     }
-    // SQLite rolls some transactions back by itself: when the disk is full, or as a statement asks
-    // for. The driver goes on to count them, and begins none on such a connection any more.
+    // SQLite rolls some transactions back by itself: when the disk is full, or when a statement says so.
+    // The driver still counts them, and begins none on such a connection any more.
     while connection.is_in_transaction() {
         connection.close().await?;
         connection = pool.acquire().await?;
     }
-    // What `Pool::begin_with` does.
+    // As `Pool::begin_with`.
     let mut transaction = Transaction::begin(connection, Some(BEGIN.into_sql_str())).await?;
     let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
     let attempt = standing.as_ref().map_or(1, Record::next_attempt);

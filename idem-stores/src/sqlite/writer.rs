@@ -1,9 +1,9 @@
-//! The one that writes. Whatever has been asked for while a commit was under way is committed
-//! together in the next one, which is as durable and costs the disk as much as a single one. What
-//! each transaction takes along is taken when it begins, so that who holds a lease goes first.
+//! The writer. Writes that were requested during a commit are committed together in the next one, which
+//! is as durable, and costs the disk as much, as the commit of one write. A transaction takes its writes
+//! when it begins, so that lease holders go first.
 //!
-//! It has a thread of its own, and so outlives the runtimes of those who ask. The thread ends
-//! with the last handle, and begins anew with the next write if it has ended otherwise.
+//! The writer has a thread of its own, and so outlives the runtimes of its callers. The thread ends with
+//! the last handle. If it has ended otherwise, the next write starts another one.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,30 +17,32 @@ use tokio::sync::mpsc::{
 };
 use tokio::time::sleep;
 
-use super::builder::Limits;
-use super::errors::{is_busy, spares_the_connection, while_writing};
-use super::lanes::{Lanes, Queue};
-use super::sweeping::{self, Pause, Sweeper};
+use super::NAME;
+use super::errors::{is_busy, keeps_connection_usable, while_writing};
+use super::lanes::Lanes;
+use super::limits::Limits;
+use super::queue::{Queue, QueuePlace};
+use super::statements::execute;
+use super::sweeping::{self, SweepInterval, Sweeper};
 use super::target::{Opened, Target};
-use super::watching::{Watchers, look_out};
-use super::writes::{Asked, Change, Write};
-use super::{NAME, execute};
+use super::watches::{Watches, poll_other_processes};
+use super::writes::{Job, Request, Write};
 
-/// The pause before the lock is asked for again, where SQLite itself has not waited.
-const BREATH: Duration = Duration::from_millis(1);
+/// The least time between two tries to get the lock, if SQLite itself has not waited.
+const MIN_LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Takes writes, from any runtime.
+/// Takes requests from any runtime.
 pub(super) struct Writer {
     work: Work,
-    /// Of those who hold no lease. Who holds one waits beside it: there are no more of them than
-    /// there are leases.
+    /// Of calls that hold no lease. Calls of lease holders have no bound: there are no more of them than
+    /// leases.
     queue: Queue,
     state: Mutex<State>,
 }
 
 struct State {
     sender: Option<UnboundedSender<Write>>,
-    /// For the first thread: a database that nobody has open is closed at some cost.
+    /// For the first thread: it costs something to close the last connection of a database.
     opened: Option<Opened>,
 }
 
@@ -48,10 +50,9 @@ struct State {
 #[derive(Clone)]
 struct Work {
     target: Arc<Target>,
-    watchers: Arc<Watchers>,
-    /// How long a write waits for the lock.
-    patience: Duration,
-    sweep_every: Pause,
+    watches: Arc<Watches>,
+    lock_timeout: Duration,
+    sweep_every: SweepInterval,
 }
 
 impl Writer {
@@ -59,14 +60,14 @@ impl Writer {
     pub(super) fn new(
         target: Arc<Target>,
         opened: Option<Opened>,
-        watchers: Arc<Watchers>,
+        watches: Arc<Watches>,
         limits: Limits,
     ) -> Self {
         Self {
             work: Work {
                 target,
-                watchers,
-                patience: limits.patience,
+                watches,
+                lock_timeout: limits.lock_timeout,
                 sweep_every: limits.sweep_every,
             },
             queue: Queue::bounded(limits.max_waiting),
@@ -77,37 +78,42 @@ impl Writer {
         }
     }
 
-    /// Writes what the holder of a lease asks for, and answers when it is committed. A caller that
-    /// goes away does not stop it.
-    pub(super) async fn ask<Q, A>(
+    /// Requests a write for the holder of a lease, and answers when it is committed. It goes on if its
+    /// caller goes away.
+    pub(super) fn request<T, A>(
         &self,
-        question: Q,
-        change: impl FnOnce(Asked<Q, A>) -> Change,
-    ) -> Result<A, StoreError> {
-        let (asked, answered) = Asked::new(question);
-        self.send(Write::new(change(asked), Instant::now(), None))?;
-        answered.await.unwrap_or_else(|_| Err(ended()))
+        content: T,
+        job: impl FnOnce(Request<T, A>) -> Job,
+    ) -> impl Future<Output = Result<A, StoreError>> {
+        self.write(content, Instant::now(), None, job)
     }
 
-    /// The same for who holds no lease, and has waited since then.
-    pub(super) async fn ask_in_the_queue<Q, A>(
+    /// Requests a write for a caller that holds no lease, and has waited since then.
+    pub(super) async fn request_queued<T, A>(
         &self,
-        question: Q,
+        content: T,
         since: Instant,
-        change: impl FnOnce(Asked<Q, A>) -> Change,
+        job: impl FnOnce(Request<T, A>) -> Job,
     ) -> Result<A, StoreError> {
         let place = self.queue.enter()?;
-        let (asked, answered) = Asked::new(question);
-        self.send(Write::new(change(asked), since, Some(place)))?;
-        answered.await.unwrap_or_else(|_| Err(ended()))
+        self.write(content, since, Some(place), job).await
     }
 
-    fn send(&self, write: Write) -> Result<(), StoreError> {
-        let unsent = |_| StoreError::not_sent(NAME, Ended);
-        self.start()?.send(write).map_err(unsent)
+    async fn write<T, A>(
+        &self,
+        content: T,
+        since: Instant,
+        place: Option<QueuePlace>,
+        job: impl FnOnce(Request<T, A>) -> Job,
+    ) -> Result<A, StoreError> {
+        let (request, answered) = Request::new(content);
+        let sent = self.start()?.send(Write::new(job(request), since, place));
+        sent.map_err(|_| StoreError::not_sent(NAME, Ended))?;
+        let ended = |_| Err(StoreError::unavailable(NAME, Ended));
+        answered.await.unwrap_or_else(ended)
     }
 
-    /// The way to the thread, which is started where there is none.
+    /// The sender to the thread, which is started if there is none.
     pub(super) fn start(&self) -> Result<UnboundedSender<Write>, StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
@@ -127,14 +133,14 @@ impl Writer {
     }
 }
 
-/// What became of a transaction.
-enum Attempted {
-    /// Everybody has an answer, or an error.
+/// How a transaction ended.
+enum BatchEnd {
+    /// Every caller has an answer, or an error.
     Done,
-    /// Nobody has: another connection holds the lock.
+    /// No caller has an answer: another connection holds the lock.
     Busy(Vec<Write>, StoreError),
-    /// Nobody has: one of them cannot be written, and the others can.
-    OneByOne(Vec<Write>),
+    /// No caller has an answer: one of the writes failed, and the others may succeed.
+    RetrySingly(Vec<Write>),
 }
 
 impl Work {
@@ -146,16 +152,16 @@ impl Work {
         own: WeakUnboundedSender<Write>,
         mut opened: Option<Opened>,
     ) {
-        // However it ends, nobody waits for news that do not come.
-        let _end = WakesAll(Arc::clone(&self.watchers));
+        // However the thread ends, no watch waits in vain.
+        let _end = WakeAllOnDrop(Arc::clone(&self.watches));
         runtime.block_on(async {
-            // Both end with the runtime.
-            tokio::spawn(look_out(
-                Arc::clone(&self.watchers),
+            // Both tasks end with the runtime.
+            tokio::spawn(poll_other_processes(
+                Arc::clone(&self.watches),
                 Arc::clone(&self.target),
             ));
             if let Some(every) = self.sweep_every {
-                tokio::spawn(sweeping::now_and_then(OwnSweeper(own), every));
+                tokio::spawn(sweeping::sweep_periodically(OwnSweeper(own), every));
             }
             let mut lanes = Lanes::default();
             loop {
@@ -173,43 +179,43 @@ impl Work {
         });
     }
 
-    /// Writes what goes next, if nobody else does at this moment.
+    /// Writes the next batch, unless another connection holds the lock.
     async fn write(&self, lanes: &mut Lanes, opened: &mut Option<Opened>) {
-        let batch = lanes.next_batch(self.patience);
+        let batch = lanes.next_batch(self.lock_timeout);
         if batch.is_empty() {
             return;
         }
         let began = Instant::now();
-        match self.attempt(batch, opened).await {
-            Attempted::Done => {}
-            Attempted::OneByOne(mut batch) => {
-                batch.iter_mut().for_each(Write::be_alone);
+        match self.write_batch(batch, opened).await {
+            BatchEnd::Done => {}
+            BatchEnd::RetrySingly(mut batch) => {
+                batch.iter_mut().for_each(Write::isolate);
                 lanes.put_back(batch);
             }
-            Attempted::Busy(batch, error) => {
+            BatchEnd::Busy(batch, error) => {
                 lanes.put_back(batch);
-                lanes.lock_was_busy(began, self.patience, &error);
-                if began.elapsed() < BREATH {
-                    sleep(BREATH).await;
+                lanes.fail_after_busy_lock(began, self.lock_timeout, &error);
+                if began.elapsed() < MIN_LOCK_PAUSE {
+                    sleep(MIN_LOCK_PAUSE).await;
                 }
             }
         }
     }
 
-    async fn attempt(&self, mut batch: Vec<Write>, opened: &mut Option<Opened>) -> Attempted {
+    async fn write_batch(&self, mut batch: Vec<Write>, opened: &mut Option<Opened>) -> BatchEnd {
         let used = match self.open(opened).await {
             Ok(used) => used,
-            Err(busy @ StoreError::Busy { .. }) => return Attempted::Busy(batch, busy),
+            Err(busy @ StoreError::Busy { .. }) => return BatchEnd::Busy(batch, busy),
             Err(error) => return fail(batch, &error),
         };
-        // A statement of its own is a transaction of its own.
+        // A single statement is a transaction of its own.
         let done = match &mut batch[..] {
             [write] => write.run(&mut used.connection).await,
             many => Self::together(many, used).await,
         };
         let error = match done {
-            Ok(()) => match self.target.still_has(used) {
-                Ok(()) => return self.announce(batch),
+            Ok(()) => match self.target.check_in_place(used) {
+                Ok(()) => return self.reply_all(batch),
                 Err(replaced) => {
                     *opened = None;
                     return fail(batch, &replaced.after_writing());
@@ -218,29 +224,29 @@ impl Work {
             Err(error) => error,
         };
         if is_busy(&error) {
-            return Attempted::Busy(batch, while_writing(error));
+            return BatchEnd::Busy(batch, while_writing(error));
         }
-        if !spares_the_connection(&error) {
+        if !keeps_connection_usable(&error) {
             *opened = None;
         }
         match batch.len() {
             1 => fail(batch, &while_writing(error)),
-            _ => Attempted::OneByOne(batch),
+            _ => BatchEnd::RetrySingly(batch),
         }
     }
 
     /// All in one transaction, or none.
     async fn together(batch: &mut [Write], used: &mut Opened) -> Result<(), sqlx::Error> {
         let connection = &mut used.connection;
-        // Never a transaction that begins with a look and becomes one that writes: another
-        // process could write in between, and SQLite would refuse the rest.
+        // Never a transaction that reads first and writes later: if another process writes in between,
+        // SQLite refuses the rest.
         execute(connection, "BEGIN IMMEDIATE").await?;
         let done = match Write::run_all(batch, connection).await {
             Ok(()) => execute(connection, "COMMIT").await,
             failed => failed,
         };
         match done {
-            // It may have rolled itself back; nothing is left to roll back then.
+            // SQLite may have rolled back already. Then this fails, and nothing is lost.
             Err(error) => match execute(connection, "ROLLBACK").await {
                 Err(broken @ sqlx::Error::WorkerCrashed) => Err(broken),
                 _ => Err(error),
@@ -250,8 +256,8 @@ impl Work {
     }
 
     async fn open<'a>(&self, opened: &'a mut Option<Opened>) -> Result<&'a mut Opened, StoreError> {
-        // Opened again, it is known what is there instead.
-        let in_place = opened.take_if(|opened| self.target.still_has(opened).is_err());
+        // Opening it anew finds out what is there instead.
+        let in_place = opened.take_if(|opened| self.target.check_in_place(opened).is_err());
         drop(in_place);
         match opened {
             Some(opened) => Ok(opened),
@@ -259,51 +265,47 @@ impl Work {
         }
     }
 
-    /// It is committed.
-    fn announce(&self, batch: Vec<Write>) -> Attempted {
+    /// Wakes watches and replies: the batch is committed.
+    fn reply_all(&self, batch: Vec<Write>) -> BatchEnd {
         for write in batch {
-            if let Some(id) = write.news() {
-                self.watchers.wake(id);
+            if let Some(id) = write.record_to_wake() {
+                self.watches.wake(id);
             }
-            write.give();
+            write.reply();
         }
-        Attempted::Done
+        BatchEnd::Done
     }
 }
 
-fn fail(batch: Vec<Write>, error: &StoreError) -> Attempted {
+fn fail(batch: Vec<Write>, error: &StoreError) -> BatchEnd {
     for write in batch {
         write.fail(error.clone());
     }
-    Attempted::Done
+    BatchEnd::Done
 }
 
-/// Sweeps by way of the thread's own lanes.
+/// Sweeps through the thread's own lanes.
 struct OwnSweeper(WeakUnboundedSender<Write>);
 
 impl Sweeper for OwnSweeper {
     async fn sweep(&mut self, batch: u32) -> Option<Result<u64, StoreError>> {
-        let (asked, answered) = Asked::new(batch);
-        let write = Write::new(Change::Sweep(asked), Instant::now(), None);
-        // Gone with the last handle.
+        let (request, answered) = Request::new(batch);
+        let write = Write::new(Job::Sweep(request), Instant::now(), None);
+        // `None` after the last handle is gone.
         self.0.upgrade()?.send(write).ok()?;
         answered.await.ok()
     }
 }
 
-struct WakesAll(Arc<Watchers>);
+struct WakeAllOnDrop(Arc<Watches>);
 
-impl Drop for WakesAll {
+impl Drop for WakeAllOnDrop {
     fn drop(&mut self) {
         self.0.wake_all();
     }
 }
 
-fn ended() -> StoreError {
-    StoreError::unavailable(NAME, Ended)
-}
-
-/// The thread has ended, in the middle of a write perhaps.
+/// The thread has ended, perhaps in the middle of a write.
 #[derive(Debug)]
 struct Ended;
 
@@ -349,7 +351,7 @@ mod tests {
                 async move { store.claim(&claim).await }
             });
             tokio::task::yield_now().await;
-            let _ = sender.send(Write::new(Change::Panic, Instant::now(), None));
+            let _ = sender.send(Write::new(Job::Panic, Instant::now(), None));
             let beside = [claim(30 + number), claim(60 + number)];
             let answers = tokio::join!(store.claim(&beside[0]), store.claim(&beside[1]), first);
             let answers = [answers.0, answers.1, answers.2.unwrap()];

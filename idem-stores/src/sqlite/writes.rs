@@ -1,143 +1,135 @@
-//! What waits to be written, and its answer.
+//! Writes that wait for their transaction, and their answers.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use idem_core::{Change as Changed, Claim, Claimed, Lease, RecordId, StoreError, Token};
+use idem_core::{Change, Claim, Claimed, Lease, RecordId, StoreError};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::oneshot;
 
-use super::lanes::{Lane, Place};
+use super::changes::{Completion, End};
+use super::queue::QueuePlace;
 use super::statements::{self, MANY};
 
-/// The end of an attempt with an outcome.
-#[derive(Debug)]
-pub(super) struct Completion {
-    pub(super) lease: Lease,
-    pub(super) outcome: Bytes,
+/// The lanes of the writer, by priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Renewals,
+    /// Completions, releases and abandonments.
+    Ends,
+    Claims,
+    Sweeps,
 }
 
-/// The end of an attempt without an outcome.
-#[derive(Debug)]
-pub(super) struct End {
-    pub(super) id: RecordId,
-    pub(super) token: Token,
-    pub(super) to: To,
+impl Lane {
+    pub(super) const COUNT: usize = 4;
 }
 
-/// What the record is to be.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum To {
-    Absent,
-    Abandoned,
-}
-
-/// A question and whoever waits for its answer.
-pub(super) struct Asked<Q, A> {
-    question: Q,
+/// What is to be written, and the channel to the caller that waits for the answer.
+pub(super) struct Request<T, A> {
+    content: T,
     answer: Option<A>,
-    reply: oneshot::Sender<Result<A, StoreError>>,
+    caller: oneshot::Sender<Result<A, StoreError>>,
 }
 
-impl<Q, A> Asked<Q, A> {
-    pub(super) fn new(question: Q) -> (Self, oneshot::Receiver<Result<A, StoreError>>) {
-        let (reply, answered) = oneshot::channel();
-        let asked = Self {
-            question,
+impl<T, A> Request<T, A> {
+    pub(super) fn new(content: T) -> (Self, oneshot::Receiver<Result<A, StoreError>>) {
+        let (caller, answered) = oneshot::channel();
+        let request = Self {
+            content,
             answer: None,
-            reply,
+            caller,
         };
-        (asked, answered)
+        (request, answered)
     }
 
-    fn give(self) {
+    fn reply(self) {
         if let Some(answer) = self.answer {
-            // An error says that nobody waits any more.
-            let _ = self.reply.send(Ok(answer));
+            // An error means that the caller has gone.
+            let _ = self.caller.send(Ok(answer));
         }
     }
 
     fn fail(self, error: StoreError) {
-        let _ = self.reply.send(Err(error));
+        let _ = self.caller.send(Err(error));
     }
 }
 
-pub(super) enum Change {
-    Renew(Asked<Lease, Changed>),
-    Complete(Asked<Completion, Changed>),
-    End(Asked<End, Changed>),
-    Claim(Asked<Claim, Claimed>),
-    Sweep(Asked<u32, u64>),
+pub(super) enum Job {
+    Renew(Request<Lease, Change>),
+    Complete(Request<Completion, Change>),
+    End(Request<End, Change>),
+    Claim(Request<Claim, Claimed>),
+    Sweep(Request<u32, u64>),
     #[cfg(test)]
     Panic,
 }
 
-/// A change that waits for its turn.
+/// A job that waits for its transaction.
 pub(super) struct Write {
-    change: Change,
+    job: Job,
     /// When its caller asked.
     since: Instant,
     /// When it first waited for another connection's lock.
     busy_since: Option<Instant>,
-    /// It has failed beside others, or one of them has.
-    is_to_be_alone: bool,
-    /// In the queue of those who hold no lease.
-    _place: Option<Place>,
+    /// It failed in a transaction with others, or one of the others did: it gets one of its own.
+    is_isolated: bool,
+    /// Of a caller that holds no lease.
+    _place: Option<QueuePlace>,
 }
 
 impl Write {
-    pub(super) const fn new(change: Change, since: Instant, place: Option<Place>) -> Self {
+    pub(super) const fn new(job: Job, since: Instant, place: Option<QueuePlace>) -> Self {
         Self {
-            change,
+            job,
             since,
             busy_since: None,
-            is_to_be_alone: false,
+            is_isolated: false,
             _place: place,
         }
     }
 
     pub(super) const fn lane(&self) -> Lane {
-        match self.change {
-            Change::Renew(_) => Lane::Renewals,
-            Change::Complete(_) | Change::End(_) => Lane::Ends,
-            Change::Claim(_) => Lane::Claims,
-            Change::Sweep(_) => Lane::Sweeps,
+        match self.job {
+            Job::Renew(_) => Lane::Renewals,
+            Job::Complete(_) | Job::End(_) => Lane::Ends,
+            Job::Claim(_) => Lane::Claims,
+            Job::Sweep(_) => Lane::Sweeps,
             #[cfg(test)]
-            Change::Panic => Lane::Claims,
+            Job::Panic => Lane::Claims,
         }
     }
 
-    pub(super) fn has_waited_for(&self, long: Duration) -> bool {
-        self.since.elapsed() >= long
+    pub(super) fn has_waited_for(&self, time: Duration) -> bool {
+        self.since.elapsed() >= time
     }
 
-    pub(super) fn sees_the_lock_busy(&mut self, since: Instant) {
+    pub(super) fn note_busy_lock(&mut self, since: Instant) {
         self.busy_since.get_or_insert(since);
     }
 
-    pub(super) fn was_kept_by_the_lock_for(&self, long: Duration, now: Instant) -> bool {
+    pub(super) fn has_waited_for_lock(&self, time: Duration, now: Instant) -> bool {
         let since = self.busy_since;
-        since.is_some_and(|since| now.duration_since(since) >= long)
+        since.is_some_and(|since| now.duration_since(since) >= time)
     }
 
-    pub(super) const fn is_to_be_alone(&self) -> bool {
-        self.is_to_be_alone
+    pub(super) const fn is_isolated(&self) -> bool {
+        self.is_isolated
     }
 
-    pub(super) const fn be_alone(&mut self) {
-        self.is_to_be_alone = true;
+    pub(super) const fn isolate(&mut self) {
+        self.is_isolated = true;
     }
 
-    /// Makes the change, and keeps the answer until it is committed.
+    /// Runs its job, and keeps the answer until it is committed.
     pub(super) async fn run(
         &mut self,
         connection: &mut SqliteConnection,
     ) -> Result<(), sqlx::Error> {
-        self.change.run(connection).await
+        self.job.run(connection).await
     }
 
-    /// The same for many, in few statements, in the order of their lanes. None has been answered
-    /// yet, so that any order is right.
+    /// Runs many, in few statements, in the order of their lanes. No caller has an answer yet, so any
+    /// order is right.
     pub(super) async fn run_all(
         all: &mut [Self],
         connection: &mut SqliteConnection,
@@ -145,10 +137,10 @@ impl Write {
         let (mut claims, mut completions, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut sweeps = Vec::new();
         for write in all {
-            match &mut write.change {
-                Change::Claim(asked) => claims.push(asked),
-                Change::Complete(asked) => completions.push(asked),
-                sweep @ Change::Sweep(_) => sweeps.push(sweep),
+            match &mut write.job {
+                Job::Claim(request) => claims.push(request),
+                Job::Complete(request) => completions.push(request),
+                sweep @ Job::Sweep(_) => sweeps.push(sweep),
                 other => others.push(other),
             }
         }
@@ -156,14 +148,14 @@ impl Write {
             other.run(connection).await?;
         }
         for completions in completions.chunks_mut(MANY) {
-            let questions: Vec<_> = completions.iter().map(|asked| &asked.question).collect();
-            let answers = statements::complete_many(connection, &questions).await?;
-            keep(completions, answers);
+            let contents: Vec<_> = completions.iter().map(|request| &request.content).collect();
+            let answers = statements::complete_many(connection, &contents).await?;
+            keep_answers(completions, answers);
         }
         for claims in claims.chunks_mut(MANY) {
-            let questions: Vec<_> = claims.iter().map(|asked| &asked.question).collect();
-            let answers = statements::claim_many(connection, &questions).await?;
-            keep(claims, answers);
+            let contents: Vec<_> = claims.iter().map(|request| &request.content).collect();
+            let answers = statements::claim_many(connection, &contents).await?;
+            keep_answers(claims, answers);
         }
         for sweep in sweeps {
             sweep.run(connection).await?;
@@ -171,105 +163,105 @@ impl Write {
         Ok(())
     }
 
-    /// Whether it is worth doing. A claim that nobody waits for any more would hold a lease that
-    /// nobody uses, and so would a renewal; the end of an attempt is worth writing all the same.
+    /// Whether it is still to be written. Without its caller, a claim or a renewal would hold a lease
+    /// that nobody uses. The end of an attempt is always written.
     pub(super) fn is_wanted(&self) -> bool {
-        match &self.change {
-            Change::Claim(asked) => !asked.reply.is_closed(),
-            Change::Renew(asked) => !asked.reply.is_closed(),
+        match &self.job {
+            Job::Claim(request) => !request.caller.is_closed(),
+            Job::Renew(request) => !request.caller.is_closed(),
             _ => true,
         }
     }
 
-    /// How much it adds to a transaction, in bytes.
-    pub(super) fn weight(&self) -> usize {
-        match &self.change {
-            Change::Complete(asked) => asked.question.outcome.len(),
+    /// The bytes of the outcome that it writes.
+    pub(super) fn outcome_bytes(&self) -> usize {
+        match &self.job {
+            Job::Complete(request) => request.content.outcome.len(),
             _ => 0,
         }
     }
 
-    /// The record that this has changed in a way that its watchers wait for.
-    pub(super) fn news(&self) -> Option<&RecordId> {
-        match &self.change {
-            Change::Claim(Asked {
-                question: Claim { id, .. },
+    /// The record whose watches its change wakes.
+    pub(super) fn record_to_wake(&self) -> Option<&RecordId> {
+        match &self.job {
+            Job::Claim(Request {
+                content: Claim { id, .. },
                 answer: Some(Claimed::Acquired { attempt: 2.. }),
                 ..
             })
-            | Change::Complete(Asked {
-                question:
+            | Job::Complete(Request {
+                content:
                     Completion {
                         lease: Lease { id, .. },
                         ..
                     },
-                answer: Some(Changed::Applied),
+                answer: Some(Change::Applied),
                 ..
             })
-            | Change::End(Asked {
-                question: End { id, .. },
-                answer: Some(Changed::Applied),
+            | Job::End(Request {
+                content: End { id, .. },
+                answer: Some(Change::Applied),
                 ..
             }) => Some(id),
             _ => None,
         }
     }
 
-    /// Gives the answer: it is committed, or nothing was to be changed.
-    pub(super) fn give(self) {
-        match self.change {
-            Change::Renew(asked) => asked.give(),
-            Change::Complete(asked) => asked.give(),
-            Change::End(asked) => asked.give(),
-            Change::Claim(asked) => asked.give(),
-            Change::Sweep(asked) => asked.give(),
+    /// Sends the answer to the caller: it is committed, or there was nothing to change.
+    pub(super) fn reply(self) {
+        match self.job {
+            Job::Renew(request) => request.reply(),
+            Job::Complete(request) => request.reply(),
+            Job::End(request) => request.reply(),
+            Job::Claim(request) => request.reply(),
+            Job::Sweep(request) => request.reply(),
             #[cfg(test)]
-            Change::Panic => {}
+            Job::Panic => {}
         }
     }
 
-    /// Gives an error instead.
+    /// Sends an error to the caller.
     pub(super) fn fail(self, error: StoreError) {
-        match self.change {
-            Change::Renew(asked) => asked.fail(error),
-            Change::Complete(asked) => asked.fail(error),
-            Change::End(asked) => asked.fail(error),
-            Change::Claim(asked) => asked.fail(error),
-            Change::Sweep(asked) => asked.fail(error),
+        match self.job {
+            Job::Renew(request) => request.fail(error),
+            Job::Complete(request) => request.fail(error),
+            Job::End(request) => request.fail(error),
+            Job::Claim(request) => request.fail(error),
+            Job::Sweep(request) => request.fail(error),
             #[cfg(test)]
-            Change::Panic => {}
+            Job::Panic => {}
         }
     }
 }
 
-impl Change {
+impl Job {
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         match self {
-            Self::Renew(asked) => {
-                asked.answer = Some(statements::renew(connection, &asked.question).await?);
+            Self::Renew(request) => {
+                request.answer = Some(statements::renew(connection, &request.content).await?);
             }
-            Self::Complete(asked) => {
-                asked.answer = Some(statements::complete(connection, &asked.question).await?);
+            Self::Complete(request) => {
+                request.answer = Some(statements::complete(connection, &request.content).await?);
             }
-            Self::End(asked) => {
-                asked.answer = Some(statements::end(connection, &asked.question).await?);
+            Self::End(request) => {
+                request.answer = Some(statements::end(connection, &request.content).await?);
             }
-            Self::Claim(asked) => {
-                asked.answer = Some(statements::claim(connection, &asked.question).await?);
+            Self::Claim(request) => {
+                request.answer = Some(statements::claim(connection, &request.content).await?);
             }
-            Self::Sweep(asked) => {
-                asked.answer = Some(statements::sweep(connection, asked.question).await?);
+            Self::Sweep(request) => {
+                request.answer = Some(statements::sweep(connection, request.content).await?);
             }
             #[cfg(test)]
-            #[allow(clippy::panic, reason = "what a test asked for")]
+            #[allow(clippy::panic, reason = "what a test asks for")]
             Self::Panic => panic!("as asked"),
         }
         Ok(())
     }
 }
 
-fn keep<Q, A>(asked: &mut [&mut Asked<Q, A>], answers: Vec<A>) {
-    for (asked, answer) in asked.iter_mut().zip(answers) {
-        asked.answer = Some(answer);
+fn keep_answers<T, A>(request: &mut [&mut Request<T, A>], answers: Vec<A>) {
+    for (request, answer) in request.iter_mut().zip(answers) {
+        request.answer = Some(answer);
     }
 }

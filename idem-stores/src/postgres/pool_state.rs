@@ -1,8 +1,9 @@
-//! What this process knows of each pool of the application's, for as long as it runs: when expired
-//! records were last deleted through it, and which of its sessions are in an attempt's transaction
-//! that their server may end by itself.
+//! What this process knows of each of the application's pools: when expired records were last deleted
+//! through it, and which of its sessions are in an attempt's transaction that the server may end by
+//! itself.
 //!
-//! Pools cannot hold anything of ours, and transactions know nothing but their pool.
+//! It is kept for as long as the process runs: a pool cannot hold it, and a transaction knows only its
+//! pool.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,29 +17,29 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::connections::Connections;
-use super::hung::Session;
-use super::sweeping::{Progress, Sweeper, has_failed};
-use crate::database::place_of;
+use super::hung_sessions::Session;
+use super::sweeping::{Progress, Sweeper, warn_of_failure};
+use crate::database::database_id;
 
-/// How many pools are known. A process that has had more knows them anew.
-const MOST: usize = 1024;
+/// The most pools. With more, all are forgotten, and known anew.
+const MAX_POOLS: usize = 1024;
 
-/// How many records one sweep between other work deletes at most.
-const SWEPT_AT_ONCE: u64 = 10_000;
+/// The most records that one sweep deletes.
+const MAX_SWEPT: u64 = 10_000;
 
-/// How long nothing is deleted after the server has refused it.
-const AFTER_REFUSAL: Duration = Duration::from_secs(60 * 60);
+/// The pause after the server has refused to delete.
+const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(60 * 60);
 
-/// How soon the end of a session is noticed: half of what the server waits, within these.
-const SOONEST: Duration = Duration::from_millis(100);
-const LATEST: Duration = Duration::from_secs(5);
+/// How soon the end of a session is noticed: half of the server's timeout, within these.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-static POOLS: LazyLock<Mutex<HashMap<Vec<u8>, Arc<OfPool>>>> = LazyLock::new(Mutex::default);
+static POOLS: LazyLock<Mutex<HashMap<Vec<u8>, Arc<PoolState>>>> = LazyLock::new(Mutex::default);
 
-/// Where a pool leads: the pool, and what it connects to.
-pub(super) fn place(pool: &PgPool) -> Vec<u8> {
+/// The bytes that tell a pool's database from every other.
+pub(super) fn database_id_of(pool: &PgPool) -> Vec<u8> {
     let options = pool.connect_options();
-    place_of(
+    database_id(
         pool,
         (
             (options.get_host(), options.get_port()),
@@ -50,23 +51,23 @@ pub(super) fn place(pool: &PgPool) -> Vec<u8> {
 }
 
 #[derive(Default)]
-pub(super) struct OfPool {
+pub(super) struct PoolState {
     sweeps: Mutex<Sweeps>,
     sweeper: Sweeper,
     sessions: Mutex<Sessions>,
 }
 
-impl OfPool {
+impl PoolState {
     pub(super) fn of(pool: &PgPool) -> Arc<Self> {
         let mut pools = lock(&POOLS);
-        if pools.len() >= MOST {
+        if pools.len() >= MAX_POOLS {
             pools.clear();
         }
-        Arc::clone(pools.entry(place(pool)).or_default())
+        Arc::clone(pools.entry(database_id_of(pool)).or_default())
     }
 
-    /// Deletes expired records in the background, where it is time to.
-    pub(super) fn sweep_in_time(
+    /// Deletes expired records in the background, if it is time to.
+    pub(super) fn sweep_if_due(
         self: &Arc<Self>,
         every: Duration,
         connections: impl FnOnce() -> Connections,
@@ -88,11 +89,11 @@ impl OfPool {
         let mut sessions = lock(&self.sessions);
         sessions.watched.push(Watched {
             session,
-            every: (limit / 2).clamp(SOONEST, LATEST),
+            every: (limit / 2).clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL),
             ended,
         });
-        if !std::mem::replace(&mut sessions.looks, true) {
-            tokio::spawn(Arc::clone(self).look(pool.clone()));
+        if !std::mem::replace(&mut sessions.is_polling, true) {
+            tokio::spawn(Arc::clone(self).poll_sessions(pool.clone()));
         }
         Watch::new(async move {
             if has_ended.await.is_err() {
@@ -101,9 +102,9 @@ impl OfPool {
         })
     }
 
-    /// Looks for as long as a session is watched: with one connection for all of them, for as long as
-    /// one statement takes.
-    async fn look(self: Arc<Self>, pool: PgPool) {
+    /// Polls for as long as a session is watched. All sessions share one connection, for one short
+    /// statement.
+    async fn poll_sessions(self: Arc<Self>, pool: PgPool) {
         loop {
             let every = {
                 let mut sessions = lock(&self.sessions);
@@ -111,9 +112,9 @@ impl OfPool {
                     .watched
                     .retain(|watched| !watched.ended.is_closed());
                 let every = sessions.watched.iter().map(|watched| watched.every).min();
-                sessions.looks = every.is_some() && !pool.is_closed();
+                sessions.is_polling = every.is_some() && !pool.is_closed();
                 match every {
-                    Some(every) if sessions.looks => every,
+                    Some(every) if sessions.is_polling => every,
                     _ => {
                         sessions.watched.clear();
                         return;
@@ -126,17 +127,17 @@ impl OfPool {
                 let watched = sessions.watched.iter();
                 watched.map(|watched| watched.session).collect()
             };
-            // A pool whose connections are all taken says nothing now.
-            let found = timeout(LATEST, living(&pool, &asked)).await;
+            // With all connections in use, this poll finds nothing.
+            let found = timeout(MAX_POLL_INTERVAL, find_living(&pool, &asked)).await;
             if let Ok(Ok(living)) = found {
-                lock(&self.sessions).tell(&asked, &living);
+                lock(&self.sessions).report_ended(&asked, &living);
             }
         }
     }
 }
 
-/// Which of these sessions are still there.
-async fn living(pool: &PgPool, sessions: &[Session]) -> Result<Vec<Session>, Error> {
+/// Which of these sessions still exist.
+async fn find_living(pool: &PgPool, sessions: &[Session]) -> Result<Vec<Session>, Error> {
     let mut known = String::from("(0, 0)");
     for Session { pid, began } in sessions {
         let _ = write!(known, ", ({pid}, {began})");
@@ -155,20 +156,20 @@ async fn living(pool: &PgPool, sessions: &[Session]) -> Result<Vec<Session>, Err
 #[derive(Default)]
 struct Sweeps {
     runs: bool,
-    /// `None`: at once.
+    /// `None`: now.
     next: Option<Instant>,
     progress: Progress,
     has_warned: bool,
 }
 
 impl Sweeps {
-    /// Whether to sweep now: it is time to, and nobody does.
+    /// Whether to sweep now: it is time to, and no sweep runs.
     fn begin(&mut self, every: Duration) -> bool {
         let now = Instant::now();
         if self.runs || self.next.is_some_and(|next| now < next) {
             return false;
         }
-        // Processes do not sweep at once.
+        // Processes do not sweep at the same time.
         let pause = every.mul_f64(rand::random_range(0.5..1.0));
         self.next = Some(now.checked_add(pause).unwrap_or(now));
         self.runs = true;
@@ -177,34 +178,34 @@ impl Sweeps {
 }
 
 /// A sweep, until it ends or its runtime does.
-struct Sweep(Arc<OfPool>);
+struct Sweep(Arc<PoolState>);
 
 impl Sweep {
-    /// Bounded: it does not keep the pool for long.
+    /// A sweep is bounded, so it does not keep the pool open for long.
     async fn run(self, connections: Connections) {
-        let OfPool {
+        let PoolState {
             sweeps, sweeper, ..
         } = &*self.0;
         let mut progress = lock(sweeps).progress.next();
-        let swept = sweeper.sweep(&connections, SWEPT_AT_ONCE, &mut progress);
+        let swept = sweeper.sweep(&connections, MAX_SWEPT, &mut progress);
         let swept = swept.await;
         let mut sweeps = lock(sweeps);
         sweeps.progress = progress;
         match swept {
-            // There are more, and the next one need not wait.
-            Ok(SWEPT_AT_ONCE..) => sweeps.next = None,
+            // There are more, so the next sweep need not wait.
+            Ok(MAX_SWEPT..) => sweeps.next = None,
             Ok(_) => {}
             Err(error @ StoreError::Rejected { .. }) => {
-                sweeps.next = Instant::now().checked_add(AFTER_REFUSAL);
+                sweeps.next = Instant::now().checked_add(PAUSE_AFTER_REFUSAL);
                 if !std::mem::replace(&mut sweeps.has_warned, true) {
                     warn!(
                         target: "idem",
                         error = &error as &dyn std::error::Error,
-                        "expired records are not deleted, and take up ever more room: the login may not; grant it DELETE on idem_records, or have another one sweep"
+                        "expired records are not deleted, and take up ever more space: the login lacks the right; grant it DELETE on idem_records, or let another process sweep"
                     );
                 }
             }
-            Err(error) => has_failed(&error),
+            Err(error) => warn_of_failure(&error),
         }
     }
 }
@@ -218,7 +219,7 @@ impl Drop for Sweep {
 #[derive(Default)]
 struct Sessions {
     watched: Vec<Watched>,
-    looks: bool,
+    is_polling: bool,
 }
 
 struct Watched {
@@ -228,7 +229,7 @@ struct Watched {
 }
 
 impl Sessions {
-    fn tell(&mut self, asked: &[Session], living: &[Session]) {
+    fn report_ended(&mut self, asked: &[Session], living: &[Session]) {
         let is_gone = |session: &Session| asked.contains(session) && !living.contains(session);
         let (gone, watched) = std::mem::take(&mut self.watched)
             .into_iter()

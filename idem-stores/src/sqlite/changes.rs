@@ -1,0 +1,27 @@
+//! Changes of records that are more than a claim or a lease.
+
+use bytes::Bytes;
+use idem_core::{Lease, RecordId, Token};
+
+/// The end of an attempt with an outcome.
+#[derive(Debug)]
+pub(super) struct Completion {
+    pub(super) lease: Lease,
+    pub(super) outcome: Bytes,
+}
+
+/// The end of an attempt without an outcome.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) id: RecordId,
+    pub(super) token: Token,
+    pub(super) transition: Transition,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Transition {
+    /// The record is deleted.
+    Release,
+    /// The record is kept, and no attempt holds it.
+    Abandon,
+}
