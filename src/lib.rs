@@ -69,7 +69,7 @@
 //! | Redis and Valkey | [`stores::redis`] | `redis`, `redis-tls` |
 //! | PostgreSQL | [`stores::postgres`] | `postgres`, `postgres-tls` |
 //! | SQLite | [`stores::sqlite`] | `sqlite` |
-//! | one of your own | [`Store`] | |
+//! | one of your own | [`store::Store`] | |
 //!
 //! The feature `cache` keeps finished outcomes in the process.
 //!

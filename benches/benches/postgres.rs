@@ -5,9 +5,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, RecordId, Store};
+use idem::{Engine, Fingerprint, RecordId};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, postgres as business};
 use idem_benches::crowd::{crowds, paced, two_threads};

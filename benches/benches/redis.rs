@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::{Change, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Lease, Store};
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::http::Keys::{Fresh, Known};
 use idem_benches::http::{Client, plain_app, protected_app};

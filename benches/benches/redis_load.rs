@@ -5,10 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, Key, Lease, RecordId, Store, StoreError,
-};
+use idem::{Engine, Error, Fingerprint, Key, RecordId, StoreError};
 use idem_benches::quick;
 use idem_tests::{Redis, Reply};
 use tokio::runtime::Runtime;

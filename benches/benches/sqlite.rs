@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Engine, Fingerprint, Lease, RecordId, Store};
+use idem::{Engine, Fingerprint, RecordId};
 use idem_benches::Target::{AtLeast, Baseline, None};
 use idem_benches::business::{Work, sqlite as business};
 use idem_benches::crowd::{crowds, offered, paced, two_threads};

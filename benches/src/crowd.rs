@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store};
+use idem::store::{Change, Claim, Claimed, Lease, Store};
+use idem::{Fingerprint, RecordId};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 

@@ -13,8 +13,8 @@ use axum::routing::{Router, post};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use bytes::Bytes;
 use cached::{AsyncRedisCache, ConcurrentCachedAsync, SerializeCachedAsync};
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claimed, Lease, Store};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, cmd};
 
@@ -30,7 +30,7 @@ const PREFIX: &str = "idem:";
 
 /// One call, made before it is measured.
 pub struct Call {
-    claim: idem::Claim,
+    claim: idem::store::Claim,
     outcome: String,
     /// The store's key.
     key: Vec<u8>,
@@ -41,7 +41,7 @@ pub struct Call {
 impl Call {
     /// The calls with these numbers.
     pub fn many(numbers: Range<usize>) -> Vec<Self> {
-        let call = |claim: idem::Claim| Self {
+        let call = |claim: idem::store::Claim| Self {
             outcome: "o".repeat(OUTCOME_BYTES),
             key: format!(
                 "{PREFIX}{}",

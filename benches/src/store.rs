@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token};
 use idem::stores::memory::MemoryStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Key, Lease, RecordId, Store, Token};
+use idem::{Fingerprint, Key, RecordId};
 use moka::Expiry;
 use moka::sync::Cache;
 

@@ -9,10 +9,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
-use idem::{
-    Change, Claim, Claimed, Engine, Error, InFlight, Inspection, Lease, Operation, RecordId, Store,
-    StoreError, Token, Watch,
-};
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
+use idem::{Engine, Error, InFlight, Inspection, Operation, RecordId, StoreError};
 use tokio::task::JoinHandle;
 
 use crate::bench::{

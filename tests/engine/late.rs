@@ -7,11 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
 use idem::stores::memory::MemoryStore;
-use idem::{
-    Change, Claim, Claimed, Engine, Error, Inspection, Lease, OnCrash, Operation, RecordId, Store,
-    StoreError, Token, Watch,
-};
+use idem::{Engine, Error, Inspection, OnCrash, Operation, RecordId, StoreError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};

@@ -10,7 +10,7 @@ use super::request::RequestIdentity;
 use super::settings::HttpSettings;
 
 impl Problem {
-    /// The answer, complete, where the request is not known. Its [`ProblemKind`] is among its
+    /// The answer, complete, where the request is not known. Its [`ProblemKind`](super::ProblemKind) is among its
     /// extensions: by it a layer, or an operation whose handler passes the answer on, knows that it is
     /// a refusal, and keeps none.
     pub fn into_response(self, settings: &HttpSettings) -> Response<Bytes> {

@@ -16,10 +16,9 @@ use http_body_util::{BodyExt, Limited};
 use idem::axum::idempotent;
 use idem::conformance::faults::{FaultyStore, Method};
 use idem::http::HttpSettings;
+use idem::store::{Change, Claim, Lease, Store};
 use idem::stores::memory::MemoryStore;
-use idem::{
-    Change, Claim, Engine, EngineBuilder, Fingerprinter, Key, Lease, Outcome, RecordId, Store,
-};
+use idem::{Engine, EngineBuilder, Fingerprinter, Key, Outcome, RecordId};
 use idem_frameworks::{Server, Works, is_replay, post, problem};
 use serde::Deserialize;
 use tower::ServiceExt;

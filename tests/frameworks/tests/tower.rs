@@ -371,11 +371,11 @@ async fn a_layer_keeps_records_for_the_ttl_that_was_given_last() {
     let server = Server::start(router).await;
     server.send(post("/", "a", "x")).await;
     let id = idem::RecordId::derive("", "moving", None, &idem::Key::of("a").unwrap());
-    let found = idem::Store::inspect(&*store, &id).await.unwrap();
-    let mut claim = idem::Claim::new(id, found.unwrap().fingerprint, DAY, DAY);
+    let found = idem::store::Store::inspect(&*store, &id).await.unwrap();
+    let mut claim = idem::store::Claim::new(id, found.unwrap().fingerprint, DAY, DAY);
     claim.ask_retention = true;
-    match idem::Store::claim(&*store, &claim).await.unwrap() {
-        idem::Claimed::Finished { retention_left, .. } => {
+    match idem::store::Store::claim(&*store, &claim).await.unwrap() {
+        idem::store::Claimed::Finished { retention_left, .. } => {
             assert!(retention_left.unwrap() <= Duration::from_secs(7));
         }
         other => panic!("{other:?}"),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claimed, EngineBuilder, Error, Fingerprint, Lease, OnCrash, Store};
+use idem::{EngineBuilder, Error, Fingerprint, OnCrash};
 use tokio::sync::Semaphore;
 
 use crate::conformance::{Moved, claim, finish};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store, StoreError};
+use idem::{Fingerprint, RecordId, StoreError};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};

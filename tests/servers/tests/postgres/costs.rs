@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use idem::store::Store;
 use idem::stores::postgres::PostgresStore;
-use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation, Store};
+use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Postgres, wait_until};
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use idem::store::{Change, Claimed, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claimed, Store};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ async fn survives(store: PostgresStore) {
     for number in 0..RECORDS {
         let claim = claim(number);
         store.claim(&claim).await.unwrap();
-        let lease = idem::Lease::of(&claim, 1);
+        let lease = idem::store::Lease::of(&claim, 1);
         let change = store.complete(&lease, outcome(number)).await;
         assert_eq!(change.unwrap(), Change::Applied);
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claimed, EngineBuilder, Fingerprint, Lease, OnCrash, Store, StoreError};
+use idem::{EngineBuilder, Fingerprint, OnCrash, StoreError};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ async fn crowd(store: &PostgresStore, time: Duration) {
         crowd.spawn(async move {
             while Instant::now() < until {
                 let id = idem::RecordId::from_bytes(rand::random());
-                let claim = idem::Claim::new(
+                let claim = idem::store::Claim::new(
                     id,
                     Fingerprint::of("request").unwrap(),
                     Duration::from_secs(30),

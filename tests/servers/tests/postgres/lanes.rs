@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{
-    Change, Claimed, EngineBuilder, Error, Fingerprint, Lease, Operation, Store, StoreError,
-};
+use idem::{EngineBuilder, Error, Fingerprint, Operation, StoreError};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
+use idem::StoreError;
+use idem::store::{Claimed, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Claimed, Store, StoreError};
 use idem_tests::{Postgres, wait_until};
 use sqlx::postgres::PgPoolOptions;
 

@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::time::Duration;
 
+use idem::store::{Claimed, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Claimed, Engine, Fingerprint, Store};
+use idem::{Engine, Fingerprint};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
 use tracing_subscriber::filter::LevelFilter;
@@ -22,10 +23,13 @@ pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
     let answer = store.claim(&claim(number)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
-    let _ = store.renew(&idem::Lease::of(&first, 1)).await.unwrap();
+    let _ = store
+        .renew(&idem::store::Lease::of(&first, 1))
+        .await
+        .unwrap();
     let outcome = bytes::Bytes::from_static(b"outcome");
     let _ = store
-        .complete(&idem::Lease::of(&first, 1), outcome)
+        .complete(&idem::store::Lease::of(&first, 1), outcome)
         .await
         .unwrap();
     watch.await;

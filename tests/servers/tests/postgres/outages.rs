@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use idem::Store;
+use idem::store::Store;
 use idem::stores::postgres::PostgresStore;
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms};
+use idem::store::Store;
 use idem::stores::postgres::{PgTransactions, Pooler, PostgresStore};
 use idem::{
-    ConnectError, Engine, EngineBuilder, Error, Fingerprint, InFlight, OnCrash, Store, StoreError,
+    ConnectError, Engine, EngineBuilder, Error, Fingerprint, InFlight, OnCrash, StoreError,
 };
 use idem_tests::{PgBouncer, PoolMode, Postgres};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use idem::store::{Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Claimed, EngineBuilder, Error, Fingerprint, Lease, Store, StoreError};
+use idem::{EngineBuilder, Error, Fingerprint, StoreError};
 use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
@@ -319,7 +320,7 @@ async fn a_statement_under_another_ones_name_changes_nothing() {
     let held = claim(1);
     store.claim(&held).await.unwrap();
     let abandoned = store.abandon(&claim(2).id, &claim(2).token).await.unwrap();
-    assert_eq!(abandoned, idem::Change::LeaseLost);
+    assert_eq!(abandoned, idem::store::Change::LeaseLost);
     // The text of `release`, as any client prepares it, under the name that `abandon` has here.
     let release = include_str!("../../../../idem-stores/src/postgres/statements/release.sql");
     let prepared: Vec<(String, String)> =
@@ -340,7 +341,7 @@ async fn a_statement_under_another_ones_name_changes_nothing() {
     assert!(REJECTED(&refused), "{refused:?}");
     // It was not deleted.
     let renewed = store.renew(&Lease::of(&held, 1)).await.unwrap();
-    assert_eq!(renewed, idem::Change::Applied);
+    assert_eq!(renewed, idem::store::Change::Applied);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use idem::Store;
+use idem::store::Store;
 use idem::stores::postgres::PostgresStore;
 use idem_tests::Postgres;
 use sqlx::PgPool;

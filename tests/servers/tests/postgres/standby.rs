@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use idem::store::{Claimed, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
-use idem::{Claimed, Engine, EngineBuilder, Error, Fingerprint, Store, StoreError};
+use idem::{Engine, EngineBuilder, Error, Fingerprint, StoreError};
 use idem_tests::Postgres;
 use sqlx::PgPool;
 

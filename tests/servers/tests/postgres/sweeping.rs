@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use idem::Phase;
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, Claimed, Lease, Phase, Store};
 use idem_tests::{Postgres, wait_until};
 
 use crate::conformance::{claim, finish};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::{PgTransactions, PostgresStore};
-use idem::{Engine, Error, Fingerprint, TransactionSource};
+use idem::transactional::TransactionSource;
+use idem::{Engine, Error, Fingerprint};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use idem::store::{Change, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Change, EngineBuilder, Error, Fingerprint, InFlight, Operation, Store};
+use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Postgres, wait_until};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::watch;

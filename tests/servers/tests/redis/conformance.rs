@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use idem::conformance::{Harness, assert_conforms};
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, Phase, RecordId, Store, StoreError};
+use idem::{Fingerprint, Phase, RecordId, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
 
 struct Url(String);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use idem::{Change, Claim, Claimed, Lease, RecordId, Store, StoreError};
+use idem::store::{Change, Claim, Claimed, Lease, Store};
+use idem::{RecordId, StoreError};
 use idem_tests::{Redis, Reply};
 use rand::RngExt;
 

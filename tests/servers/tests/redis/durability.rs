@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claim, Claimed, Lease, Phase, RecordId, Store, StoreError};
+use idem::{Phase, RecordId, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, wait_until};
 use tokio::task::block_in_place;
 use tokio::time::timeout;

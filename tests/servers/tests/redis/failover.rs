@@ -6,11 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use idem::store::{Change, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Engine, Error, Fingerprint, InFlight, Key, Lease, Operation, Phase, RecordId, Store,
-    StoreError,
-};
+use idem::{Engine, Error, Fingerprint, InFlight, Key, Operation, Phase, RecordId, StoreError};
 use idem_tests::{Redis, RedisSentinel, wait_until};
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::{JoinSet, block_in_place};

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, poll};
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, Lease, RecordId, Store, StoreError,
-};
+use idem::{Engine, Error, Fingerprint, RecordId, StoreError};
 use idem_tests::{Console, Redis};
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinSet;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use idem::store::{Change, Claim, Claimed, Lease, Store, Watch};
 use idem::stores::redis::RedisStore;
 use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, InFlight, Key, Lease, OnCrash, Operation,
-    Phase, RecordId, Store, StoreError, Watch,
+    Engine, Error, Fingerprint, InFlight, Key, OnCrash, Operation, Phase, RecordId, StoreError,
 };
 use idem_tests::{Redis, RedisCluster, RedisSentinel, Reply};
 use tokio::sync::Notify;

@@ -6,10 +6,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::{Change, Claimed, Store};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claimed, ConnectError, Engine, Fingerprint, InFlight, Phase, Store, StoreError,
-};
+use idem::{ConnectError, Engine, Fingerprint, InFlight, Phase, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel};
 use tokio::sync::Notify;
 use tracing_subscriber::filter::LevelFilter;
@@ -50,10 +49,13 @@ async fn exercise(store: &RedisStore) {
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
-    let _ = store.renew(&idem::Lease::of(&first, 1)).await.unwrap();
+    let _ = store
+        .renew(&idem::store::Lease::of(&first, 1))
+        .await
+        .unwrap();
     let outcome = bytes::Bytes::from_static(b"outcome");
     let _ = store
-        .complete(&idem::Lease::of(&first, 1), outcome)
+        .complete(&idem::store::Lease::of(&first, 1), outcome)
         .await
         .unwrap();
     watch.await;
@@ -120,7 +122,7 @@ async fn who_may_not_publish_ends_watched_records_all_the_same() {
         let taken_over = watcher.claim(&claim(2)).await.unwrap();
         assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
         let outcome = bytes::Bytes::from_static(b"outcome");
-        let lease = idem::Lease::of(&completed, 1);
+        let lease = idem::store::Lease::of(&completed, 1);
         let change = writer.complete(&lease, outcome).await;
         assert_eq!(change.unwrap(), Change::Applied, "{rights}");
         let seen = watcher.inspect(&completed.id).await.unwrap().unwrap();

@@ -4,11 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, Lease, OnCrash, Phase, RecordId,
-    Resolution, Store, StoreError, Verdict,
-};
+use idem::{Engine, Error, Fingerprint, OnCrash, Phase, RecordId, Resolution, StoreError, Verdict};
 use idem_tests::{Console, Redis, RedisCluster, Reply};
 
 use crate::conformance::{key, key_of};

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::Store;
 use idem::stores::redis::RedisStore;
-use idem::{ConnectError, Store, StoreError};
+use idem::{ConnectError, StoreError};
 use idem_tests::{Redis, RedisCluster, RedisSentinel, wait_until};
 
 use crate::load::{CALL_TIMEOUT, Load, withstands};

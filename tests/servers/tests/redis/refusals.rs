@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use idem::store::Store;
 use idem::stores::redis::RedisStore;
-use idem::{Engine, Error, Fingerprint, OnCrash, Store, StoreError};
+use idem::{Engine, Error, Fingerprint, OnCrash, StoreError};
 use idem_tests::{Console, Redis, RedisCluster};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -262,7 +263,7 @@ async fn a_command_that_was_renamed_is_refused_whatever_the_error_repeats() {
             let claim = claim(number);
             let error = store.release(&claim.id, &claim.token).await.unwrap_err();
             assert_eq!(said(&error), Said::Rejected, "{error:?}");
-            let lease = idem::Lease::of(&claim, 1);
+            let lease = idem::store::Lease::of(&claim, 1);
             let error = store.renew(&lease).await.unwrap_err();
             assert_eq!(said(&error), Said::Rejected, "{error:?}");
             let outcome = bytes::Bytes::from_static(b"\xff\xfe\r\n");

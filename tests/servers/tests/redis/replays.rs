@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use idem::StoreError;
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Change, Claimed, Lease, Store, StoreError};
 use idem_tests::{Redis, TempDir, wait_until};
 
 use crate::conformance::claim;

@@ -1,7 +1,8 @@
 //! What is found out when a store starts, rather than when a body has run.
 
+use idem::store::{Claimed, Store};
 use idem::stores::redis::RedisStore;
-use idem::{Claimed, ConnectError, Store, StoreError};
+use idem::{ConnectError, StoreError};
 use idem_tests::{Redis, RedisCluster};
 
 use crate::conformance::claim;

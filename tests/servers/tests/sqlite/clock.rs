@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem::{Change, Claimed, EngineBuilder, Error, Fingerprint, Lease, OnCrash, Store};
+use idem::store::{Change, Claimed, Lease, Store};
+use idem::{EngineBuilder, Error, Fingerprint, OnCrash};
 use tokio::sync::Semaphore;
 
 use crate::file::{File, LEASE, acquire, again, claim, replays};

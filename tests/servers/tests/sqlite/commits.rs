@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{
-    Change, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Lease, OnCrash, Operation, Store,
-    StoreError,
-};
+use idem::{EngineBuilder, Error, Fingerprint, InFlight, OnCrash, Operation, StoreError};
 use tokio::sync::Notify;
 
 use crate::file::{ACQUIRED, File, acquire, again, broken, claim, complete, finish, replays};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use idem::StoreError;
 use idem::conformance::{Harness, assert_conforms};
+use idem::store::{Change, Claimed, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claimed, Store, StoreError};
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 
 use crate::file::{ACQUIRED, File, TTL, acquire, again, claim, complete, finish, replays};

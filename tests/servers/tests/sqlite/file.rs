@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store};
+use idem::{Fingerprint, RecordId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use idem::{EngineBuilder, Error, Fingerprint, Operation, Store, StoreError};
+use idem::store::Store;
+use idem::{EngineBuilder, Error, Fingerprint, Operation, StoreError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 

@@ -6,8 +6,9 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use idem::store::Store;
 use idem::stores::sqlite::SqliteStore;
-use idem::{EngineBuilder, Error, Fingerprint, Inspection, Key, OnCrash, Phase, RecordId, Store};
+use idem::{EngineBuilder, Error, Fingerprint, Inspection, Key, OnCrash, Phase, RecordId};
 use idem_tests::wait_until;
 use serde_json::Value;
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Lease, RecordId, Store, StoreError};
+use idem::{RecordId, StoreError};
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 use tokio::task::JoinSet;
 

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use idem::store::Store;
 use idem::stores::sqlite::SqliteStore;
-use idem::{
-    ConnectError, EngineBuilder, Error, Fingerprint, InFlight, Operation, Store, StoreError,
-};
+use idem::{ConnectError, EngineBuilder, Error, Fingerprint, InFlight, Operation, StoreError};
 use tokio::sync::Notify;
 
 use crate::file::{File, acquire, claim, finish, replays, whole};

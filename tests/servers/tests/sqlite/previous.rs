@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token};
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Store, Token};
+use idem::{Fingerprint, OnCrash, RecordId};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePoolOptions};
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use idem::store::{Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{EngineBuilder, Error, Fingerprint, Lease, Store, StoreError};
+use idem::{EngineBuilder, Error, Fingerprint, StoreError};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 

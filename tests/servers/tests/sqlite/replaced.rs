@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{
-    Change, Claim, Claimed, Engine, EngineBuilder, Error, Fingerprint, Lease, Store, StoreError,
-};
+use idem::{Engine, EngineBuilder, Error, Fingerprint, StoreError};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, SqlitePool};
 

@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
+use idem::store::{Change, Claim, Claimed, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::SqliteStore;
-use idem::{Change, Claim, Claimed, ConnectError, Engine, Error, Fingerprint, Store, StoreError};
+use idem::{ConnectError, Engine, Error, Fingerprint, StoreError};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
 
@@ -47,7 +48,7 @@ async fn a_full_database_takes_nothing_new_and_forgets_nothing() {
     // Too large for what is left; nothing of it stays.
     let outcome = vec![7; 100_000];
     let done = store
-        .complete(&idem::Lease::of(&first, 1), outcome.into())
+        .complete(&idem::store::Lease::of(&first, 1), outcome.into())
         .await;
     assert!(matches!(done, Err(StoreError::Full { .. })), "{done:?}");
     assert_eq!(store.claim(&first).await.unwrap(), ACQUIRED);

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::Store;
 use idem::stores::sqlite::SqliteStore;
-use idem::{ConnectError, Store, StoreError};
+use idem::{ConnectError, StoreError};
 use idem_tests::wait_until;
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
@@ -209,7 +210,7 @@ async fn a_file_of_another_kind_is_refused_and_stays() {
 }
 
 /// A database of a hundred records, in one file and no log.
-async fn a_hundred() -> (File, Vec<idem::Claim>) {
+async fn a_hundred() -> (File, Vec<idem::store::Claim>) {
     let file = File::new();
     let store = file.store().await;
     let mut claims = Vec::new();
@@ -246,7 +247,7 @@ async fn where_a_part_is_damaged_nothing_runs_that_may_have_run() {
     let (mut replayed, mut failed) = (0, 0);
     for claim in &claims {
         match store.claim(&again(claim)).await {
-            Ok(idem::Claimed::Finished { outcome, .. }) => {
+            Ok(idem::store::Claimed::Finished { outcome, .. }) => {
                 assert_eq!(outcome, [7; 2000].as_slice());
                 replayed += 1;
             }

@@ -1,8 +1,9 @@
 //! Rows of every kind of record, as they were stored before.
 
+use idem::store::Claimed;
 use idem::stores::Sqlx;
 use idem::stores::sqlite::SqliteStore;
-use idem::{BegunTransaction, Claimed, TransactionSource, Transactional};
+use idem::transactional::{BegunTransaction, TransactionSource, Transactional};
 use sqlx::sqlite::SqlitePoolOptions;
 
 use crate::file::File;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use idem::store::Store;
 use idem::stores::memory::MemoryStore;
 use idem::stores::sqlite::{SqliteStore, SqliteTransactions};
-use idem::{Engine, Error, Fingerprint, Store, TransactionSource};
+use idem::transactional::TransactionSource;
+use idem::{Engine, Error, Fingerprint};
 use sqlx::SqlitePool;
 
 use crate::file::{File, acquire, claim};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use idem::{Claim, Claimed, Fingerprint, RecordId, Store};
+use idem::store::{Claim, Claimed, Store};
+use idem::{Fingerprint, RecordId};
 
 /// Claims of records that nobody knows, one after the other on each of four tasks, until this
 /// ends. Each of them succeeds.

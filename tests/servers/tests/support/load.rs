@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
 use idem::{
-    Change, Claim, Claimed, EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key, Lease,
-    Operation, RecordId, Store, StoreError, Token, Watch,
+    EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key, Operation, RecordId, StoreError,
 };
 use idem_tests::wait_until;
 use tokio::task::JoinSet;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use idem::{Inspection, Key, Phase, RecordId, Store};
+use idem::store::Store;
+use idem::{Inspection, Key, Phase, RecordId};
 use idem_tests::wait_until;
 
 use crate::worker::{Effects, Worker};

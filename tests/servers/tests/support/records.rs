@@ -13,10 +13,8 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use idem::axum::idempotent;
-use idem::{
-    Change, Claim, Claimed, Engine, Error, Fingerprint, Lease, OnCrash, Phase, RecordId, Store,
-    Token,
-};
+use idem::store::{Change, Claim, Claimed, Lease, Store, Token};
+use idem::{Engine, Error, Fingerprint, OnCrash, Phase, RecordId};
 use tower::ServiceExt;
 
 const LEASE: Duration = Duration::from_secs(30);

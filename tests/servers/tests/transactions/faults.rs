@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use idem::store::Claim;
 use idem::stores::memory::MemoryStore;
-use idem::{
-    BegunTransaction, Claim, CommitError, Engine, EngineBuilder, Error, Fingerprint, InFlight,
-    Operation, StoreError, TransactionEnd, TransactionSource, Transactional,
+use idem::transactional::{
+    BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional,
 };
+use idem::{Engine, EngineBuilder, Error, Fingerprint, InFlight, Operation, StoreError};
 use sqlx::{PgPool, Postgres, Sqlite, Transaction};
 use tokio::sync::Barrier;
 
