@@ -1,5 +1,10 @@
 //! Whether an idempotent handler runs: the request's key, its fingerprint, and the engine's decision.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "the error is the answer, and is moved once"
+)]
+
 use bytes::Bytes;
 use http::Response;
 #[cfg(feature = "tower")]

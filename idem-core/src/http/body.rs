@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Collected, Full};
 
-use super::body_error::CapturedBodyError;
+use super::body_error::{CapturedBodyError, Given};
 use super::flowing::FlowingBody;
 use super::live::{FirstFollower, Follower};
 
@@ -105,9 +105,7 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
     }
 }
 
-fn of_body<E>(
-    frame: Poll<Option<Result<Frame<Bytes>, E>>>,
-) -> Poll<Option<Result<Frame<Bytes>, CapturedBodyError<E>>>> {
+fn of_body<E>(frame: Poll<Option<Result<Frame<Bytes>, E>>>) -> Poll<Given<E>> {
     frame.map(|frame| frame.map(|frame| frame.map_err(CapturedBodyError::Body)))
 }
 

@@ -3,6 +3,12 @@
 use std::error::Error;
 use std::{fmt, io};
 
+use bytes::Bytes;
+use http_body::Frame;
+
+/// What a body that was captured gives.
+pub(super) type Given<E> = Option<Result<Frame<Bytes>, CapturedBodyError<E>>>;
+
 /// Why a response's body breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapturedBodyError<E> {

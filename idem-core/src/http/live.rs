@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 
-use super::body_error::{CapturedBodyError, ResponseCutOff};
+use super::body_error::{CapturedBodyError, Given, ResponseCutOff};
 use super::settings::HttpSettings;
 use super::stored::{replay_under, store};
 use crate::engine::LiveAnswer;
@@ -184,10 +184,7 @@ enum Rest<B> {
 }
 
 impl<B: Body<Data = Bytes>> FirstFollower<B> {
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CapturedBodyError<B::Error>>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Given<B::Error>> {
         match &mut self.rest {
             Some(Rest::Body(body)) => {
                 let frame = ready!(body.as_mut().poll_frame(cx));
