@@ -359,7 +359,7 @@ fn unanswered<B: Body<Data = Bytes>>(
     refusals: &Refusals,
 ) -> Response<CapturedBody<B>> {
     buffered(match error {
-        ExecutionError::NotRun(error) => refusals.error(error),
+        ExecutionError::NotRun(error) | ExecutionError::Stopped(error) => refusals.error(error),
         // The panic's message has gone to the panic hook, and is not for clients.
         ExecutionError::Panicked(_) => refusals.problem(Problem::crashed()),
     })

@@ -202,6 +202,11 @@ impl IdempotencyLayer {
         self.set(|settings| settings.policy = settings.policy.ttl(ttl))
     }
 
+    /// See [`Policy::deadline`].
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.set(|settings| settings.policy = settings.policy.deadline(deadline))
+    }
+
     /// See [`Policy::lease`].
     pub fn lease(self, lease: Duration) -> Self {
         self.set(|settings| settings.policy = settings.policy.lease(lease))

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::runtime;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::fingerprint::Fingerprint;
+use crate::policy::Policy;
 use crate::record::{Lease, RecordId, Token};
 
 /// One run of a body: its number, its lease, and the keys derived from its record.
@@ -56,6 +58,7 @@ struct WithoutLease {
     call: Option<Call>,
     /// What makes downstream keys where there is no record.
     salt: Option<Token>,
+    deadline: Option<Instant>,
 }
 
 impl Attempt {
@@ -78,6 +81,7 @@ impl Attempt {
             state: State::new(parent),
             number,
             salt: call.is_none().then(Token::random),
+            deadline: call.as_ref().map(|call| after(call.policy.body_limit())),
             call,
         })))
     }
@@ -104,6 +108,20 @@ impl Attempt {
     /// `fail_open`.
     pub fn is_protected(&self) -> bool {
         self.identity().is_some()
+    }
+
+    /// How long the body may still take before it is stopped, at its deadline. `None` where nothing
+    /// stops it: outside of a body, and without protection.
+    pub fn time_left(&self) -> Option<Duration> {
+        let deadline = self.deadline()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.0 {
+            Protection::Lease(lease) => lease.deadline.get().copied(),
+            Protection::Other(other) => other.deadline,
+        }
     }
 
     /// A key for a call to another service: the same on every attempt of this record, different for
@@ -233,6 +251,8 @@ pub(crate) struct OwnedLease {
     /// A call that may create the record is on its way, or was not answered.
     late_calls: AtomicBool,
     renewal: Mutex<Renewal>,
+    /// When the body is stopped, once it has begun.
+    deadline: OnceLock<Instant>,
 }
 
 /// Whether and when a lease is to be renewed.
@@ -265,7 +285,15 @@ impl OwnedLease {
                 kept_in: None,
                 due: None,
             }),
+            deadline: OnceLock::new(),
         }
+    }
+
+    /// The body begins, and is stopped then.
+    pub(crate) fn begin(&self) -> Instant {
+        *self
+            .deadline
+            .get_or_init(|| after(self.call.policy.body_limit()))
     }
 
     /// As its owner tells the store, now. A lease that was found over once may have been another's
@@ -359,18 +387,21 @@ impl OwnedLease {
     }
 }
 
+/// As far from now as clocks can count.
+pub(crate) fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time.min(Policy::MAX)).unwrap_or(now)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use uuid::Uuid;
 
     use super::*;
-    use crate::policy::Policy;
 
     #[test]
     fn downstream_keys_are_equal_on_every_attempt_and_differ_by_label_record_and_request() {

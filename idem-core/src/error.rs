@@ -12,7 +12,7 @@ use crate::registry::NameTaken;
 use crate::store::StoreError;
 
 /// Why a call was refused. The body did not run in this call, or everything it wrote was rolled
-/// back; only [`Error::Unsettled`] cannot say so.
+/// back; only [`Error::Unsettled`] and [`Error::DeadlineExceeded`] cannot say so.
 ///
 /// Messages never hold keys, scopes, arguments or credentials.
 #[derive(Clone, Debug)]
@@ -47,6 +47,15 @@ pub enum Error {
     /// A transaction's commit was sent, and the database has not said what became of it. Retry
     /// with the same key: it finds out, and runs again only if nothing has happened.
     Unsettled(StoreError),
+    /// The body took longer than the operation's deadline, and was stopped. Its attempt counts as
+    /// crashed: a retry runs again or is refused, as the operation says. In a transaction everything
+    /// was rolled back, and the key is free.
+    DeadlineExceeded {
+        /// The deadline.
+        after: Duration,
+        /// Whether a transaction held what the body wrote.
+        rolled_back: bool,
+    },
     /// The database refused to commit what the body wrote: a constraint that is checked at the end,
     /// or a right that is missing. Everything was rolled back and the key is free, but a retry
     /// fails alike until the application is set right. Holds the driver's error.
@@ -91,6 +100,14 @@ impl fmt::Display for Error {
             Self::Undecodable(error) => error.fmt(f),
             Self::Store(error) => write!(f, "this call was not executed, or everything it wrote was rolled back: {error}"),
             Self::Unsettled(error) => write!(f, "whether this was executed is not known yet; retry with the same key: {error}"),
+            Self::DeadlineExceeded { after, rolled_back: false } => write!(
+                f,
+                "this was stopped after {after:?}, half-way; a retry with the same key runs it again or is refused, as the operation says"
+            ),
+            Self::DeadlineExceeded { after, rolled_back: true } => write!(
+                f,
+                "this was stopped after {after:?}, and everything it had written was rolled back; a retry with the same key runs it again"
+            ),
             Self::CommitRefused(_) => f.write_str(
                 "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",
             ),

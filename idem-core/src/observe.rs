@@ -74,6 +74,7 @@ impl Decision {
             Error::NotReplayable(_) | Error::Undecodable(_) => Self::NotReplayable,
             Error::Store(_)
             | Error::Unsettled(_)
+            | Error::DeadlineExceeded { .. }
             | Error::CommitRefused(_)
             | Error::Policy(_)
             | Error::NoEngine

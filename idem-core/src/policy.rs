@@ -28,6 +28,8 @@ pub enum PolicyError {
     TtlTooShort,
     /// The lease is zero.
     LeaseIsZero,
+    /// The deadline is zero.
+    DeadlineIsZero,
 }
 
 impl fmt::Display for PolicyError {
@@ -35,6 +37,9 @@ impl fmt::Display for PolicyError {
         f.write_str(match self {
             Self::TtlTooShort => {
                 "the operation's ttl is zero, or less than a millisecond: its outcomes would be forgotten at once, and every retry would run; give the time for which clients retry, such as 24 hours"
+            }
+            Self::DeadlineIsZero => {
+                "the operation's deadline is zero: every body would be stopped; give the longest time that a body may take, such as 2 minutes"
             }
             Self::LeaseIsZero => {
                 "the operation's lease is zero: give the time after which an attempt that is not heard of counts as crashed, such as 30 seconds"
@@ -55,6 +60,8 @@ pub struct Policy {
     pub(crate) lease: Duration,
     pub(crate) in_flight: InFlight,
     pub(crate) on_crash: OnCrash,
+    /// `None`: the ttl.
+    deadline: Option<Duration>,
 }
 
 impl Policy {
@@ -77,6 +84,7 @@ impl Policy {
             lease: Self::DEFAULT_LEASE,
             in_flight: InFlight::Reject,
             on_crash: OnCrash::Rerun,
+            deadline: None,
         }
     }
 
@@ -100,6 +108,24 @@ impl Policy {
         self
     }
 
+    /// How long one attempt's body may take, its response's body included: the ttl unless given.
+    /// Then the body is dropped, the attempt counts as crashed (in a transaction everything is rolled
+    /// back), and the call ends with [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded). A body
+    /// that blocks its thread cannot be stopped. At most [`Policy::MAX`], to which others are cut; with
+    /// zero, calls are refused. An unprotected run has no deadline.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(at_most(deadline, Self::MAX));
+        self
+    }
+
+    pub(crate) const fn body_limit(&self) -> Duration {
+        match self.deadline {
+            Some(deadline) => deadline,
+            None => self.ttl,
+        }
+    }
+
     /// Whether it promises anything.
     pub(crate) const fn check(&self) -> Result<(), PolicyError> {
         if self.ttl.as_nanos() < Self::MIN_TTL.as_nanos() {
@@ -107,6 +133,9 @@ impl Policy {
         }
         if self.lease.is_zero() {
             return Err(PolicyError::LeaseIsZero);
+        }
+        if self.body_limit().is_zero() {
+            return Err(PolicyError::DeadlineIsZero);
         }
         Ok(())
     }

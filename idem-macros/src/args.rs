@@ -34,7 +34,7 @@ impl Forms {
 }
 
 /// Every argument, in the order of the documentation.
-const ARGUMENTS: [(&str, Forms); 15] = [
+const ARGUMENTS: [(&str, Forms); 16] = [
     ("key", Forms::All),
     ("ttl", Forms::All),
     ("scope", Forms::All),
@@ -43,6 +43,7 @@ const ARGUMENTS: [(&str, Forms); 15] = [
     ("skip", Forms::Function),
     ("in_flight", Forms::All),
     ("lease", Forms::All),
+    ("deadline", Forms::All),
     ("on_crash", Forms::All),
     ("release", Forms::Handlers),
     ("errors", Forms::Function),
@@ -63,6 +64,7 @@ pub(crate) struct Args {
     pub(crate) skip: Option<Vec<Ident>>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) lease: Option<Time>,
+    pub(crate) deadline: Option<Time>,
     pub(crate) on_crash: Option<OnCrash>,
     pub(crate) release: Option<Vec<u16>>,
     pub(crate) errors: Option<Errors>,
@@ -133,6 +135,7 @@ impl Args {
             "skip" => self.skip = Some(list(&name, input, argument_name)?),
             "in_flight" => self.in_flight = Some(in_flight(form, &name, input, mistakes)?),
             "lease" => self.lease = Some(value(&name, input)?),
+            "deadline" => self.deadline = Some(value(&name, input)?),
             "on_crash" => self.on_crash = Some(value(&name, input)?),
             "release" if form == Form::Tonic => {
                 self.release = Some(list(&name, input, grpc_code)?);

@@ -114,7 +114,7 @@ impl Call {
         };
         ended.unwrap_or_else(|error| {
             Err(match error {
-                ExecutionError::NotRun(error) => status(&error),
+                ExecutionError::NotRun(error) | ExecutionError::Stopped(error) => status(&error),
                 // The panic's message has gone to the panic hook, and is not for clients.
                 ExecutionError::Panicked(_) => crashed(),
             })

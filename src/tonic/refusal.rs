@@ -28,6 +28,7 @@ fn of(problem: &Problem) -> Status {
         ProblemKind::InFlight | ProblemKind::StoreUnavailable | ProblemKind::Unsettled => {
             Code::Unavailable
         }
+        ProblemKind::DeadlineExceeded => Code::DeadlineExceeded,
         ProblemKind::NotReplayable | ProblemKind::Undecodable => Code::DataLoss,
         _ => Code::Internal,
     };

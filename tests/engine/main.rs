@@ -7,6 +7,7 @@ mod works;
 mod bench;
 mod cache;
 mod callers;
+mod deadlines;
 mod duplicates;
 mod endings;
 mod late;

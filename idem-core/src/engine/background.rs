@@ -14,9 +14,9 @@ use super::activity::Ongoing;
 use super::backoff::Backoff;
 use super::handle::Engine;
 use super::settlement::Settlement;
+use crate::attempt::after;
 use crate::call::Call;
 use crate::observe;
-use crate::policy::Policy;
 use crate::record::{Change, Lease, OnCrash};
 use crate::store::StoreError;
 
@@ -181,13 +181,6 @@ fn longest_pause(error: &StoreError) -> Duration {
         true => LAST_PAUSE_REFUSED,
         false => LAST_PAUSE,
     }
-}
-
-/// As far from now as clocks can count.
-pub(super) fn after(time: Duration) -> Instant {
-    let now = Instant::now();
-    let longest = Policy::MAX;
-    now.checked_add(time.min(longest)).unwrap_or(now)
 }
 
 /// Too many attempts have ended whose ends the store has not taken.

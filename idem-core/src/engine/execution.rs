@@ -10,17 +10,17 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-use super::background::{Entry, after};
+use super::background::Entry;
 #[cfg(feature = "http")]
 use super::flight::LiveAnswer;
 use super::flight::{Ending, FlightGuard};
 use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
-use crate::attempt::{Attempt, OwnedLease};
+use crate::attempt::{Attempt, OwnedLease, after};
 use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
@@ -38,6 +38,9 @@ pub type Panic = Box<dyn Any + Send + 'static>;
 pub enum ExecutionError {
     /// The body did not run: the lease was over, and it could not be had again.
     NotRun(Error),
+    /// The body was stopped at its deadline, and the attempt was abandoned:
+    /// [`Error::DeadlineExceeded`].
+    Stopped(Error),
     /// The body panicked, and the attempt was abandoned.
     Panicked(Panic),
 }
@@ -46,6 +49,7 @@ impl fmt::Debug for ExecutionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRun(error) => f.debug_tuple("NotRun").field(error).finish(),
+            Self::Stopped(error) => f.debug_tuple("Stopped").field(error).finish(),
             Self::Panicked(_) => f.write_str("Panicked(…)"),
         }
     }
@@ -54,7 +58,7 @@ impl fmt::Debug for ExecutionError {
 impl fmt::Display for ExecutionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRun(error) => error.fmt(f),
+            Self::NotRun(error) | Self::Stopped(error) => error.fmt(f),
             Self::Panicked(_) => f.write_str("the body panicked, and its attempt was abandoned"),
         }
     }
@@ -63,7 +67,7 @@ impl fmt::Display for ExecutionError {
 impl std::error::Error for ExecutionError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotRun(error) => error.source(),
+            Self::NotRun(error) | Self::Stopped(error) => error.source(),
             Self::Panicked(_) => None,
         }
     }
@@ -225,7 +229,11 @@ impl Execution {
     /// # Errors
     /// [`ExecutionError::NotRun`] when so much time has passed since the claim that the lease was
     /// over, and another attempt has taken it or the store does not answer.
+    /// [`ExecutionError::Stopped`] when the body took longer than [`Policy::deadline`]; it has been
+    /// dropped, and the attempt abandoned.
     /// [`ExecutionError::Panicked`] when the body panicked; the attempt has been abandoned.
+    ///
+    /// [`Policy::deadline`]: crate::Policy::deadline
     pub async fn drive<F, T>(self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = (Verdict, T)>,
@@ -272,21 +280,31 @@ impl Execution {
         // From here on there may be an effect.
         self.settlement = Settlement::Abandon;
         let clock = observe::clock();
+        let deadline = claimed.lease.begin();
+        let limit = claimed.call().policy.body_limit();
         let body = AssertUnwindSafe(body).catch_unwind();
-        let ended = CURRENT.scope(attempt, body).await;
+        // At the deadline it has been dropped when this is over.
+        let ended = timeout_at(deadline, CURRENT.scope(attempt, body)).await;
         let running = Running {
             execution: self,
             clock,
         };
         match ended {
-            Ok(Driven::Ended(verdict, value)) => {
+            Ok(Ok(Driven::Ended(verdict, value))) => {
                 running.end(verdict).await;
                 Ok(value)
             }
-            Ok(Driven::Flows(value)) => Ok(value.begin(running)),
-            Err(panic) => {
-                running.crash().await;
+            Ok(Ok(Driven::Flows(value))) => Ok(value.begin(running)),
+            Ok(Err(panic)) => {
+                running.crash("panic").await;
                 Err(ExecutionError::Panicked(panic))
+            }
+            Err(_) => {
+                running.crash("deadline").await;
+                Err(ExecutionError::Stopped(Error::DeadlineExceeded {
+                    after: limit,
+                    rolled_back: false,
+                }))
             }
         }
     }
@@ -425,12 +443,13 @@ impl Running {
         self.execution.settle().await;
     }
 
-    async fn crash(self) {
+    /// Abandons the attempt: the next claim follows `on_crash`.
+    pub(crate) async fn crash(self, how: &'static str) {
         if let Some(claimed) = &self.execution.claimed {
             let call = claimed.call();
             claimed.lease.end();
             observe::body_took(&call.operation, &self.clock);
-            observe::crashed(&call.operation, &call.id, claimed.lease.number, "panic");
+            observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
         }
         self.execution.settle().await;
     }
@@ -449,6 +468,13 @@ impl Running {
         if let Some(claimed) = &self.execution.claimed {
             claimed.flight.share(live);
         }
+    }
+
+    /// When the body is stopped.
+    #[cfg(feature = "http")]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let claimed = self.execution.claimed.as_ref();
+        claimed.map(|claimed| claimed.lease.begin())
     }
 
     /// Runs a part of the body: [`attempt()`](crate::attempt()) knows this attempt in it.

@@ -163,6 +163,12 @@ impl Operation {
         self
     }
 
+    /// See [`Policy::deadline`]; the ttl unless given.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.policy = self.policy.deadline(deadline);
+        self
+    }
+
     /// See [`Policy::in_flight`].
     pub const fn in_flight(mut self, in_flight: InFlight) -> Self {
         self.policy = self.policy.in_flight(in_flight);
@@ -255,7 +261,9 @@ impl Operation {
                 // Boxed: it holds the whole run, and a waiting duplicate needs none of it.
                 match Box::pin(execution.drive(judged)).await {
                     Ok(value) => return value,
-                    Err(ExecutionError::NotRun(error)) => Err(error),
+                    Err(ExecutionError::NotRun(error) | ExecutionError::Stopped(error)) => {
+                        Err(error)
+                    }
                     Err(ExecutionError::Panicked(panic)) => {
                         let crashed = T::crashed(&self.engine.inner.settings, false);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));

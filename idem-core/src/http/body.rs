@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Collected, Full};
 
-use super::body_error::{CapturedBodyError, Given};
+use super::body_error::{CapturedBodyError, Given, of_body};
 use super::flowing::FlowingBody;
 use super::live::{FirstFollower, Follower};
 
@@ -105,10 +105,6 @@ impl<B: Body<Data = Bytes>> CapturedBody<B> {
     }
 }
 
-fn of_body<E>(frame: Poll<Option<Result<Frame<Bytes>, E>>>) -> Poll<Given<E>> {
-    frame.map(|frame| frame.map(|frame| frame.map_err(CapturedBodyError::Body)))
-}
-
 impl<B: Body<Data = Bytes> + Unpin> Body for CapturedBody<B>
 where
     B::Error: Unpin,
@@ -116,10 +112,7 @@ where
     type Data = Bytes;
     type Error = CapturedBodyError<B::Error>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Given<B::Error>> {
         let frame = match &mut self.get_mut().0 {
             Captured::Buffered(body) | Captured::Misannounced(body, _) => {
                 Pin::new(body).poll_frame(cx)
@@ -141,7 +134,7 @@ where
                         .map(|error| Err(CapturedBodyError::Body(error))),
                 );
             }
-            Captured::Flowing(body) => return of_body(Pin::new(body).poll_frame(cx)),
+            Captured::Flowing(body) => return Pin::new(body).poll_frame(cx),
             Captured::Begun(frames, rest) => {
                 if let Some(frame) = frames.next() {
                     return Poll::Ready(Some(Ok(frame)));

@@ -1,6 +1,7 @@
 //! Why a response's body breaks off.
 
 use std::error::Error;
+use std::task::Poll;
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -14,20 +15,19 @@ pub(super) type Given<E> = Option<Result<Frame<Bytes>, CapturedBodyError<E>>>;
 pub enum CapturedBodyError<E> {
     /// The handler's body failed.
     Body(E),
-    /// What a duplicate was attached to has broken off.
+    /// The response has no end: see [`ResponseCutOff`].
     CutOff(ResponseCutOff),
 }
 
-/// A response that a duplicate was attached to did not come to an end that can be shared: its attempt
-/// crashed, or it became longer than what the engine keeps. A retry is told what there is to know.
+/// A response did not come to an end: its attempt was stopped at its deadline; or, for a duplicate that
+/// is attached to it, its attempt crashed, or it became longer than what the engine keeps. A retry is
+/// told what there is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseCutOff;
 
 impl fmt::Display for ResponseCutOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the response that this request was attached to broke off; retry with the same key",
-        )
+        f.write_str("the response broke off before its end; retry with the same key")
     }
 }
 
@@ -52,4 +52,9 @@ impl From<CapturedBodyError<Self>> for io::Error {
             CapturedBodyError::CutOff(error) => Self::other(error),
         }
     }
+}
+
+/// What the handler's own body gives.
+pub(super) fn of_body<E>(frame: Poll<Option<Result<Frame<Bytes>, E>>>) -> Poll<Given<E>> {
+    frame.map(|frame| frame.map(|frame| frame.map_err(CapturedBodyError::Body)))
 }

@@ -6,17 +6,19 @@
 //! it finds a replay.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::body_error::{CapturedBodyError, Given, ResponseCutOff, of_body};
 use super::live::{LiveSender, Unshared};
 use super::settings::HttpSettings;
 use super::stored::store;
@@ -50,6 +52,7 @@ enum Next<B: Body<Data = Bytes>> {
     /// The frame with which the body became too long, and the rest.
     Rest(Frame<Bytes>, Pin<Box<B>>),
     Failure(B::Error),
+    CutOff,
     End,
 }
 
@@ -60,6 +63,8 @@ pub struct Recording<B: Body<Data = Bytes>> {
     head: Parts,
     settings: HttpSettings,
     running: Running,
+    /// Resolves when the body is stopped.
+    deadline: Pin<Box<Sleep>>,
     /// Where duplicates may attach.
     live: Option<LiveSender<B>>,
     /// The body is being polled: if it panics there, it is not polled again.
@@ -119,7 +124,10 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         settings: HttpSettings,
         running: Running,
     ) -> Self {
+        // Without a record behind it there is no deadline, and no recording either.
+        let deadline = running.deadline().unwrap_or_else(Instant::now);
         Self {
+            deadline: Box::pin(sleep_until(deadline)),
             body: Box::pin(body),
             kept,
             head,
@@ -136,12 +144,18 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         self.running.share(live);
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Polled<B::Error>> {
         self.is_polled = true;
         let body = self.body.as_mut();
         let polled = self.running.within(|| body.poll_frame(cx));
         self.is_polled = false;
-        polled
+        match polled {
+            Poll::Ready(frame) => Poll::Ready(Polled::Frame(frame)),
+            Poll::Pending => {
+                ready!(self.deadline.as_mut().poll(cx));
+                Poll::Ready(Polled::Deadline)
+            }
+        }
     }
 
     /// What the body has come to, at its end.
@@ -159,17 +173,27 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         })
     }
 
+    /// The deadline has come: the body is dropped, and what is left counts as crashed.
+    fn without_body(self) -> Running {
+        let Self { body, running, .. } = self;
+        running.within(|| drop(body));
+        running
+    }
+
     /// Reads to the end, or until it is too large to be kept.
     async fn read_on(mut self) {
         let mut trailers = None;
         let (verdict, came_to) = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                None => break (self.verdict(false), CameTo::End),
-                Some(Err(error)) => break (self.verdict(true), CameTo::Failure(error)),
-                Some(Ok(frame)) if !self.kept.keep(&frame) => {
+                Polled::Deadline => return self.without_body().crash("deadline").await,
+                Polled::Frame(None) => break (self.verdict(false), CameTo::End),
+                Polled::Frame(Some(Err(error))) => {
+                    break (self.verdict(true), CameTo::Failure(error));
+                }
+                Polled::Frame(Some(Ok(frame))) if !self.kept.keep(&frame) => {
                     break (TOO_LARGE, CameTo::TooLong(frame));
                 }
-                Some(Ok(frame)) => match (&self.live, frame.into_data()) {
+                Polled::Frame(Some(Ok(frame))) => match (&self.live, frame.into_data()) {
                     (Some(live), Ok(data)) => live.send(data),
                     (Some(_), Err(frame)) => trailers = frame.into_trailers().ok(),
                     (None, _) => {}
@@ -179,7 +203,7 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         self.running.end(verdict).await;
         if let Some(live) = self.live {
             live.end(match came_to {
-                CameTo::End => trailers.map(Unshared::Trailers),
+                CameTo::End | CameTo::Deadline => trailers.map(Unshared::Trailers),
                 CameTo::Failure(error) => Some(Unshared::Failure(error)),
                 CameTo::TooLong(frame) => Some(Unshared::Rest(frame, self.body)),
             });
@@ -218,12 +242,20 @@ impl<B: Body<Data = Bytes>> FlowingBody<B> {
         else {
             return;
         };
+        let runtime = recording.running.runtime().clone();
+        if let CameTo::Deadline = came_to {
+            self.state = State::Ending {
+                stored: Mutex::new(Box::pin(recording.without_body().crash("deadline"))),
+                runtime,
+                next: Next::CutOff,
+            };
+            return;
+        }
         let (verdict, next) = match came_to {
             CameTo::TooLong(frame) => (TOO_LARGE, Next::Rest(frame, recording.body)),
             CameTo::Failure(error) => (recording.verdict(true), Next::Failure(error)),
-            CameTo::End => (recording.verdict(false), Next::End),
+            CameTo::End | CameTo::Deadline => (recording.verdict(false), Next::End),
         };
-        let runtime = recording.running.runtime().clone();
         self.state = State::Ending {
             stored: Mutex::new(Box::pin(recording.running.end(verdict))),
             runtime,
@@ -235,7 +267,15 @@ impl<B: Body<Data = Bytes>> FlowingBody<B> {
 enum CameTo<E> {
     TooLong(Frame<Bytes>),
     Failure(E),
+    Deadline,
     End,
+}
+
+/// What a look at a body has brought.
+enum Polled<E> {
+    Frame(Option<Result<Frame<Bytes>, E>>),
+    /// It has taken too long.
+    Deadline,
 }
 
 impl<B: Body<Data = Bytes>> Body for FlowingBody<B>
@@ -243,12 +283,9 @@ where
     B::Error: Unpin,
 {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = CapturedBodyError<B::Error>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Given<B::Error>> {
         let this = self.get_mut();
         loop {
             match &mut this.state {
@@ -257,15 +294,16 @@ where
                         return Poll::Pending;
                     };
                     match frame {
-                        Some(Ok(frame)) if recording.kept.keep(&frame) => {
+                        Polled::Frame(Some(Ok(frame))) if recording.kept.keep(&frame) => {
                             return Poll::Ready(Some(Ok(frame)));
                         }
-                        Some(Ok(frame)) => this.end(CameTo::TooLong(frame)),
-                        Some(Err(error)) => this.end(CameTo::Failure(error)),
-                        None => this.end(CameTo::End),
+                        Polled::Frame(Some(Ok(frame))) => this.end(CameTo::TooLong(frame)),
+                        Polled::Frame(Some(Err(error))) => this.end(CameTo::Failure(error)),
+                        Polled::Frame(None) => this.end(CameTo::End),
+                        Polled::Deadline => this.end(CameTo::Deadline),
                     }
                 }
-                State::PassedOn(body) => return body.as_mut().poll_frame(cx),
+                State::PassedOn(body) => return of_body(body.as_mut().poll_frame(cx)),
                 State::Ending { stored, .. } => {
                     let stored = stored.get_mut().unwrap_or_else(PoisonError::into_inner);
                     if stored.as_mut().poll(cx).is_pending() {
@@ -281,7 +319,8 @@ where
                             this.state = State::PassedOn(body);
                             Some(Ok(frame))
                         }
-                        Next::Failure(error) => Some(Err(error)),
+                        Next::Failure(error) => Some(Err(CapturedBodyError::Body(error))),
+                        Next::CutOff => Some(Err(CapturedBodyError::CutOff(ResponseCutOff))),
                         Next::End => None,
                     });
                 }

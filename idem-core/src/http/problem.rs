@@ -45,6 +45,8 @@ pub enum ProblemKind {
     Misconfigured,
     /// 503 with `Retry-After`: the store cannot answer, so this request was not executed.
     StoreUnavailable,
+    /// 503: the handler took longer than its deadline, and was stopped.
+    DeadlineExceeded,
     /// 503 with `Retry-After`: whether a transaction was committed is not known yet.
     Unsettled,
 }
@@ -63,7 +65,10 @@ impl ProblemKind {
     /// Whether the request that is answered so may have had an effect. Of every other kind, this
     /// request has had none.
     pub const fn may_have_executed(self) -> bool {
-        matches!(self, Self::Crashed | Self::Unsettled)
+        matches!(
+            self,
+            Self::Crashed | Self::DeadlineExceeded | Self::Unsettled
+        )
     }
 
     /// The problem's title: what is wrong in a few words, the same for every problem of the kind.
@@ -76,7 +81,11 @@ impl ProblemKind {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::InFlight | Self::Crashed | Self::StoreUnavailable | Self::Unsettled
+            Self::InFlight
+                | Self::Crashed
+                | Self::DeadlineExceeded
+                | Self::StoreUnavailable
+                | Self::Unsettled
         )
     }
 
@@ -151,6 +160,11 @@ impl ProblemKind {
                 "store-unavailable",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Idempotency store is unavailable",
+            ),
+            Self::DeadlineExceeded => (
+                "deadline-exceeded",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The request took too long",
             ),
             Self::Unsettled => (
                 "unsettled",
@@ -239,6 +253,7 @@ impl From<&Error> for Problem {
             Error::Undecodable(_) => ProblemKind::Undecodable,
             Error::Store(_) => ProblemKind::StoreUnavailable,
             Error::Unsettled(_) => ProblemKind::Unsettled,
+            Error::DeadlineExceeded { .. } => ProblemKind::DeadlineExceeded,
             Error::CommitRefused(_) => ProblemKind::CommitRefused,
             Error::Fingerprint(_)
             | Error::Policy(_)
@@ -262,7 +277,9 @@ impl From<&Error> for Problem {
         };
         let retry_after = match error {
             Error::InFlight { retry_after } => Some(*retry_after),
-            Error::Store(_) | Error::Unsettled(_) => Some(STORE_RETRY_AFTER),
+            Error::Store(_) | Error::Unsettled(_) | Error::DeadlineExceeded { .. } => {
+                Some(STORE_RETRY_AFTER)
+            }
             _ => None,
         };
         Self {

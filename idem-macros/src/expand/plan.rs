@@ -147,6 +147,10 @@ fn policy(args: &Args, support: &TokenStream) -> Option<TokenStream> {
         let lease = time(lease);
         policy.extend(quote!(.lease(#lease)));
     }
+    if let Some(deadline) = &args.deadline {
+        let deadline = time(deadline);
+        policy.extend(quote!(.deadline(#deadline)));
+    }
     match args.in_flight {
         None | Some(InFlight::Reject) => {}
         Some(InFlight::Wait(limit)) => {

@@ -3,19 +3,17 @@
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::begin::{FIRST_POLL, LAST_POLL, begin};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, after};
 use crate::call::Call;
 use crate::current::CURRENT;
-use crate::engine::background::after;
 use crate::engine::backoff::Backoff;
 use crate::engine::decision::{Decided, replay};
 use crate::engine::flight::{Ending, FlightGuard};
@@ -94,8 +92,12 @@ impl<D: Transactional> Execution<D> {
             flight,
         } = self;
         let clock = observe::clock();
+        let limit = call.policy.body_limit();
+        let deadline = attempt.deadline().unwrap_or_else(|| after(limit));
         let body = AssertUnwindSafe(async { body(transaction).await }).catch_unwind();
-        let mut body = pin!(CURRENT.scope(attempt.clone(), body));
+        // At the deadline the transaction is dropped with it.
+        let body = timeout_at(deadline, CURRENT.scope(attempt.clone(), body));
+        let mut body = Box::pin(body);
         let ended = tokio::select! {
             biased;
             ended = &mut body => ended,
@@ -103,14 +105,23 @@ impl<D: Transactional> Execution<D> {
                 // Another attempt may begin. This one's commit will fail; its body is told.
                 attempt.lose();
                 observe::session_ended(&call.operation, &call.id, attempt.number());
-                body.await
+                body.as_mut().await
             }
         };
         observe::body_took(&call.operation, &clock);
         attempt.end();
         let (transaction, verdict, writes, value) = match ended {
-            Ok(ended) => ended,
-            Err(panic) => {
+            Ok(Ok(ended)) => ended,
+            Err(_) => {
+                drop(body);
+                let number = attempt.number();
+                observe::crashed(&call.operation, &call.id, number, "deadline");
+                return Ok(Ended::Refused(Error::DeadlineExceeded {
+                    after: limit,
+                    rolled_back: true,
+                }));
+            }
+            Ok(Err(panic)) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "panic");
                 return Err(panic);
