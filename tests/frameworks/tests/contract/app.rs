@@ -119,6 +119,18 @@ impl Works {
         Reply::text(201, format!("{}: {body}", self.execute()))
     }
 
+    /// `/hanging`, `deadline = "100ms"`. It never ends the first time; "stream" begins an answer before.
+    pub(crate) async fn hang(&self, body: &str) -> Reply {
+        let number = self.execute();
+        if number > 1 {
+            return Reply::text(200, format!("attempt {}", idem::attempt().number()));
+        }
+        match body {
+            "stream" => Reply::streamed(chunks(["first "]).chain(stream::pending())),
+            _ => std::future::pending().await,
+        }
+    }
+
     /// `/panics-once`, `in_flight = "wait 5s"`.
     pub(crate) async fn panic_once(&self) -> Reply {
         self.stop_here().await;

@@ -38,6 +38,9 @@ macro_rules! all_cases {
                 a_store_that_is_away_runs_nothing: "store away: 503 with `Retry-After`, nothing run",
             }
             concurrency {
+                a_handler_that_hangs_is_stopped_at_its_deadline:
+                    "a handler that hangs is stopped at its deadline: 503, and the retry runs",
+                a_stream_that_hangs_is_cut_off_at_the_deadline: "a stream that hangs is cut off there",
                 of_64_at_once_one_runs_and_63_wait_for_its_answer: "64 at once, `\"wait 5s\"`: one runs, 63 replays",
                 of_64_at_once_one_runs_and_63_are_told_to_come_back:
                     "64 at once, `\"reject\"`: one runs, 63 get 409 with `Retry-After`",

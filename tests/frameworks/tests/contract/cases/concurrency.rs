@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use idem::conformance::faults::{Fault, Method};
 use idem::{Operation, Verdict};
 use tokio::io::AsyncWriteExt;
@@ -26,6 +27,33 @@ async fn burst(server: Server, works: &Works, path: &str) -> Vec<Response<Bytes>
         .into_iter()
         .map(Result::unwrap)
         .collect()
+}
+
+pub(crate) async fn a_handler_that_hangs_is_stopped_at_its_deadline<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let stopped = server.send(post("/hanging", "a", "x")).await;
+    assert_eq!(
+        (stopped.status(), problem(&stopped).as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "deadline-exceeded")
+    );
+    assert_eq!(stopped.headers()["retry-after"], "1");
+    // Its key is claimable at once, and the retry follows `on_crash`.
+    let retry = server.send(post("/hanging", "a", "x")).await;
+    assert_eq!(
+        (retry.status(), &retry.body()[..]),
+        (StatusCode::OK, &b"attempt 2"[..])
+    );
+    assert_eq!(works.executed(), 2);
+}
+
+pub(crate) async fn a_stream_that_hangs_is_cut_off_at_the_deadline<F: Framework>() {
+    let Setup { server, engine, .. } = serve::<F>(|engine| engine).await;
+    let first = server.exchange(post("/hanging", "a", "stream")).await;
+    // How it ends is the framework's to say.
+    let _ = first.into_body().collect().await;
+    engine.idle().await;
+    let retry = server.send(post("/hanging", "a", "stream")).await;
+    assert_eq!(retry.body(), "attempt 2");
 }
 
 pub(crate) async fn of_64_at_once_one_runs_and_63_wait_for_its_answer<F: Framework>() {

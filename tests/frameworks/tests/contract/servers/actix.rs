@@ -50,6 +50,7 @@ impl Framework for Actix {
                 .service(slow_optional)
                 .service(waiting)
                 .service(attaching)
+                .service(hanging)
                 .service(panics_once)
                 .service(panics_and_refuses)
                 .service(status)
@@ -176,6 +177,12 @@ async fn waiting(works: Data, body: String) -> Reply {
 #[post("/attaching")]
 async fn attaching(works: Data, body: String) -> Reply {
     works.respond(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", deadline = "100ms")]
+#[post("/hanging")]
+async fn hanging(works: Data, body: String) -> Reply {
+    works.hang(&body).await
 }
 
 // The other order works as well.

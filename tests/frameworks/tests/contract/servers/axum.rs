@@ -41,6 +41,7 @@ impl Framework for Axum {
             .route("/slow-optional", post(slow_optional))
             .route("/waiting", post(waiting))
             .route("/attaching", post(attaching))
+            .route("/hanging", post(hanging))
             .route("/panics-once", post(panics_once))
             .route("/panics-and-refuses", post(panics_and_refuses))
             .route("/status", post(status))
@@ -152,6 +153,11 @@ async fn waiting(State(works): State<Works>, body: String) -> Reply {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
 async fn attaching(State(works): State<Works>, body: String) -> Reply {
     works.respond(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", deadline = "100ms")]
+async fn hanging(State(works): State<Works>, body: String) -> Reply {
+    works.hang(&body).await
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

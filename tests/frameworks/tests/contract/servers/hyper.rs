@@ -80,6 +80,7 @@ async fn route(
         "/slow-optional" => slow_optional(works, request).await,
         "/waiting" => waiting(works, request).await,
         "/attaching" => attaching(works, request).await,
+        "/hanging" => hanging(works, request).await,
         "/panics-once" => panics_once(works, request).await,
         "/panics-and-refuses" => panics_and_refuses(works, request).await,
         "/status" => status(works, request).await,
@@ -176,6 +177,11 @@ async fn waiting(works: Works, request: Request<Bytes>) -> Answer {
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "attach 5s")]
 async fn attaching(works: Works, request: Request<Bytes>) -> Answer {
     answer(works.respond(&text(request)))
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", deadline = "100ms")]
+async fn hanging(works: Works, request: Request<Bytes>) -> Answer {
+    answer(works.hang(&text(request)).await)
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

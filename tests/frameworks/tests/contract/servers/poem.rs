@@ -45,6 +45,7 @@ impl Framework for Poem {
             .at("/slow-optional", post(slow_optional))
             .at("/waiting", post(waiting))
             .at("/attaching", post(attaching))
+            .at("/hanging", post(hanging))
             .at("/panics-once", post(panics_once))
             .at("/panics-and-refuses", post(panics_and_refuses))
             .at("/status", post(status))
@@ -171,6 +172,12 @@ async fn waiting(Data(works): Data<&Works>, body: String) -> Reply {
 #[handler]
 async fn attaching(Data(works): Data<&Works>, body: String) -> Reply {
     works.respond(&body)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", deadline = "100ms")]
+#[handler]
+async fn hanging(Data(works): Data<&Works>, body: String) -> Reply {
+    works.hang(&body).await
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

@@ -41,6 +41,7 @@ impl Framework for Rocket {
             STREAMS,
         ),
         ("who_attaches_outlives_the_first_client", STREAMS),
+        ("a_stream_that_hangs_is_cut_off_at_the_deadline", STREAMS),
         ("another_request_does_not_attach", STREAMS),
         ("who_is_attached_to_what_breaks_off_is_cut_off", STREAMS),
         (
@@ -106,6 +107,7 @@ impl Framework for Rocket {
             put_slow,
             post_slow_other,
             waiting,
+            hanging,
             panics_once,
             panics_and_refuses,
             status,
@@ -248,6 +250,13 @@ async fn guarded<'r>(_login: Login, key: Key<'r>, app: &State<App>, body: String
 #[idempotent(key = key, ttl = "24h", in_flight = "wait 5s", skip(app), engine = app.engine)]
 async fn waiting<'r>(key: Key<'r>, app: &State<App>, body: String) -> Reply<'r> {
     let reply = app.works.slow(&body).await;
+    key.reply(reply).await
+}
+
+#[post("/hanging", data = "<body>")]
+#[idempotent(key = key, ttl = "24h", deadline = "100ms", skip(app), engine = app.engine)]
+async fn hanging<'r>(key: Key<'r>, app: &State<App>, body: String) -> Reply<'r> {
+    let reply = app.works.hang(&body).await;
     key.reply(reply).await
 }
 

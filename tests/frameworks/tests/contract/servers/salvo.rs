@@ -38,6 +38,7 @@ impl Framework for Salvo {
             .push(at("slow-optional").post(slow_optional))
             .push(at("waiting").post(waiting))
             .push(at("attaching").post(attaching))
+            .push(at("hanging").post(hanging))
             .push(at("panics-once").post(panics_once))
             .push(at("panics-and-refuses").post(panics_and_refuses))
             .push(at("status").post(status))
@@ -199,6 +200,12 @@ async fn waiting(req: &mut Request, depot: &mut Depot) -> Reply {
 #[handler]
 async fn attaching(req: &mut Request, depot: &mut Depot) -> Reply {
     works(depot).respond(&text(req).await)
+}
+
+#[idempotent(key = header("Idempotency-Key"), ttl = "24h", deadline = "100ms")]
+#[handler]
+async fn hanging(req: &mut Request, depot: &mut Depot) -> Reply {
+    works(depot).hang(&text(req).await).await
 }
 
 #[idempotent(key = header("Idempotency-Key"), ttl = "24h", in_flight = "wait 5s")]

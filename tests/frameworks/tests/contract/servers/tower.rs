@@ -75,6 +75,11 @@ impl Framework for Tower {
             )
             .merge(
                 Router::new()
+                    .route("/hanging", post(hanging))
+                    .layer(layer().deadline(Duration::from_millis(100))),
+            )
+            .merge(
+                Router::new()
                     .route("/attaching", post(respond))
                     .layer(layer().in_flight(attach)),
             )
@@ -181,4 +186,8 @@ async fn scoped(
 
 async fn respond(State(works): State<Works>, body: String) -> Reply {
     works.respond(&body)
+}
+
+async fn hanging(State(works): State<Works>, body: String) -> Reply {
+    works.hang(&body).await
 }

@@ -43,6 +43,7 @@ impl Framework for Warp {
             STREAMS,
         ),
         ("who_attaches_outlives_the_first_client", STREAMS),
+        ("a_stream_that_hangs_is_cut_off_at_the_deadline", STREAMS),
         ("another_request_does_not_attach", STREAMS),
         ("who_is_attached_to_what_breaks_off_is_cut_off", STREAMS),
         (
@@ -174,6 +175,7 @@ fn routes(app: App) -> BoxedFilter<(impl warp::Reply,)> {
         text!(app(), "slow", slow),
         other("slow").and(text!(app(), "other", slow)).boxed(),
         text!(app(), "waiting", waiting),
+        text!(app(), "hanging", hanging),
         text!(app(), "panics-once", panics_once),
         text!(app(), "panics-and-refuses", panics_and_refuses),
         text!(app(), "status", status),
@@ -245,6 +247,11 @@ async fn slow(key: IdempotencyKey, app: App, body: String) -> Reply {
 #[idempotent(key = key, ttl = "24h", in_flight = "wait 5s", skip(app), engine = app.engine)]
 async fn waiting(key: IdempotencyKey, app: App, body: String) -> Reply {
     Reply::of(app.works.slow(&body).await)
+}
+
+#[idempotent(key = key, ttl = "24h", deadline = "100ms", skip(app), engine = app.engine)]
+async fn hanging(key: IdempotencyKey, app: App, body: String) -> Reply {
+    Reply::of(app.works.hang(&body).await)
 }
 
 #[idempotent(key = key, ttl = "24h", in_flight = "wait 5s", skip(app), engine = app.engine)]
