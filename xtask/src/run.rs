@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use std::{fmt, iter};
 
 /// A command that did not succeed, in words.
@@ -80,6 +81,41 @@ impl Call {
     }
 }
 
-pub(crate) fn step(name: &str) {
-    println!("\n=== {name}");
+/// The steps of a command, and how long each of them took.
+pub(crate) struct Steps {
+    begun: Instant,
+    took: Vec<(&'static str, Duration)>,
+}
+
+impl Steps {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            took: Vec::new(),
+        }
+    }
+
+    /// Runs the next one.
+    pub(crate) fn step(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        println!("\n=== {name}");
+        let begun = Instant::now();
+        let ended = run();
+        self.took.push((name, begun.elapsed()));
+        ended
+    }
+}
+
+/// Also where a step has failed.
+impl Drop for Steps {
+    fn drop(&mut self) {
+        println!();
+        for (name, took) in &self.took {
+            println!("{:>7.1} s  {name}", took.as_secs_f64());
+        }
+        println!("{:>7.1} s", self.begun.elapsed().as_secs_f64());
+    }
 }
