@@ -25,6 +25,14 @@ pub(crate) fn cargo(words: &[&str]) -> Call {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut call = program(Path::new(&cargo), words);
     "cargo".clone_into(&mut call.words[0]);
+    // What cargo tells us of our package: build scripts that look at it would run again, and all that
+    // depends on them would be built again.
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            call.command.env_remove(&variable);
+        }
+    }
     call
 }
 
