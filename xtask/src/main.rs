@@ -70,6 +70,7 @@ const EVERYTHING: [&str; 2] = ["--workspace", "--all-features"];
 fn check() -> Result<(), Failure> {
     let mut steps = Steps::new();
     steps.step("format", format)?;
+    steps.step("circles", circles::check)?;
     steps.step("lints, with the default features", features::lint_defaults)?;
     steps.step("lints, with every feature", lint)?;
     steps.step("unit tests, and the engine's", || {
@@ -85,6 +86,7 @@ fn check() -> Result<(), Failure> {
 fn test() -> Result<(), Failure> {
     let mut steps = Steps::new();
     steps.step("format", format)?;
+    steps.step("circles", circles::check)?;
     steps.step("servers", || {
         servers::provide()?;
         valkey::provide();
