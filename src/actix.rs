@@ -1,16 +1,19 @@
 //! The handler form for actix-web 4.
 //!
 //! ```
-//! use actix_web::{HttpResponse, Responder, post, web};
+//! use actix_web::{App, HttpResponse, Responder, web};
 //! use idem::actix::idempotent;
 //!
 //! #[idempotent(key = header("Idempotency-Key"), ttl = "24h")]
-//! #[post("/charges")]
 //! async fn create_charge(bank: web::Data<String>, order: web::Json<u64>) -> impl Responder {
 //!     HttpResponse::Created().body(format!("{} for {}", order.0, bank.as_str()))
 //! }
-//! # let _ = actix_web::App::new().service(create_charge);
+//! # let _ =
+//! App::new().route("/charges", web::post().to(create_charge))
+//! # ;
 //! ```
+//!
+//! Over or under `#[post("/charges")]` it is the same.
 //!
 //! Order of a request: the extractors that read only its head (so authentication comes first,
 //! and a rejection claims nothing); the key and the scope; the body, up to the limit, and the

@@ -1,6 +1,7 @@
 //! The handler form for salvo 1.
 //!
 //! ```
+//! # extern crate salvo_core as salvo;
 //! use idem::salvo::idempotent;
 //! use salvo::extract::JsonBody;
 //! use salvo::prelude::*;

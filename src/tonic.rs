@@ -1,6 +1,7 @@
 //! tonic 0.14: methods of gRPC services.
 //!
 //! ```
+//! # mod tonic { pub use ::tonic::*; pub use async_trait::async_trait; }
 //! use idem::tonic::idempotent;
 //! use tonic::{Request, Response, Status};
 //! # #[derive(Clone, PartialEq, prost::Message)]

@@ -10,13 +10,7 @@ use tower_service::Service;
 ///
 /// tonic hands a method neither the host nor the path of its call. Behind this layer, the host takes
 /// part in the fingerprint of a call without a `scope`, as it does over HTTP. A server for several
-/// hosts needs it, unless its methods name a `scope`:
-///
-/// ```
-/// # fn example() -> impl Sized {
-/// tonic::transport::Server::builder().layer(idem::tonic::HostLayer)
-/// # }
-/// ```
+/// hosts needs it, unless its methods name a `scope`: `Server::builder().layer(HostLayer)`.
 ///
 /// To add or to remove it makes the retries of calls that came before a mismatch.
 #[derive(Clone, Copy, Debug, Default)]

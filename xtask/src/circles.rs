@@ -13,20 +13,39 @@ use syn::{Item, UseTree, Visibility};
 
 use crate::run::Failure;
 
-const CRATES: &[&str] = &[
-    "src/lib.rs",
-    "idem-core/src/lib.rs",
-    "idem-macros/src/lib.rs",
-    "idem-stores/src/lib.rs",
-    "xtask/src/main.rs",
-];
+/// The roots of all crates of the workspace.
+fn crates() -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::new()];
+    for group in [".", "examples", "tests"] {
+        folders.extend(folders_in(Path::new(group)));
+    }
+    folders.retain(|folder| !folder.ends_with("benches"));
+    let mut crates = Vec::new();
+    for folder in folders {
+        let source = folder.join("src");
+        let mut roots = vec![source.join("lib.rs"), source.join("main.rs")];
+        roots.extend(folders_in(&source.join("bin")).map(|it| it.join("main.rs")));
+        crates.extend(roots.into_iter().filter(|root| root.is_file()));
+    }
+    crates.sort();
+    crates.dedup();
+    crates
+}
+
+fn folders_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+}
 
 /// # Errors
 /// With every circle, as the modules in it.
 pub(crate) fn check() -> Result<(), Failure> {
     let mut found = Vec::new();
-    for root in CRATES {
-        let modules = Modules::of(Path::new(root))?;
+    for root in crates() {
+        let modules = Modules::of(&root)?;
+        let root = root.display();
         let circles = modules.circles();
         println!("{root}: {} modules", modules.files.len());
         found.extend(

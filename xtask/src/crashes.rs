@@ -60,17 +60,12 @@ const RUNS: &[(&[&str], u32)] = &[
 ];
 
 pub(crate) fn run(kills: u32) -> Result<(), Failure> {
-    // Everything that the tests build, so that nothing is built twice.
-    cargo(&[
-        "build",
-        "--workspace",
-        "--all-features",
-        "--bin",
-        "ledger",
-        "--bin",
-        "crash",
-    ])
-    .run()?;
+    // With what the tests are built with, so that nothing is built twice. Beside a test: without one
+    // cargo chooses other features of what both need.
+    let programs = ["--bin", "ledger", "--bin", "crash", "--test", "servers"];
+    cargo(&["build", "--workspace", "--all-features"])
+        .args(&programs)
+        .run()?;
     // Called by its path: `cargo run` knows no `--workspace`, and with other features it would build
     // everything once more.
     let us = std::env::current_exe().map_err(|error| Failure(format!("where are we? {error}")))?;

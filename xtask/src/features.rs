@@ -1,6 +1,7 @@
 //! Each feature compiles alone, and pulls in nothing that nobody asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use crate::run::{Failure, cargo};
 
@@ -137,29 +138,58 @@ const HEAVY: &[&str] = &[
     "warp",
 ];
 
-pub(crate) fn check_each() -> Result<(), Failure> {
-    let check = |features: &str| {
-        cargo(&[
-            "clippy",
-            "--quiet",
-            "--package",
-            "idem-rs",
-            "--lib",
-            "--no-default-features",
-        ])
-        .arg("--features")
-        .arg(features)
-        .arg("--")
-        .arg("-D")
-        .arg("warnings")
+fn lint(features: &[&str]) -> Result<(), Failure> {
+    cargo(&["clippy", "--quiet", "--package", "idem-rs", "--lib"])
+        .args(features)
+        .args(&["--", "-D", "warnings"])
         .run()
-    };
-    check("")?;
+}
+
+pub(crate) fn lint_defaults() -> Result<(), Failure> {
+    lint(&[])
+}
+
+pub(crate) fn check_each() -> Result<(), Failure> {
+    lint(&["--no-default-features"])?;
     for feature in FEATURES {
         println!("{}", feature.name);
-        check(feature.name)?;
+        lint(&["--no-default-features", "--features", feature.name])?;
     }
     Ok(())
+}
+
+/// The README's first command builds no more crates than this.
+const FIRST_COMMAND: (&str, usize) = ("checkout", 120);
+
+/// Each example compiles with what its own manifest asks for, and the first one soon.
+pub(crate) fn check_examples() -> Result<(), Failure> {
+    let failure = |error: std::io::Error| Failure(format!("examples: {error}"));
+    for entry in fs::read_dir("examples").map_err(failure)? {
+        let entry = entry.map_err(failure)?;
+        if entry.path().is_dir() {
+            let example = entry.file_name().to_string_lossy().into_owned();
+            println!("{example}");
+            cargo(&["check", "--quiet", "--package", &example]).run()?;
+        }
+    }
+    let (example, most) = FIRST_COMMAND;
+    let edges = ["--edges", "normal,build", "--prefix", "none"];
+    let tree = cargo(&["tree", "--package", example])
+        .args(&edges)
+        .output()?;
+    let crates: BTreeSet<_> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    println!("{example}: {} crates", crates.len());
+    match crates.len() <= most {
+        true => Ok(()),
+        false => Err(Failure(format!(
+            "{example} compiles {} crates, more than {most}",
+            crates.len()
+        ))),
+    }
 }
 
 /// What identifies a request is the same under every feature, alone and with all others.

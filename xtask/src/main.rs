@@ -1,6 +1,7 @@
 //! The project's own commands.
 //!
-//! `cargo xtask test` checks everything that must hold before a change lands.
+//! `cargo xtask test` checks everything that must hold before a change lands, `cargo xtask check`
+//! what can be checked within minutes.
 
 mod circles;
 mod crashes;
@@ -12,7 +13,7 @@ mod valkey;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use run::{Failure, cargo, step};
+use run::{Failure, Steps, cargo};
 
 #[derive(Parser)]
 struct Options {
@@ -22,6 +23,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Format, lints, unit tests, the engine's tests, and the HTTP contract in axum.
+    Check,
     /// Servers, format, lints, all tests, each feature alone, dependency trees, docs, benchmarks.
     Test,
     /// Looks for modules that import each other.
@@ -40,6 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let ended = match Options::parse().command {
+        Command::Check => check(),
         Command::Test => test(),
         Command::Circles => circles::check(),
         Command::Valkey => {
@@ -60,63 +64,70 @@ fn main() -> ExitCode {
     }
 }
 
+/// Every member with every feature: what one step builds, the next one finds.
+const EVERYTHING: [&str; 2] = ["--workspace", "--all-features"];
+
+fn check() -> Result<(), Failure> {
+    let mut steps = Steps::new();
+    steps.step("format", format)?;
+    steps.step("circles", circles::check)?;
+    steps.step("lints, with the default features", features::lint_defaults)?;
+    steps.step("lints, with every feature", lint)?;
+    steps.step("unit tests, and the engine's", || {
+        let tests = ["--lib", "--test", "engine", "--test", "function_form"];
+        cargo(&["test"]).args(&EVERYTHING).args(&tests).run()
+    })?;
+    steps.step("the contract, in axum", || {
+        let contract = ["--test", "contract", "--", "axum::"];
+        cargo(&["test"]).args(&EVERYTHING).args(&contract).run()
+    })
+}
+
 fn test() -> Result<(), Failure> {
-    step("servers");
-    servers::provide()?;
-    valkey::provide();
+    let mut steps = Steps::new();
+    steps.step("format", format)?;
+    steps.step("circles", circles::check)?;
+    steps.step("servers", || {
+        servers::provide()?;
+        valkey::provide();
+        Ok(())
+    })?;
+    steps.step("lints, with every feature", lint)?;
+    steps.step("all tests are built, with every feature", || {
+        cargo(&["test", "--no-run"]).args(&EVERYTHING).run()
+    })?;
+    steps.step("all tests", || cargo(&["test"]).args(&EVERYTHING).run())?;
+    steps.step("the Redis store's tests, over each Valkey", valkey::test)?;
+    steps.step("crashes", || crashes::run(crashes::KILLS))?;
+    steps.step("each feature alone", features::check_each)?;
+    steps.step("each example alone", features::check_examples)?;
+    steps.step(
+        "the identity of requests, under each feature alone",
+        features::check_identities,
+    )?;
+    steps.step("what each feature pulls in", features::check_trees)?;
+    steps.step("docs", || {
+        cargo(&["doc", "--no-deps"])
+            .args(&EVERYTHING)
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .run()
+    })?;
+    steps.step("benchmarks compile", || {
+        cargo(&["check", "--benches"]).args(&BENCHES).run()
+    })
+}
 
-    step("format");
-    cargo(&["fmt", "--all", "--check"]).run()?;
-    cargo(&[
-        "fmt",
-        "--all",
-        "--check",
-        "--manifest-path",
-        "benches/Cargo.toml",
-    ])
-    .run()?;
+const BENCHES: [&str; 2] = ["--manifest-path", "benches/Cargo.toml"];
 
-    step("lints");
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--all-features",
-        "--",
-        "-D",
-        "warnings",
-    ])
-    .run()?;
+fn format() -> Result<(), Failure> {
+    let format = || cargo(&["fmt", "--all", "--check"]);
+    format().run()?;
+    format().args(&BENCHES).run()
+}
 
-    step("all tests, with every feature");
-    cargo(&["test", "--workspace", "--all-features"]).run()?;
-
-    step("the Redis store's tests, over each Valkey");
-    valkey::test()?;
-
-    step("crashes");
-    crashes::run(crashes::KILLS)?;
-
-    step("each feature alone");
-    features::check_each()?;
-
-    step("the identity of requests, under each feature alone");
-    features::check_identities()?;
-
-    step("what each feature pulls in");
-    features::check_trees()?;
-
-    step("docs");
-    cargo(&["doc", "--workspace", "--all-features", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run()?;
-
-    step("benchmarks compile");
-    cargo(&[
-        "check",
-        "--benches",
-        "--manifest-path",
-        "benches/Cargo.toml",
-    ])
-    .run()
+fn lint() -> Result<(), Failure> {
+    cargo(&["clippy", "--all-targets"])
+        .args(&EVERYTHING)
+        .args(&["--", "-D", "warnings"])
+        .run()
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use std::{fmt, iter};
 
 /// A command that did not succeed, in words.
@@ -24,6 +25,14 @@ pub(crate) fn cargo(words: &[&str]) -> Call {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut call = program(Path::new(&cargo), words);
     "cargo".clone_into(&mut call.words[0]);
+    // What cargo tells us of our package: build scripts that look at it would run again, and all that
+    // depends on them would be built again.
+    for (variable, _) in std::env::vars_os() {
+        let name = variable.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            call.command.env_remove(&variable);
+        }
+    }
     call
 }
 
@@ -80,6 +89,41 @@ impl Call {
     }
 }
 
-pub(crate) fn step(name: &str) {
-    println!("\n=== {name}");
+/// The steps of a command, and how long each of them took.
+pub(crate) struct Steps {
+    begun: Instant,
+    took: Vec<(&'static str, Duration)>,
+}
+
+impl Steps {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            took: Vec::new(),
+        }
+    }
+
+    /// Runs the next one.
+    pub(crate) fn step(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        println!("\n=== {name}");
+        let begun = Instant::now();
+        let ended = run();
+        self.took.push((name, begun.elapsed()));
+        ended
+    }
+}
+
+/// Also where a step has failed.
+impl Drop for Steps {
+    fn drop(&mut self) {
+        println!();
+        for (name, took) in &self.took {
+            println!("{:>7.1} s  {name}", took.as_secs_f64());
+        }
+        println!("{:>7.1} s", self.begun.elapsed().as_secs_f64());
+    }
 }

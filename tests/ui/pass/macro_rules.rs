@@ -15,7 +15,7 @@ macro_rules! operation {
 }
 
 operation!(settle(id: u64) by id, "1h" => { Ok(id) });
-operation!(#[must_use] cancel(id: Option<u64>) by (id, "cancel"), "7d" => { Ok(id.unwrap_or(0)) });
+operation!(#[must_use = "a refund may be due"] cancel(id: Option<u64>) by (id, "cancel"), "7d" => { Ok(id.unwrap_or(0)) });
 
 macro_rules! captured {
     ($vis:vis $name:ident($pattern:pat => $ty:ty) -> $ret:ty, key = $key:expr, ttl = $ttl:expr, scope = $scope:expr, $value:expr) => {

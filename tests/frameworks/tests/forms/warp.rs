@@ -1,14 +1,12 @@
 //! The HTTP contract through warp.
 
-mod replies;
-
 use std::sync::Arc;
 
+use crate::replies::{Answer, LIMIT, Order, Shop};
 use futures_util::stream;
 use idem::idempotent;
 use idem::warp::{IdempotencyKey, Reply};
 use idem_frameworks::{Server, is_replay, post as request};
-use replies::{Answer, LIMIT, Order, Shop};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use warp::Filter;
@@ -90,7 +88,7 @@ async fn a_body_goes_on_when_its_client_has_gone() {
     let shop = Shop::open();
     let left = Arc::new(Notify::new());
     let server = start_noting(&shop, Arc::clone(&left)).await;
-    replies::a_body_goes_on_when_its_client_has_gone(&shop, server, left.notified()).await;
+    crate::replies::a_body_goes_on_when_its_client_has_gone(&shop, server, left.notified()).await;
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ async fn a_record_of_a_version_before_is_known_again() {
     identity.count_caller(&mut former);
     former.bytes("body", b"rent");
     let keyed = engine
-        .operation("transaction_forms::plain")
+        .operation("forms::transaction_forms::plain")
         .keyed(Key::of("k"));
     let Begun::Execute(execution) = keyed.unwrap().begin(former.finish()).await.unwrap() else {
         panic!("the key is new");

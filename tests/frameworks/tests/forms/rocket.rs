@@ -1,11 +1,9 @@
 //! The HTTP contract through Rocket.
 
-mod replies;
-
+use crate::replies::{Answer, LIMIT, Order, Shop};
 use idem::idempotent;
 use idem::rocket::{IdempotencyKey, Reply};
 use idem_frameworks::{Server, is_replay, post as request};
-use replies::{Answer, LIMIT, Order, Shop};
 use rocket::fairing::AdHoc;
 use rocket::http::{Header, Status};
 use rocket::response::stream::TextStream;
@@ -136,7 +134,7 @@ async fn a_body_goes_on_when_its_client_has_gone() {
             server.send(request("/nowhere", "k", "")).await;
         }
     };
-    replies::a_body_goes_on_when_its_client_has_gone(&shop, server, noticed).await;
+    crate::replies::a_body_goes_on_when_its_client_has_gone(&shop, server, noticed).await;
 }
 
 #[tokio::test]

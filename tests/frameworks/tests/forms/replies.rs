@@ -1,12 +1,6 @@
 //! What a framework whose handlers use the function form must keep of the HTTP contract. Each case
 //! runs over a real socket.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file uses a part of it"
-)]
-
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,22 +13,22 @@ use serde::{Deserialize, Serialize};
 use idem_frameworks::{Server, Works, is_replay, post, problem};
 
 /// Longer outcomes are not kept.
-pub const LIMIT: usize = 4096;
+pub(crate) const LIMIT: usize = 4096;
 
 #[derive(Clone, Debug)]
-pub struct Shop {
-    pub works: Works,
-    pub engine: Engine,
-    pub store: Arc<FaultyStore>,
+pub(crate) struct Shop {
+    pub(crate) works: Works,
+    pub(crate) engine: Engine,
+    pub(crate) store: Arc<FaultyStore>,
 }
 
 impl Shop {
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self::with_room_for(LIMIT)
     }
 
     /// One that stores outcomes of up to so many bytes.
-    pub fn with_room_for(limit: usize) -> Self {
+    pub(crate) fn with_room_for(limit: usize) -> Self {
         let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new())));
         let engine = EngineBuilder::new(Arc::clone(&store) as _);
         Self {
@@ -46,15 +40,15 @@ impl Shop {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Order {
-    pub answer: Answer,
+pub(crate) struct Order {
+    pub(crate) answer: Answer,
     #[serde(default)]
-    pub amount: u64,
+    pub(crate) amount: u64,
 }
 
 /// How the handler is to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// 201 with a location and JSON.
     Created,
     /// The same once it is let go.
@@ -78,7 +72,7 @@ fn charge(key: &str, answer: Answer) -> Request<Bytes> {
     post("/charges", key, order(answer, 1999))
 }
 
-pub async fn a_retry_gets_the_first_response(shop: &Shop, server: Server) {
+pub(crate) async fn a_retry_gets_the_first_response(shop: &Shop, server: Server) {
     let first = server.send(charge("order-1", Answer::Created)).await;
     assert_eq!(first.status(), 201);
     assert_eq!(first.headers()["location"], "/charges/1");
@@ -99,7 +93,7 @@ pub async fn a_retry_gets_the_first_response(shop: &Shop, server: Server) {
     assert_eq!(other.headers()["location"], "/charges/2");
 }
 
-pub async fn a_final_error_is_stored_and_a_released_one_is_not(shop: &Shop, server: Server) {
+pub(crate) async fn a_final_error_is_stored_and_a_released_one_is_not(shop: &Shop, server: Server) {
     let first = server.send(charge("refused", Answer::Refused)).await;
     assert_eq!(first.status(), 400);
     let replay = server.send(charge("refused", Answer::Refused)).await;
@@ -117,7 +111,7 @@ pub async fn a_final_error_is_stored_and_a_released_one_is_not(shop: &Shop, serv
     }
 }
 
-pub async fn a_bad_key_is_refused(shop: &Shop, server: Server) {
+pub(crate) async fn a_bad_key_is_refused(shop: &Shop, server: Server) {
     let mut request = charge("k", Answer::Created);
     request.headers_mut().remove("idempotency-key");
     let missing = server.send(request).await;
@@ -143,7 +137,7 @@ pub async fn a_bad_key_is_refused(shop: &Shop, server: Server) {
     assert_eq!(shop.works.executed(), 0);
 }
 
-pub async fn another_request_with_the_key_is_a_mismatch(shop: &Shop, server: Server) {
+pub(crate) async fn another_request_with_the_key_is_a_mismatch(shop: &Shop, server: Server) {
     server.send(charge("k", Answer::Created)).await;
     let body = order(Answer::Created, 5);
     for request in [
@@ -159,7 +153,7 @@ pub async fn another_request_with_the_key_is_a_mismatch(shop: &Shop, server: Ser
     assert_eq!(shop.works.executed(), 1);
 }
 
-pub async fn another_callers_response_is_never_given_back(shop: &Shop, server: Server) {
+pub(crate) async fn another_callers_response_is_never_given_back(shop: &Shop, server: Server) {
     let from = |caller: &'static str| {
         let mut request = charge("k", Answer::Created);
         let value = http::HeaderValue::from_static(caller);
@@ -180,7 +174,7 @@ pub async fn another_callers_response_is_never_given_back(shop: &Shop, server: S
     assert_eq!(shop.works.executed(), 1);
 }
 
-pub async fn a_duplicate_in_flight_is_told_to_come_back(shop: &Shop, server: Server) {
+pub(crate) async fn a_duplicate_in_flight_is_told_to_come_back(shop: &Shop, server: Server) {
     let first = tokio::spawn(server.send(charge("k", Answer::Stopped)));
     shop.works.started().await;
     let duplicate = server.send(charge("k", Answer::Stopped)).await;
@@ -194,7 +188,7 @@ pub async fn a_duplicate_in_flight_is_told_to_come_back(shop: &Shop, server: Ser
     assert_eq!(shop.works.executed(), 1);
 }
 
-pub async fn without_its_store_nothing_runs(shop: &Shop, server: Server) {
+pub(crate) async fn without_its_store_nothing_runs(shop: &Shop, server: Server) {
     shop.store
         .fail_always(Method::Claim, idem::conformance::faults::Fault::Unavailable);
     let refused = server.send(charge("k", Answer::Created)).await;
@@ -211,7 +205,10 @@ pub async fn without_its_store_nothing_runs(shop: &Shop, server: Server) {
     );
 }
 
-pub async fn what_cannot_be_kept_is_whole_once_and_never_runs_again(shop: &Shop, server: Server) {
+pub(crate) async fn what_cannot_be_kept_is_whole_once_and_never_runs_again(
+    shop: &Shop,
+    server: Server,
+) {
     for (executed, answer) in [(1, Answer::Large), (2, Answer::Streamed)] {
         let key = format!("{answer:?}");
         let first = server.send(charge(&key, answer)).await;
@@ -226,7 +223,7 @@ pub async fn what_cannot_be_kept_is_whole_once_and_never_runs_again(shop: &Shop,
     }
 }
 
-pub async fn a_panic_is_answered_and_the_next_attempt_runs(shop: &Shop, server: Server) {
+pub(crate) async fn a_panic_is_answered_and_the_next_attempt_runs(shop: &Shop, server: Server) {
     for executed in [1, 2] {
         let answer = server.send(charge("k", Answer::Panic)).await;
         assert_eq!(answer.status(), 500);
@@ -235,7 +232,7 @@ pub async fn a_panic_is_answered_and_the_next_attempt_runs(shop: &Shop, server: 
     }
 }
 
-pub async fn a_body_goes_on_when_its_client_has_gone(
+pub(crate) async fn a_body_goes_on_when_its_client_has_gone(
     shop: &Shop,
     server: Server,
     noticed: impl Future<Output = ()>,
@@ -254,7 +251,6 @@ pub async fn a_body_goes_on_when_its_client_has_gone(
 }
 
 /// One test of each case, over what `start` starts.
-#[macro_export]
 macro_rules! cases_of_replies {
     ($($case:ident)+) => {$(
         #[tokio::test]
@@ -265,7 +261,7 @@ macro_rules! cases_of_replies {
         }
     )+};
     () => {
-        $crate::cases_of_replies! {
+        cases_of_replies! {
             a_retry_gets_the_first_response
             a_final_error_is_stored_and_a_released_one_is_not
             a_bad_key_is_refused

@@ -1,6 +1,5 @@
 //! Idempotent methods of gRPC services, through a server of tonic on a loopback socket.
 
-#[path = "tonic/rpc.rs"]
 mod rpc;
 use std::sync::Arc;
 
