@@ -2,7 +2,7 @@
 
 #![allow(clippy::unused_async, reason = "handlers are asynchronous")]
 
-use crate::Case;
+use crate::case::Case;
 
 pub(crate) async fn print_all(case: &Case) {
     function::print(case).await;
@@ -25,7 +25,7 @@ pub(crate) async fn print_all(case: &Case) {
 }
 
 mod function {
-    use crate::{Case, ENGINE};
+    use crate::case::{Case, ENGINE};
 
     #[idem::idempotent(
         name = "function", key = key, scope = tenant, ttl = "1h", skip(key, tenant), engine = ENGINE
@@ -44,7 +44,7 @@ mod function {
         let options = Some((7, vec![case.path, case.host]));
         let charged = charge(case.name, case.tenant, case.body, options).await;
         charged.expect("nothing is refused");
-        crate::print("function", "function", case).await;
+        crate::case::print("function", "function", case).await;
     }
 }
 
@@ -54,7 +54,7 @@ mod http {
     use http::{Request, Response};
     use http_body_util::Full;
 
-    use crate::{Case, ENGINE, tenant};
+    use crate::case::{Case, ENGINE, tenant};
 
     #[idem::http::idempotent(
         name = "http", key = header("Idempotency-Key"), scope = tenant(request.headers()),
@@ -66,7 +66,7 @@ mod http {
 
     pub(crate) async fn print(case: &Case) {
         assert_eq!(charge(case.request::<Full<Bytes>>()).await.status(), 200);
-        crate::print("request", "http", case).await;
+        crate::case::print("request", "http", case).await;
     }
 }
 
@@ -83,7 +83,7 @@ mod tower {
     use idem::tower::IdempotencyLayer;
     use tower::{Layer, ServiceExt, service_fn};
 
-    use crate::{Case, ENGINE, tenant};
+    use crate::case::{Case, ENGINE, tenant};
 
     fn layer(name: &'static str) -> IdempotencyLayer {
         IdempotencyLayer::new(name, Duration::from_secs(3600))
@@ -97,7 +97,7 @@ mod tower {
         let answered = service.oneshot(case.request::<Body>()).await;
         let Ok(answered) = answered;
         assert_eq!(answered.status(), 200);
-        crate::print("request", "tower", case).await;
+        crate::case::print("request", "tower", case).await;
 
         let original = layer("tower.nested").original_uri(|head| {
             let original = head.extensions.get::<OriginalUri>();
@@ -113,7 +113,7 @@ mod tower {
             let router = Router::new().nest(path, inside.layer(layer));
             let Ok(answered) = router.oneshot(case.request::<Body>()).await;
             assert_eq!(answered.status(), 200);
-            crate::print(counts, operation, case).await;
+            crate::case::print(counts, operation, case).await;
         }
     }
 }
@@ -129,7 +129,7 @@ mod axum {
     use axum::routing::post;
     use tower::ServiceExt;
 
-    use crate::{Case, ENGINE, tenant};
+    use crate::case::{Case, ENGINE, tenant};
 
     #[idem::axum::idempotent(
         name = "axum", key = header("Idempotency-Key"), scope = tenant(&headers), ttl = "1h",
@@ -163,7 +163,7 @@ mod axum {
             let router = Router::new().nest(path, inside);
             let Ok(answered) = router.oneshot(case.request::<Body>()).await;
             assert_eq!(answered.status(), 200);
-            crate::print("request", operation, case).await;
+            crate::case::print("request", operation, case).await;
         }
     }
 }
@@ -173,7 +173,7 @@ pub(crate) mod actix {
     use actix_web::test::{TestRequest, call_service, init_service};
     use actix_web::{App, HttpRequest, web};
 
-    use crate::{Case, ENGINE, TENANT};
+    use crate::case::{Case, ENGINE, TENANT};
 
     fn tenant(request: &HttpRequest) -> Option<String> {
         let tenant = request.headers().get(TENANT)?;
@@ -199,7 +199,7 @@ pub(crate) mod actix {
             .fold(request, |request, header| request.insert_header(header));
         let answered = call_service(&app, request.to_request()).await;
         assert_eq!(answered.status().as_u16(), 200);
-        crate::print("request", "actix", case).await;
+        crate::case::print("request", "actix", case).await;
     }
 }
 
@@ -208,7 +208,7 @@ mod poem {
     use poem::http::HeaderMap;
     use poem::{Endpoint, Request, Route, handler, post};
 
-    use crate::{Case, ENGINE, tenant};
+    use crate::case::{Case, ENGINE, tenant};
 
     #[idem::poem::idempotent(
         name = "poem", key = header("Idempotency-Key"), scope = tenant(headers), ttl = "1h",
@@ -234,7 +234,7 @@ mod poem {
             .body(case.body);
         let answered = route.get_response(request).await;
         assert_eq!(answered.status().as_u16(), 200);
-        crate::print("request", "poem", case).await;
+        crate::case::print("request", "poem", case).await;
     }
 }
 
@@ -243,7 +243,7 @@ mod salvo {
     use salvo::prelude::*;
     use salvo::test::TestClient;
 
-    use crate::{Case, ENGINE, tenant};
+    use crate::case::{Case, ENGINE, tenant};
 
     #[idem::salvo::idempotent(
         name = "salvo", key = header("Idempotency-Key"), scope = tenant(req.headers()), ttl = "1h",
@@ -266,7 +266,7 @@ mod salvo {
         });
         let answered = request.body(case.body).send(&Service::new(router)).await;
         assert_eq!(answered.status_code, Some(StatusCode::OK));
-        crate::print("request", "salvo", case).await;
+        crate::case::print("request", "salvo", case).await;
     }
 }
 
@@ -278,7 +278,7 @@ mod rocket {
     use rocket::request::{FromRequest, Outcome, Request};
     use rocket::{post, routes};
 
-    use crate::{Case, ENGINE, TENANT};
+    use crate::case::{Case, ENGINE, TENANT};
 
     struct Tenant<'r>(Option<&'r str>);
 
@@ -311,7 +311,7 @@ mod rocket {
             });
         let answered = request.body(case.body).dispatch().await;
         assert_eq!(answered.status().code, 200);
-        crate::print("rocket", "rocket", case).await;
+        crate::case::print("rocket", "rocket", case).await;
     }
 }
 
@@ -320,7 +320,7 @@ mod warp {
     use idem::warp::{IdempotencyKey, Reply};
     use warp::Filter;
 
-    use crate::{Case, ENGINE, TENANT};
+    use crate::case::{Case, ENGINE, TENANT};
 
     #[idem::idempotent(
         name = "warp", key = key, scope = tenant, ttl = "1h", skip(tenant), engine = ENGINE
@@ -343,7 +343,7 @@ mod warp {
         });
         let answered = request.body(case.body).reply(&route).await;
         assert_eq!(answered.status().as_u16(), 200);
-        crate::print("warp", "warp", case).await;
+        crate::case::print("warp", "warp", case).await;
     }
 }
 
@@ -352,7 +352,7 @@ mod tonic {
     use tonic::metadata::{AsciiMetadataKey, MetadataMap};
     use tonic::{Request, Response, Status};
 
-    use crate::{Case, ENGINE, TENANT};
+    use crate::case::{Case, ENGINE, TENANT};
 
     fn tenant(metadata: &MetadataMap) -> Option<String> {
         let tenant = metadata.get(TENANT)?;
@@ -375,6 +375,6 @@ mod tonic {
             request.metadata_mut().insert(name, value);
         }
         charge(request).await.expect("nothing is refused");
-        crate::print("tonic", "tonic", case).await;
+        crate::case::print("tonic", "tonic", case).await;
     }
 }

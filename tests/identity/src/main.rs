@@ -6,37 +6,10 @@
 //! the record id of the operation's name, scope and key, so it stands for that, too. What handler
 //! forms count is the request, in all of them alike; what functions count is each one's own.
 
+mod case;
 mod forms;
 
-use std::sync::LazyLock;
-
-use idem::Engine;
-use idem::stores::memory::MemoryStore;
-
-static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(MemoryStore::new()));
-
-/// A request. Its key is its name.
-#[derive(Clone, Copy)]
-struct Case {
-    name: &'static str,
-    path: &'static str,
-    host: &'static str,
-    content_type: &'static str,
-    authorization: Option<&'static str>,
-    /// The scope.
-    tenant: Option<&'static str>,
-    body: &'static str,
-}
-
-const PLAIN: Case = Case {
-    name: "plain",
-    path: "/charges",
-    host: "acme.example.com",
-    content_type: "text/plain",
-    authorization: None,
-    tenant: None,
-    body: "19.99",
-};
+use case::{Case, PLAIN};
 
 const CASES: &[Case] = &[
     PLAIN,
@@ -82,51 +55,6 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
 ];
-
-impl Case {
-    fn headers(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let given = [
-            ("idempotency-key", Some(self.name)),
-            ("host", Some(self.host)),
-            ("content-type", Some(self.content_type)),
-            ("authorization", self.authorization),
-            (TENANT, self.tenant),
-        ];
-        given
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-    }
-
-    #[allow(dead_code, reason = "not every framework's requests are of this type")]
-    fn request<B: From<&'static str>>(&self) -> http::Request<B> {
-        let request = http::Request::post(self.path);
-        let request = self.headers().fold(request, |request, (name, value)| {
-            request.header(name, value)
-        });
-        request.body(self.body.into()).expect("a request")
-    }
-}
-
-const TENANT: &str = "x-tenant";
-
-#[allow(dead_code, reason = "not every framework's headers are of this type")]
-fn tenant(headers: &http::HeaderMap) -> Option<String> {
-    let tenant = headers.get(TENANT)?;
-    Some(tenant.to_str().ok()?.to_owned())
-}
-
-/// What a form has left in the store.
-async fn print(counts: &str, operation: &'static str, case: &Case) {
-    let scoped = ENGINE.operation(operation).scope(&case.tenant);
-    let record = scoped.inspect(case.name).await.expect("the store answers");
-    let record = record.unwrap_or_else(|| panic!("{operation} has no record of {}", case.name));
-    let fingerprint = record.fingerprint.to_bytes();
-    let hex: String = fingerprint
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    println!("{counts} {}\t{hex}", case.name);
-}
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

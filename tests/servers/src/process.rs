@@ -12,15 +12,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::support::{User, wait_until};
 
 pub use family::Signal;
-use family::{CHILDREN, children, send, state, wait_until_stopped};
-
-/// How long a program may take to end: Redis waits ten seconds for a replica that lags.
-const END: Duration = Duration::from_secs(30);
+use family::{CHILDREN, END, children, send, state, wait_until_stopped};
 
 /// Ends when the program ends, with its status. Only the guard keeps the pipe; the program has
 /// neither end. The guard dies before the program's pid can mean somebody else, unless it has

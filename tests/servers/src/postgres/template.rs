@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::Programs;
+use super::programs::Programs;
 use crate::support::{TempDir, run};
 
 /// `initdb` takes half a second, much more on a loaded machine.

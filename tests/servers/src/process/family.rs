@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use super::END;
 use crate::support::wait_until;
+
+/// How long a program may take to end: Redis waits ten seconds for a replica that lags.
+pub(super) const END: Duration = Duration::from_secs(30);
 
 /// Lists a program's children. Those of a stopped program stay the same, and keep their pids.
 pub(super) const CHILDREN: &str = r#"

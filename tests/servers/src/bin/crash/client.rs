@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::http::{Answer, Connection, Lost, Meaning, PATIENCE};
 use super::order::{Deal, Found, Moment, Order};
-use super::{LAST_ANSWERS, Signals};
+use super::signals::{LAST_ANSWERS, Signals};
 
 /// Orders that a client has been told to ask about later. With more it begins none: what a lease
 /// keeps waiting for a second must not keep the killer waiting for victims.

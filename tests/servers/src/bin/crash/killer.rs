@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::options::Victim;
+use super::signals::Signals;
 use super::victim::Ledger;
-use super::{Signals, Victim};
 
 /// From when the victim is ready to the kill. Its clients ask it all the time, so that any
 /// instant finds some of them before a claim, between claim and commit, in a commit, and after it.

@@ -8,115 +8,30 @@ mod audit;
 mod client;
 mod http;
 mod killer;
+mod options;
 mod order;
+mod signals;
 mod victim;
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use audit::Audit;
 use client::{Book, Client};
 use http::Connection;
+use options::{Database, Mode, OnCrash, Options, Victim};
+use signals::Signals;
 use victim::Ledger;
-
-/// How long clients may take to get their last answers. A store's timeout is 5 seconds, and so
-/// is that of the ledger for SQLite's lock.
-const LAST_ANSWERS: Duration = Duration::from_secs(60);
 
 /// How many faults are told at length.
 const TOLD: usize = 10;
-
-#[derive(Parser)]
-struct Options {
-    #[arg(long, value_enum, default_value = "sqlite")]
-    database: Database,
-    /// Whom SIGKILL strikes. SQLite is no process of its own.
-    #[arg(long, value_enum, default_value = "server")]
-    victim: Victim,
-    #[arg(long, value_enum, default_value = "transaction")]
-    mode: Mode,
-    /// With `--mode lease`.
-    #[arg(long, value_enum, default_value = "rerun")]
-    on_crash: OnCrash,
-    #[arg(long, default_value_t = 200)]
-    kills: u32,
-    /// What is drawn; random unless given.
-    #[arg(long)]
-    seed: Option<u64>,
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
-    clients: u64,
-    /// The ledger's program; where cargo puts it beside this one unless given.
-    #[arg(long)]
-    ledger: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Database {
-    Sqlite,
-    Postgres,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Victim {
-    Server,
-    Database,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Transaction,
-    Lease,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnCrash {
-    Rerun,
-    Refuse,
-}
-
-/// What clients and killer tell each other.
-#[derive(Default)]
-struct Signals {
-    /// Kills so far.
-    kills: AtomicU64,
-    /// Final answers so far.
-    answers: AtomicU64,
-    /// When nothing new is begun, in milliseconds since the start; 0 is not yet.
-    closing: AtomicU64,
-}
-
-fn word(value: impl ValueEnum) -> String {
-    let word = value.to_possible_value();
-    word.map_or_else(String::new, |word| word.get_name().to_owned())
-}
-
-impl Options {
-    fn name(&self) -> String {
-        let mut name = format!(
-            "{}/{}/{}",
-            word(self.database),
-            word(self.victim),
-            word(self.mode)
-        );
-        if self.mode == Mode::Lease {
-            let _ = write!(name, "/{}", word(self.on_crash));
-        }
-        name
-    }
-
-    /// Duplicates are what a lease does not keep out where a crash is followed by another run.
-    fn may_duplicate(&self) -> bool {
-        (self.mode, self.on_crash) == (Mode::Lease, OnCrash::Rerun)
-    }
-}
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use idem_tests::{Postgres, Process, Signal, TempDir, free_port, wait_until};
 
 use super::http::Connection;
-use super::{Database, Options, Victim, word};
+use super::options::{Database, Options, Victim, word};
 
 const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
