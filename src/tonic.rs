@@ -66,11 +66,12 @@
 //! | executed, and too large to be kept | `DATA_LOSS` | `NOT_REPLAYABLE` |
 //! | executed, and stored by another version | `DATA_LOSS` | `UNDECODABLE` |
 //! | no engine, a name used twice | `INTERNAL` | `MISCONFIGURED` |
+//! | stopped at its `deadline` | `DEADLINE_EXCEEDED` | `DEADLINE_EXCEEDED`, `RetryInfo` |
 //! | panic | `INTERNAL` | `CRASHED` |
 //!
 //! The details are a `google.rpc.Status` with a `google.rpc.ErrorInfo` of the domain `idem`, whose
 //! reason is the word, and, where a retry makes sense, a `google.rpc.RetryInfo`. Only `UNAVAILABLE`
-//! should be retried. [`status`] makes such a status of an [`Error`] elsewhere.
+//! and `DEADLINE_EXCEEDED` should be retried. [`status`] makes such a status of an [`Error`] elsewhere.
 //!
 //! [`Engine`]: crate::Engine
 //! [`Error`]: crate::Error

@@ -2,6 +2,7 @@
 
 mod rpc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
@@ -18,6 +19,7 @@ struct Shop {
     works: Works,
     engine: Engine,
     store: Arc<FaultyStore>,
+    deadline: Duration,
 }
 
 impl Shop {
@@ -26,6 +28,7 @@ impl Shop {
         let engine = EngineBuilder::new(Arc::clone(&store) as _);
         Self {
             works: Works::default(),
+            deadline: Duration::from_secs(60 * 60),
             engine: engine.max_outcome_bytes(4096).build(),
             store,
         }
@@ -56,7 +59,7 @@ impl Shop {
 
 #[tonic::async_trait]
 impl rpc::Charges for Shop {
-    #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "tonic.create", engine = self.engine)]
+    #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "tonic.create", deadline = self.deadline, engine = self.engine)]
     async fn create(
         &self,
         #[cfg(any())] absent: Absent,
@@ -270,6 +273,25 @@ async fn what_is_too_large_is_whole_once_and_never_runs_again() {
     let refused = client.create(request()).await.unwrap_err();
     assert_eq!(refused.code(), Code::DataLoss);
     assert_eq!(reason(&refused), "NOT_REPLAYABLE");
+    assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_hangs_is_stopped_at_its_deadline() {
+    let mut shop = Shop::open();
+    shop.deadline = Duration::from_millis(100);
+    let client = shop.serve().await;
+    let stopped = client.create(with_key("k", order("stop", 5))).await;
+    let stopped = stopped.unwrap_err();
+    assert_eq!(stopped.code(), Code::DeadlineExceeded);
+    assert_eq!(reason(&stopped), "DEADLINE_EXCEEDED");
+    assert!(rpc::retry_delay(&stopped).is_some_and(|delay| delay > 0));
+    assert_eq!(shop.works.executed(), 0);
+    shop.works.let_go();
+    client
+        .create(with_key("k", order("stop", 5)))
+        .await
+        .unwrap();
     assert_eq!(shop.works.executed(), 1);
 }
 

@@ -106,6 +106,30 @@ macro_rules! suite {
             }
 
             #[tokio::test]
+            async fn at_the_deadline_everything_is_rolled_back_and_the_key_is_free() {
+                let (_server, pool) = open(4).await;
+                let deadline = Duration::from_millis(100);
+                let hanging = operation().deadline(deadline).transaction(&pool);
+                let stopped: Result<i64, Error> = hanging
+                    .run("k", request(), |mut tx| async move {
+                        write(&mut tx, 1).await;
+                        let left = idem::attempt().time_left().unwrap();
+                        assert!(left <= deadline);
+                        std::future::pending().await
+                    })
+                    .await;
+                assert!(
+                    matches!(
+                        stopped,
+                        Err(Error::DeadlineExceeded { after, rolled_back: true }) if after == deadline
+                    ),
+                    "{stopped:?}"
+                );
+                assert_eq!(book(&patient(), &pool, 2).await.unwrap(), 2);
+                assert_eq!((entries(&pool).await, records(&pool).await), (vec![2], 1));
+            }
+
+            #[tokio::test]
             async fn another_request_under_the_key_is_a_mismatch() {
                 let (_server, pool) = open(4).await;
                 book(&operation(), &pool, 1).await.unwrap();
