@@ -15,7 +15,7 @@ use idem_core::{
     Granted, Key, KeyError, Operation, Transactional,
 };
 
-use crate::captured_request::{CapturedRequest, engine_of};
+use crate::captured_request::CapturedRequest;
 use crate::handler::{Admitted, AdmittedIn, Permit};
 use crate::plan::{KeySource, Plan, operation};
 use crate::refusals::Refusals;
@@ -26,7 +26,7 @@ pub(crate) async fn read_early(
     request: &mut impl CapturedRequest,
     engine: Option<Engine>,
 ) -> Result<Bytes, Response<Bytes>> {
-    let engine = engine.map_or_else(|| engine_of(request), Ok);
+    let engine = Engine::resolve(engine, || request.engine());
     // The engine may be named by what is read here; without any, `admit` refuses.
     let fallback = HttpSettings::default();
     let settings = engine.as_ref().map_or(&fallback, Engine::http);
@@ -147,14 +147,11 @@ async fn decide_in<D: Transactional>(
 
 /// What needs no more than the request's head.
 fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Response<Bytes>> {
-    let engine = plan
-        .engine
-        .map_or_else(|| engine_of(request), Ok)
-        .map_err(|error| {
-            // Without an engine there are no settings.
-            crate::report_misconfiguration(&error);
-            Problem::from(&error).into_response(&HttpSettings::default())
-        })?;
+    let engine = Engine::resolve(plan.engine, || request.engine()).map_err(|error| {
+        // Without an engine there are no settings.
+        crate::report_misconfiguration(&error);
+        Problem::from(&error).into_response(&HttpSettings::default())
+    })?;
     let settings = engine.http();
     let key = match plan.key {
         KeySource::Value(key) => key,

@@ -37,7 +37,7 @@ impl FunctionCall {
         key_argument: KeyArgument,
     ) -> Self {
         let operation = operation(
-            engine.map_or_else(Engine::installed, Ok),
+            Engine::resolve(engine, || None),
             name.map(Cow::Borrowed),
             policy,
             scope,

@@ -1,8 +1,8 @@
 //! A request on its way to an idempotent handler, as each framework's adapter brings it.
 
 use bytes::Bytes;
+use idem_core::Engine;
 use idem_core::http::{BodyError, RequestIdentity};
-use idem_core::{Engine, Error};
 
 /// A request on its way to an idempotent handler. Its body waits.
 pub(crate) trait CapturedRequest {
@@ -18,9 +18,4 @@ pub(crate) trait CapturedRequest {
     /// It is refused: what its client still writes is read out beside the answer, which a closed
     /// connection would cut off.
     fn leave(&mut self);
-}
-
-/// The request's engine, else the installed one.
-pub(crate) fn engine_of(request: &impl CapturedRequest) -> Result<Engine, Error> {
-    request.engine().map_or_else(Engine::installed, Ok)
 }

@@ -113,6 +113,7 @@
 //! `#[unsafe(link_section = …)]`, with which each platform is told to add the function to the program's
 //! list at start-up; a crate with `#![forbid(unsafe_code)]` accepts it.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "actix")]

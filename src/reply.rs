@@ -24,10 +24,9 @@ use crate::handler::Refused;
 
 /// The settings of the engine that a request names, else of the installed one.
 pub(crate) fn settings<T>(engine: Option<&Engine>, use_them: impl FnOnce(&HttpSettings) -> T) -> T {
-    match (engine, Engine::installed()) {
-        (Some(engine), _) => use_them(engine.http()),
-        (None, Ok(engine)) => use_them(engine.http()),
-        (None, Err(_)) => use_them(&HttpSettings::default()),
+    match Engine::resolve(engine.cloned(), || None) {
+        Ok(engine) => use_them(engine.http()),
+        Err(_) => use_them(&HttpSettings::default()),
     }
 }
 

@@ -420,9 +420,7 @@ impl Settings {
     }
 
     fn plan(&self, head: &Parts) -> Plan {
-        let engine = self.engine.clone();
-        let engine = engine.or_else(|| head.extensions.get().cloned());
-        let engine = engine.or_else(|| Engine::installed().ok());
+        let engine = Engine::resolve(self.engine.clone(), || head.extensions.get().cloned()).ok();
         // Without any engine the plan is refused for that.
         let accepted = engine.as_ref().map(Engine::http);
         let accepted = accepted.map_or(KeySyntax::Lenient, HttpSettings::accepted_keys);

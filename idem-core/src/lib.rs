@@ -3,6 +3,7 @@
 //! Applications depend on `idem-rs`, which re-exports what they need. This crate is for those
 //! who write a [`Store`] or an adapter.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempt;

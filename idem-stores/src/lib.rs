@@ -1,5 +1,6 @@
 //! The stores of `idem-rs`, one feature each, and the choice between them by URL.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[cfg(feature = "memory")]

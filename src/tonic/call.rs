@@ -138,10 +138,7 @@ impl Ready {
 
 fn prepare<M: Message>(plan: Plan, request: &Request<M>) -> Result<Ready, Error> {
     let metadata = request.metadata();
-    let engine = plan
-        .engine
-        .or_else(|| request.extensions().get::<Engine>().cloned())
-        .map_or_else(Engine::installed, Ok)?;
+    let engine = Engine::resolve(plan.engine, || request.extensions().get().cloned())?;
     let key = match plan.key {
         KeySource::Value(key) => key,
         KeySource::Header(name) => key_in(metadata, name, &engine),

@@ -80,6 +80,19 @@ impl Engine {
         INSTALLED.get().cloned().ok_or(Error::NoEngine)
     }
 
+    /// The engine of one call: the one that is given, else the one that the request carries, else the
+    /// installed one.
+    ///
+    /// # Errors
+    /// [`Error::NoEngine`] when there is none.
+    #[doc(hidden)]
+    pub fn resolve(
+        given: Option<Self>,
+        carried: impl FnOnce() -> Option<Self>,
+    ) -> Result<Self, Error> {
+        given.or_else(carried).map_or_else(Self::installed, Ok)
+    }
+
     /// Resolves when nothing is under way in this engine: no attempt, its stored end included, no
     /// body that runs without a key, and nothing that is settled in the background.
     ///
