@@ -477,12 +477,11 @@ impl Running {
         claimed.map(|claimed| claimed.lease.begin())
     }
 
-    /// Runs a part of the body: [`attempt()`](crate::attempt()) knows this attempt in it.
-    pub fn within<R>(&self, part: impl FnOnce() -> R) -> R {
-        match &self.execution.claimed {
-            Some(claimed) => CURRENT.sync_scope(Attempt::leased(&claimed.lease), part),
-            None => part(),
-        }
+    /// For parts of the body that run on.
+    #[cfg(feature = "http")]
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        let claimed = self.execution.claimed.as_ref();
+        claimed.map(|claimed| Attempt::leased(&claimed.lease))
     }
 
     /// Where what is left of the body can go on when its caller is gone.

@@ -8,20 +8,23 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::Instrument;
 
 use super::body_error::{CapturedBodyError, Given, ResponseCutOff, of_body};
 use super::live::{LiveSender, Unshared};
 use super::settings::HttpSettings;
 use super::stored::store;
+use crate::current::CURRENT;
 use crate::engine::{LiveAnswer, Running};
 use crate::outcome::{NotReplayable, Outcome, Verdict};
 
@@ -62,13 +65,90 @@ pub struct Recording<B: Body<Data = Bytes>> {
     kept: Kept,
     head: Parts,
     settings: HttpSettings,
-    running: Running,
+    attempt: Stoppable,
     /// Resolves when the body is stopped.
     deadline: Pin<Box<Sleep>>,
     /// Where duplicates may attach.
     live: Option<LiveSender<B>>,
+    /// What was read ahead, and is to be looked at.
+    ahead: Option<Polled<B::Error>>,
     /// The body is being polled: if it panics there, it is not polled again.
     is_polled: bool,
+}
+
+/// The attempt of a body, which ends at its deadline also where nobody asks for more of the body: a
+/// client that does not read holds no key.
+struct Stoppable {
+    running: Arc<Mutex<Option<Running>>>,
+    runtime: Handle,
+    watch: AbortHandle,
+}
+
+impl Stoppable {
+    fn new(running: Running, deadline: Instant) -> Self {
+        let runtime = running.runtime().clone();
+        let running = Arc::new(Mutex::new(Some(running)));
+        let watched = Arc::downgrade(&running);
+        let watch = runtime.spawn(async move {
+            sleep_until(deadline).await;
+            let running = watched.upgrade().and_then(|running| taken(&running));
+            if let Some(running) = running {
+                running.crash("deadline").await;
+            }
+        });
+        Self {
+            running,
+            runtime,
+            watch: watch.abort_handle(),
+        }
+    }
+
+    fn share(&self, live: LiveAnswer) {
+        if let Some(running) = &*locked(&self.running) {
+            running.share(live);
+        }
+    }
+
+    fn within<R>(&self, part: impl FnOnce() -> R) -> R {
+        let attempt = locked(&self.running).as_ref().and_then(Running::attempt);
+        match attempt {
+            Some(attempt) => CURRENT.sync_scope(attempt, part),
+            None => part(),
+        }
+    }
+
+    /// Ends the attempt, unless it was stopped.
+    fn end(self, verdict: Verdict) -> impl Future<Output = ()> + Send {
+        let running = taken(&self.running);
+        async move {
+            if let Some(running) = running {
+                running.end(verdict).await;
+            }
+        }
+    }
+
+    fn stop(self) -> impl Future<Output = ()> + Send {
+        let running = taken(&self.running);
+        async move {
+            if let Some(running) = running {
+                running.crash("deadline").await;
+            }
+        }
+    }
+}
+
+impl Drop for Stoppable {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+fn locked(running: &Mutex<Option<Running>>) -> MutexGuard<'_, Option<Running>> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn taken(running: &Mutex<Option<Running>>) -> Option<Running> {
+    locked(running).take()
 }
 
 pub(super) struct Kept {
@@ -127,13 +207,14 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         // Without a record behind it there is no deadline, and no recording either.
         let deadline = running.deadline().unwrap_or_else(Instant::now);
         Self {
+            attempt: Stoppable::new(running, deadline),
             deadline: Box::pin(sleep_until(deadline)),
             body: Box::pin(body),
             kept,
             head,
             settings,
-            running,
             live: None,
+            ahead: None,
             is_polled: false,
         }
     }
@@ -141,13 +222,33 @@ impl<B: Body<Data = Bytes>> Recording<B> {
     /// Duplicates may attach from now on. Whoever reads on sends what it reads.
     pub(super) fn share(&mut self, sender: LiveSender<B>, live: LiveAnswer) {
         self.live = Some(sender);
-        self.running.share(live);
+        self.attempt.share(live);
+    }
+
+    /// Sends what is there at once: who asks for the body first finds it beside the head.
+    pub(super) fn send_ahead(&mut self) {
+        let Poll::Ready(polled) = self.poll(&mut Context::from_waker(Waker::noop())) else {
+            return;
+        };
+        match (polled, &self.live) {
+            (Polled::Frame(Some(Ok(frame))), Some(live))
+                if frame.is_data() && self.kept.keep(&frame) =>
+            {
+                if let Ok(data) = frame.into_data() {
+                    live.send(data);
+                }
+            }
+            (polled, _) => self.ahead = Some(polled),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Polled<B::Error>> {
+        if let Some(polled) = self.ahead.take() {
+            return Poll::Ready(polled);
+        }
         self.is_polled = true;
         let body = self.body.as_mut();
-        let polled = self.running.within(|| body.poll_frame(cx));
+        let polled = self.attempt.within(|| body.poll_frame(cx));
         self.is_polled = false;
         match polled {
             Poll::Ready(frame) => Poll::Ready(Polled::Frame(frame)),
@@ -173,11 +274,11 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         })
     }
 
-    /// The deadline has come: the body is dropped, and what is left counts as crashed.
-    fn without_body(self) -> Running {
-        let Self { body, running, .. } = self;
-        running.within(|| drop(body));
-        running
+    /// The deadline has come: the body is dropped.
+    fn without_body(self) -> Stoppable {
+        let Self { body, attempt, .. } = self;
+        attempt.within(|| drop(body));
+        attempt
     }
 
     /// Reads to the end, or until it is too large to be kept.
@@ -185,7 +286,7 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         let mut trailers = None;
         let (verdict, came_to) = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Polled::Deadline => return self.without_body().crash("deadline").await,
+                Polled::Deadline => return self.without_body().stop().await,
                 Polled::Frame(None) => break (self.verdict(false), CameTo::End),
                 Polled::Frame(Some(Err(error))) => {
                     break (self.verdict(true), CameTo::Failure(error));
@@ -200,7 +301,7 @@ impl<B: Body<Data = Bytes>> Recording<B> {
                 },
             }
         };
-        self.running.end(verdict).await;
+        self.attempt.end(verdict).await;
         if let Some(live) = self.live {
             live.end(match came_to {
                 CameTo::End | CameTo::Deadline => trailers.map(Unshared::Trailers),
@@ -216,15 +317,15 @@ const TOO_LARGE: Verdict = Verdict::Final(Outcome::NotReplayable(NotReplayable::
 impl<B: Body<Data = Bytes, Error: Send> + Send + 'static> Recording<B> {
     /// Reads what is left on a task of the runtime.
     pub fn spawn(self) {
-        let runtime = self.running.runtime().clone();
-        runtime.spawn(self.read_on());
+        let runtime = self.attempt.runtime.clone();
+        runtime.spawn(self.read_on().in_current_span());
     }
 }
 
 impl<B: Body<Data = Bytes> + 'static> Recording<B> {
     /// Reads what is left on a task of this thread.
     pub fn spawn_local(self) {
-        tokio::task::spawn_local(self.read_on());
+        tokio::task::spawn_local(self.read_on().in_current_span());
     }
 }
 
@@ -242,10 +343,10 @@ impl<B: Body<Data = Bytes>> FlowingBody<B> {
         else {
             return;
         };
-        let runtime = recording.running.runtime().clone();
+        let runtime = recording.attempt.runtime.clone();
         if let CameTo::Deadline = came_to {
             self.state = State::Ending {
-                stored: Mutex::new(Box::pin(recording.without_body().crash("deadline"))),
+                stored: Mutex::new(Box::pin(recording.without_body().stop())),
                 runtime,
                 next: Next::CutOff,
             };
@@ -257,7 +358,7 @@ impl<B: Body<Data = Bytes>> FlowingBody<B> {
             CameTo::End | CameTo::Deadline => (recording.verdict(false), Next::End),
         };
         self.state = State::Ending {
-            stored: Mutex::new(Box::pin(recording.running.end(verdict))),
+            stored: Mutex::new(Box::pin(recording.attempt.end(verdict))),
             runtime,
             next,
         };

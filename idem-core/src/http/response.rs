@@ -133,6 +133,7 @@ impl<B: Body<Data = Bytes>> FlowingResponse<B> {
             None => CapturedBody::flowing(FlowingBody::new(recording, read_on)),
             Some((sender, first, live)) => {
                 recording.share(sender, live);
+                recording.send_ahead();
                 read_on(recording);
                 CapturedBody::first(first)
             }

@@ -89,10 +89,13 @@ impl HttpSettings {
     /// is answered for with problem+json. It runs on the server's thread and must not block.
     ///
     /// An envelope as Stripe has it. Its clients raise their `IdempotencyError` for a 400 of this
-    /// `type`, and an error of the API for a 409, which they retry:
+    /// `type`, and an error of the API for a 409. They retry a 409 a few times within some seconds, and
+    /// do not look at `Retry-After`: with them take `in_flight = "wait 5s"`, or longer, where a handler
+    /// takes longer than a second. The crates `bytes`, `http` and `serde_json` are yours to add:
     ///
     /// ```
-    /// use idem_core::http::{HttpSettings, Problem, ProblemKind};
+    /// # use idem_core as idem;
+    /// use idem::http::{HttpSettings, Problem, ProblemKind};
     /// # use bytes::Bytes;
     /// # use http::{Response, StatusCode};
     ///
@@ -141,7 +144,8 @@ impl HttpSettings {
     /// The flat error of the Agentic Commerce Protocol (ACP), with the codes that it names for keys:
     ///
     /// ```
-    /// use idem_core::http::{HttpSettings, Problem, ProblemKind};
+    /// # use idem_core as idem;
+    /// use idem::http::{HttpSettings, Problem, ProblemKind};
     /// # use bytes::Bytes;
     /// # use http::Response;
     ///

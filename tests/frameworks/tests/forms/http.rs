@@ -1,11 +1,15 @@
 //! Functions of a request, apart from what the contract's suite shows.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{Request, Response};
-use http_body_util::{Full, Limited, StreamBody};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use idem::Engine;
 use idem::http::HttpSettings;
 use idem::http::idempotent;
@@ -86,4 +90,65 @@ async fn a_body_over_another_limit_is_413() {
     let body = StreamBody::new(futures_util::stream::iter(frames));
     let body = Limited::new(body, 10);
     assert_eq!(length(request.body(body).unwrap()).await.status(), 413);
+}
+
+type Trickle = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
+
+/// Its first answer begins, and does not end.
+#[idempotent(
+    key = header("Idempotency-Key"), ttl = "1h", deadline = "1m", in_flight = "wait",
+    name = "tests.http.trickle", engine = ENGINE
+)]
+async fn trickle(_: Request<Bytes>) -> Response<Trickle> {
+    let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"first"))) });
+    Response::new(StreamBody::new(match idem::attempt().number() {
+        1 => Box::pin(first.chain(stream::pending())),
+        _ => Box::pin(first),
+    }))
+}
+
+/// Nobody asks for its rest, so that nobody sees that the body takes too long but its attempt.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_holds_no_key_past_the_deadline() {
+    for asks_once in [false, true] {
+        let key = format!("asks-once-{asks_once}");
+        let request = || {
+            let request = Request::post("/").header("idempotency-key", &key);
+            request.body(Full::new(Bytes::new())).unwrap()
+        };
+        let mut stalled = trickle(request()).await.into_body();
+        if asks_once {
+            stalled.frame().await.unwrap().unwrap();
+        }
+        let retry = trickle(request()).await;
+        assert!(!retry.headers().contains_key("idempotent-replayed"));
+        let retry = retry.into_body().collect().await.unwrap();
+        assert_eq!(retry.to_bytes(), "first");
+        // Who asks at last is told.
+        let rest = stalled.collect().await;
+        assert!(rest.is_err());
+        let replay = trickle(request()).await;
+        assert!(replay.headers().contains_key("idempotent-replayed"));
+    }
+}
+
+#[idempotent(
+    key = header("Idempotency-Key"), ttl = "1h", in_flight = "attach",
+    name = "tests.http.shared", engine = ENGINE
+)]
+async fn shared(_: Request<Bytes>) -> Response<Trickle> {
+    let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"first"))) });
+    Response::new(StreamBody::new(Box::pin(first.chain(stream::pending()))))
+}
+
+#[tokio::test]
+async fn what_is_there_at_once_goes_out_beside_the_head() {
+    let request = Request::post("/").header("idempotency-key", "at-once");
+    let request = request.body(Full::new(Bytes::new())).unwrap();
+    let mut body = shared(request).await.into_body();
+    let first = body.frame().now_or_never();
+    assert_eq!(
+        first.unwrap().unwrap().unwrap().into_data().unwrap(),
+        "first"
+    );
 }
