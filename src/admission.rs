@@ -160,7 +160,7 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
             parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
         }
     };
-    let refusals = Refusals::to(request, engine.clone());
+    let refusals = Refusals::to(request, engine.clone(), plan.policy.runs_again());
     let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)
         .map_err(|error| refusals.error(&error))?;
     if plan.fingerprint.is_none() {

@@ -359,9 +359,10 @@ fn unanswered<B: Body<Data = Bytes>>(
     refusals: &Refusals,
 ) -> Response<CapturedBody<B>> {
     buffered(match error {
-        ExecutionError::NotRun(error) | ExecutionError::Stopped(error) => refusals.error(error),
+        ExecutionError::NotRun(error) => refusals.error(error),
+        ExecutionError::Stopped(error) => refusals.crashed(Problem::from(error)),
         // The panic's message has gone to the panic hook, and is not for clients.
-        ExecutionError::Panicked(_) => refusals.problem(Problem::crashed()),
+        ExecutionError::Panicked(_) => refusals.crashed(Problem::crashed()),
     })
 }
 

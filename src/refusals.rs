@@ -14,6 +14,8 @@ use crate::captured_request::CapturedRequest;
 #[derive(Clone)]
 pub(crate) struct Refusals {
     engine: Engine,
+    /// Whether a crash is followed by another run.
+    runs_again: bool,
     /// Kept only where a renderer may ask for it.
     head: Option<Arc<Head>>,
 }
@@ -35,7 +37,7 @@ impl Head {
 }
 
 impl Refusals {
-    pub(crate) fn to(request: &impl CapturedRequest, engine: Engine) -> Self {
+    pub(crate) fn to(request: &impl CapturedRequest, engine: Engine, runs_again: bool) -> Self {
         let head = engine.http().renders_refusals().then(|| {
             let identity = request.identity();
             Arc::new(Head {
@@ -44,7 +46,11 @@ impl Refusals {
                 headers: identity.headers.clone(),
             })
         });
-        Self { engine, head }
+        Self {
+            engine,
+            runs_again,
+            head,
+        }
     }
 
     pub(crate) const fn engine(&self) -> &Engine {
@@ -60,6 +66,14 @@ impl Refusals {
             Some(head) => problem.into_response_to(&head.identity(), self.settings()),
             None => problem.into_response(self.settings()),
         }
+    }
+
+    /// The attempt ended without an outcome.
+    pub(crate) fn crashed(&self, problem: Problem) -> Response<Bytes> {
+        self.problem(match self.runs_again {
+            true => problem,
+            false => problem.not_run_again(),
+        })
     }
 
     /// Another attempt is running.

@@ -119,6 +119,12 @@ impl Policy {
         self
     }
 
+    /// Whether a crash is followed by another run.
+    #[doc(hidden)]
+    pub fn runs_again(&self) -> bool {
+        self.on_crash == OnCrash::Rerun
+    }
+
     pub(crate) const fn body_limit(&self) -> Duration {
         match self.deadline {
             Some(deadline) => deadline,

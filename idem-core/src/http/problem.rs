@@ -185,6 +185,9 @@ pub struct Problem {
     pub detail: String,
     /// When a retry makes sense.
     pub retry_after: Option<Duration>,
+    /// Whether a retry can get another answer: [`ProblemKind::is_retryable`], but for an attempt that
+    /// ended without an outcome under `on_crash = "refuse"`.
+    pub retryable: bool,
 }
 
 impl Problem {
@@ -194,6 +197,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             retry_after: None,
+            retryable: kind.is_retryable(),
         }
     }
 
@@ -203,6 +207,15 @@ impl Problem {
             ProblemKind::Crashed,
             "the request failed while it was executed, and may have had an effect; a retry with the same key runs it again or is refused, as the operation says",
         )
+    }
+
+    /// The same of an attempt that ended without an outcome, where a crash is followed by no other run.
+    #[must_use]
+    pub fn not_run_again(mut self) -> Self {
+        self.detail = "the request failed while it was executed, and may have had an effect; it is not run again until somebody has said what happened".to_owned();
+        self.retry_after = None;
+        self.retryable = false;
+        self
     }
 
     /// The handler panicked in a transaction.
@@ -231,6 +244,7 @@ impl Problem {
             kind: ProblemKind::Unsettled,
             detail: UNSETTLED.to_owned(),
             retry_after: Some(STORE_RETRY_AFTER),
+            retryable: true,
         }
     }
 
@@ -286,6 +300,7 @@ impl From<&Error> for Problem {
             kind,
             detail,
             retry_after,
+            retryable: kind.is_retryable(),
         }
     }
 }

@@ -36,7 +36,7 @@ impl Problem {
         let mut response = rendered.unwrap_or_else(|| self.as_problem_json(settings));
         response.extensions_mut().insert(self.kind);
         let hints = &settings.retry_hints;
-        hints.of_refusal(response.headers_mut(), self.kind.is_retryable());
+        hints.of_refusal(response.headers_mut(), self.retryable);
         response
     }
 
@@ -47,7 +47,7 @@ impl Problem {
             "title": title,
             "status": status.as_u16(),
             "detail": self.detail,
-            "retryable": self.kind.is_retryable(),
+            "retryable": self.retryable,
         });
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;

@@ -152,3 +152,28 @@ async fn what_is_there_at_once_goes_out_beside_the_head() {
         "first"
     );
 }
+
+#[idempotent(
+    key = header("Idempotency-Key"), ttl = "1h", on_crash = "refuse", deadline = "50ms",
+    name = "tests.http.refusing", engine = ENGINE
+)]
+async fn refusing(request: Request<Bytes>) -> Response<Full<Bytes>> {
+    match &request.body()[..] {
+        b"panic" => panic!("as asked"),
+        _ => std::future::pending().await,
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_run_again_says_so_at_once() {
+    for body in ["panic", "hang"] {
+        let request = Request::post("/").header("idempotency-key", body);
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let response = refusing(request).await;
+        assert!(response.status().is_server_error());
+        assert!(!response.headers().contains_key("retry-after"));
+        let problem = response.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap();
+        assert_eq!(problem["retryable"], false, "{problem}");
+    }
+}
