@@ -286,7 +286,11 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         let mut trailers = None;
         let (verdict, came_to) = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Polled::Deadline => return self.without_body().stop().await,
+                Polled::Deadline => {
+                    // Everybody is cut off when the attempt has been given up.
+                    let _live = self.live.take();
+                    return self.without_body().stop().await;
+                }
                 Polled::Frame(None) => break (self.verdict(false), CameTo::End),
                 Polled::Frame(Some(Err(error))) => {
                     break (self.verdict(true), CameTo::Failure(error));

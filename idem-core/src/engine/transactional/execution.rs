@@ -94,10 +94,10 @@ impl<D: Transactional> Execution<D> {
         let clock = observe::clock();
         let limit = call.policy.body_limit();
         let deadline = attempt.deadline().unwrap_or_else(|| after(limit));
-        let body = AssertUnwindSafe(async { body(transaction).await }).catch_unwind();
         // At the deadline the transaction is dropped with it.
-        let body = timeout_at(deadline, CURRENT.scope(attempt.clone(), body));
-        let mut body = Box::pin(body);
+        let body = async { timeout_at(deadline, body(transaction)).await };
+        let body = AssertUnwindSafe(body).catch_unwind();
+        let mut body = Box::pin(CURRENT.scope(attempt.clone(), body));
         let ended = tokio::select! {
             biased;
             ended = &mut body => ended,
@@ -112,8 +112,7 @@ impl<D: Transactional> Execution<D> {
         attempt.end();
         let (transaction, verdict, writes, value) = match ended {
             Ok(Ok(ended)) => ended,
-            Err(_) => {
-                drop(body);
+            Ok(Err(_)) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "deadline");
                 return Ok(Ended::Refused(Error::DeadlineExceeded {
@@ -121,7 +120,7 @@ impl<D: Transactional> Execution<D> {
                     rolled_back: true,
                 }));
             }
-            Ok(Err(panic)) => {
+            Err(panic) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "panic");
                 return Err(panic);
