@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
+use http::StatusCode;
 use http_body_util::BodyExt;
 use idem::Engine;
 use idem::conformance::faults::{FaultyStore, Method};
@@ -36,7 +37,7 @@ fn streamed(kind: &str) -> Body {
             });
             Body::from_stream(first.chain(panics))
         }
-        _ => Body::empty(),
+        _ => Body::from_stream(first.chain(stream::repeat(Ok(Bytes::from_static(b"more "))))),
     }
 }
 
@@ -76,6 +77,23 @@ async fn first_part(response: &mut Response) -> Bytes {
 
 async fn text(response: Response) -> Bytes {
     response.collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_whose_client_reads_no_more_ends_at_its_deadline() {
+    for kind in ["hangs", "goes on"] {
+        let (store, _, router) = service();
+        let mut first = call(&router, "/streams", kind).await;
+        assert_eq!(first_part(&mut first).await, "first ");
+        tokio::time::sleep(DEADLINE * 2).await;
+        assert_eq!(store.calls(Method::Abandon), 1, "{kind}");
+        let retry = call(&router, "/streams", kind).await;
+        assert_eq!(retry.status(), StatusCode::OK, "{kind}");
+        assert_eq!(text(retry).await, "attempt 2");
+        // Nothing of the first is given on: another attempt has answered.
+        assert!(first.frame().await.unwrap().is_err(), "{kind}");
+        assert!(first.frame().await.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]
