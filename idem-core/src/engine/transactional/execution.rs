@@ -110,11 +110,21 @@ impl<D: Transactional> Execution<D> {
         };
         observe::body_took(&call.operation, &clock);
         attempt.end();
+        let settling = Settling {
+            engine,
+            call,
+            database,
+            claim,
+        };
+        let Settling { engine, call, .. } = &settling;
         let (transaction, verdict, writes, value) = match ended {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "deadline");
+                // What was dropped is rolled back behind its last statement: a retry that comes at once
+                // would find it in flight.
+                let _ = settling.find_out(&Bytes::new(), None).await;
                 return Ok(Ended::Refused(Error::DeadlineExceeded {
                     after: limit,
                     rolled_back: true,
@@ -128,15 +138,9 @@ impl<D: Transactional> Execution<D> {
         };
         let settlement = match attempt.is_released() {
             true => Settlement::Release,
-            false => Settlement::of(verdict, &call, &engine),
+            false => Settlement::of(verdict, call, engine),
         };
         let attempt = attempt.number();
-        let settling = Settling {
-            engine,
-            call,
-            database,
-            claim,
-        };
         let Settlement::Complete(outcome) = settlement else {
             settling.roll_back(transaction).await;
             return Ok(Ended::Value(value));
