@@ -111,7 +111,8 @@ impl Policy {
     /// How long one attempt's body may take, its response's body included: the ttl unless given.
     /// Then the body is dropped, the attempt counts as crashed (in a transaction everything is rolled
     /// back), and the call ends with [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded). A body
-    /// that blocks its thread cannot be stopped. At most [`Policy::MAX`], to which others are cut; with
+    /// that blocks its thread cannot be stopped. A response whose client reads no more is given up in
+    /// time, and dropped when the client reads again or goes. At most [`Policy::MAX`], to which others are cut; with
     /// zero, calls are refused. An unprotected run has no deadline.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {

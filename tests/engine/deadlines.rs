@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use idem::conformance::faults::Method;
-use idem::{Engine, Error, OnCrash, PolicyError};
+use idem::{Begun, Engine, Error, ExecutionError, OnCrash, PolicyError};
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
 
@@ -101,6 +101,38 @@ async fn a_deadline_of_zero_is_refused() {
         refused,
         Err(Error::Policy(PolicyError::DeadlineIsZero))
     ));
+}
+
+/// Panics when it is dropped.
+struct Fragile;
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("it is not to be dropped half-way");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_when_it_is_stopped_is_a_panic_of_the_body() {
+    let store = faulty();
+    let operation = operation(&store).deadline(DEADLINE);
+    let keyed = operation.keyed(idem::Key::of("k")).unwrap();
+    let Begun::Execute(execution) = keyed.begin(request()).await.unwrap() else {
+        panic!("nobody has claimed it");
+    };
+    let ended = execution.drive(async {
+        let _fragile = Fragile;
+        std::future::pending::<(idem::Verdict, ())>().await
+    });
+    let ended = ended.await;
+    assert!(
+        matches!(ended, Err(ExecutionError::Panicked(_))),
+        "{ended:?}"
+    );
+    assert_eq!(store.calls(Method::Abandon), 1);
+    assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
 }
 
 #[test]

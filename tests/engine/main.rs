@@ -15,3 +15,4 @@ mod leases;
 mod outages;
 mod policies;
 mod runtimes;
+mod streams;

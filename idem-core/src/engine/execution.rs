@@ -25,7 +25,7 @@ use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
-use crate::outcome::Verdict;
+use crate::outcome::{Outcome, Verdict};
 #[cfg(feature = "http")]
 use crate::policy::InFlight;
 use crate::record::{Change, Token};
@@ -282,9 +282,10 @@ impl Execution {
         let clock = observe::clock();
         let deadline = claimed.lease.begin();
         let limit = claimed.call().policy.body_limit();
+        // At the deadline it has been dropped when this is over, and a panic there is the body's, too.
+        let body = async move { timeout_at(deadline, body).await };
         let body = AssertUnwindSafe(body).catch_unwind();
-        // At the deadline it has been dropped when this is over.
-        let ended = timeout_at(deadline, CURRENT.scope(attempt, body)).await;
+        let ended = CURRENT.scope(attempt, body).await;
         let running = Running {
             execution: self,
             clock,
@@ -295,11 +296,11 @@ impl Execution {
                 Ok(value)
             }
             Ok(Ok(Driven::Flows(value))) => Ok(value.begin(running)),
-            Ok(Err(panic)) => {
+            Err(panic) => {
                 running.crash("panic").await;
                 Err(ExecutionError::Panicked(panic))
             }
-            Err(_) => {
+            Ok(Err(_)) => {
                 running.crash("deadline").await;
                 Err(ExecutionError::Stopped(Error::DeadlineExceeded {
                     after: limit,
@@ -432,12 +433,16 @@ impl Running {
         attempt.end();
         let call = claimed.call();
         observe::body_took(&call.operation, &self.clock);
+        let is_whole = matches!(verdict, Verdict::Final(Outcome::Response(_)));
         let settlement = match attempt.is_released() {
             true => Settlement::Release,
             false => Settlement::of(verdict, call, &claimed.engine),
         };
         if matches!(settlement, Settlement::Abandon) {
             observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
+        }
+        if !is_whole || !matches!(settlement, Settlement::Complete(_)) {
+            claimed.flight.unshare();
         }
         self.execution.settlement = settlement;
         self.execution.settle().await;
@@ -448,6 +453,7 @@ impl Running {
         if let Some(claimed) = &self.execution.claimed {
             let call = claimed.call();
             claimed.lease.end();
+            claimed.flight.unshare();
             observe::body_took(&call.operation, &self.clock);
             observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
         }
@@ -515,6 +521,7 @@ impl Drop for Execution {
         }
         lease.end();
         if !matches!(self.settlement, Settlement::Complete(_)) {
+            claimed.flight.unshare();
             // What is given up is not renewed.
             lease.give_up();
             lease.stop_renewing();

@@ -315,6 +315,11 @@ impl FlightGuard {
         self.flight.ended.notify_waiters();
     }
 
+    /// Nobody attaches any more: the answer breaks off.
+    pub(super) fn unshare(&self) {
+        self.flight.held().live = None;
+    }
+
     pub(crate) fn end(self, ending: Ending) {
         // The drop below sees what is set here.
         let _ = self.flight.ending.set(ending);

@@ -1,14 +1,14 @@
 //! Response bodies whose length is not known when they begin: they flow to the first caller as they
 //! come, and are kept beside it until they have ended whole. Until then the attempt runs.
 //!
-//! Nobody reads ahead of the caller. When the caller goes away, the rest is read on a task of the
-//! attempt's own. The end of the body is passed on when the outcome is stored, so that who has seen
-//! it finds a replay.
+//! Nobody reads ahead of the caller. One who reads no more polls nothing, so the deadline has a watcher.
+//! When the caller goes away, the rest is read on a task of the attempt's own. The end of the body is
+//! passed on when the outcome is stored, so that who has seen it finds a replay.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -16,11 +16,11 @@ use futures_util::future::BoxFuture;
 use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument;
 
 use super::body_error::{CapturedBodyError, Given, ResponseCutOff, of_body};
+use super::held::Held;
 use super::live::{LiveSender, Unshared};
 use super::settings::HttpSettings;
 use super::stored::store;
@@ -65,7 +65,7 @@ pub struct Recording<B: Body<Data = Bytes>> {
     kept: Kept,
     head: Parts,
     settings: HttpSettings,
-    attempt: Stoppable,
+    attempt: Held,
     /// Resolves when the body is stopped.
     deadline: Pin<Box<Sleep>>,
     /// Where duplicates may attach.
@@ -74,81 +74,6 @@ pub struct Recording<B: Body<Data = Bytes>> {
     ahead: Option<Polled<B::Error>>,
     /// The body is being polled: if it panics there, it is not polled again.
     is_polled: bool,
-}
-
-/// The attempt of a body, which ends at its deadline also where nobody asks for more of the body: a
-/// client that does not read holds no key.
-struct Stoppable {
-    running: Arc<Mutex<Option<Running>>>,
-    runtime: Handle,
-    watch: AbortHandle,
-}
-
-impl Stoppable {
-    fn new(running: Running, deadline: Instant) -> Self {
-        let runtime = running.runtime().clone();
-        let running = Arc::new(Mutex::new(Some(running)));
-        let watched = Arc::downgrade(&running);
-        let watch = runtime.spawn(async move {
-            sleep_until(deadline).await;
-            let running = watched.upgrade().and_then(|running| taken(&running));
-            if let Some(running) = running {
-                running.crash("deadline").await;
-            }
-        });
-        Self {
-            running,
-            runtime,
-            watch: watch.abort_handle(),
-        }
-    }
-
-    fn share(&self, live: LiveAnswer) {
-        if let Some(running) = &*locked(&self.running) {
-            running.share(live);
-        }
-    }
-
-    fn within<R>(&self, part: impl FnOnce() -> R) -> R {
-        let attempt = locked(&self.running).as_ref().and_then(Running::attempt);
-        match attempt {
-            Some(attempt) => CURRENT.sync_scope(attempt, part),
-            None => part(),
-        }
-    }
-
-    /// Ends the attempt, unless it was stopped.
-    fn end(self, verdict: Verdict) -> impl Future<Output = ()> + Send {
-        let running = taken(&self.running);
-        async move {
-            if let Some(running) = running {
-                running.end(verdict).await;
-            }
-        }
-    }
-
-    fn stop(self) -> impl Future<Output = ()> + Send {
-        let running = taken(&self.running);
-        async move {
-            if let Some(running) = running {
-                running.crash("deadline").await;
-            }
-        }
-    }
-}
-
-impl Drop for Stoppable {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-fn locked(running: &Mutex<Option<Running>>) -> MutexGuard<'_, Option<Running>> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn taken(running: &Mutex<Option<Running>>) -> Option<Running> {
-    locked(running).take()
 }
 
 pub(super) struct Kept {
@@ -207,7 +132,7 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         // Without a record behind it there is no deadline, and no recording either.
         let deadline = running.deadline().unwrap_or_else(Instant::now);
         Self {
-            attempt: Stoppable::new(running, deadline),
+            attempt: Held::new(running),
             deadline: Box::pin(sleep_until(deadline)),
             body: Box::pin(body),
             kept,
@@ -222,7 +147,9 @@ impl<B: Body<Data = Bytes>> Recording<B> {
     /// Duplicates may attach from now on. Whoever reads on sends what it reads.
     pub(super) fn share(&mut self, sender: LiveSender<B>, live: LiveAnswer) {
         self.live = Some(sender);
-        self.attempt.share(live);
+        if let Some(running) = &*self.attempt.lock() {
+            running.share(live);
+        }
     }
 
     /// Sends what is there at once: who asks for the body first finds it beside the head.
@@ -246,11 +173,19 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         if let Some(polled) = self.ahead.take() {
             return Poll::Ready(polled);
         }
+        let running = self.attempt.lock();
+        let Some(attempt) = running.as_ref().and_then(Running::attempt) else {
+            return Poll::Ready(Polled::Deadline);
+        };
         self.is_polled = true;
         let body = self.body.as_mut();
-        let polled = self.attempt.within(|| body.poll_frame(cx));
+        let polled = CURRENT.sync_scope(attempt, || body.poll_frame(cx));
         self.is_polled = false;
         match polled {
+            // A body that is always ready has a deadline, too.
+            Poll::Ready(Some(Ok(_))) if Instant::now() >= self.deadline.deadline() => {
+                Poll::Ready(Polled::Deadline)
+            }
             Poll::Ready(frame) => Poll::Ready(Polled::Frame(frame)),
             Poll::Pending => {
                 ready!(self.deadline.as_mut().poll(cx));
@@ -274,19 +209,31 @@ impl<B: Body<Data = Bytes>> Recording<B> {
         })
     }
 
-    /// The deadline has come: the body is dropped.
-    fn without_body(self) -> Stoppable {
+    /// The deadline has come: the body is dropped, and what is left counts as crashed.
+    fn stop(self) -> BoxFuture<'static, ()> {
         let Self { body, attempt, .. } = self;
-        attempt.within(|| drop(body));
-        attempt
+        let Some(running) = attempt.take() else {
+            drop(body);
+            return Box::pin(attempt.given_up());
+        };
+        match running.attempt() {
+            Some(attempt) => CURRENT.sync_scope(attempt, || drop(body)),
+            None => drop(body),
+        }
+        Box::pin(running.crash("deadline"))
     }
 
     /// Reads to the end, or until it is too large to be kept.
     async fn read_on(mut self) {
+        self.attempt.unwatch();
         let mut trailers = None;
         let (verdict, came_to) = loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Polled::Deadline => return self.without_body().stop().await,
+                Polled::Deadline => {
+                    // Everybody is cut off when the attempt has been given up.
+                    let _live = self.live.take();
+                    return self.stop().await;
+                }
                 Polled::Frame(None) => break (self.verdict(false), CameTo::End),
                 Polled::Frame(Some(Err(error))) => {
                     break (self.verdict(true), CameTo::Failure(error));
@@ -301,7 +248,9 @@ impl<B: Body<Data = Bytes>> Recording<B> {
                 },
             }
         };
-        self.attempt.end(verdict).await;
+        if let Some(running) = self.attempt.take() {
+            running.end(verdict).await;
+        }
         if let Some(live) = self.live {
             live.end(match came_to {
                 CameTo::End | CameTo::Deadline => trailers.map(Unshared::Trailers),
@@ -317,7 +266,7 @@ const TOO_LARGE: Verdict = Verdict::Final(Outcome::NotReplayable(NotReplayable::
 impl<B: Body<Data = Bytes, Error: Send> + Send + 'static> Recording<B> {
     /// Reads what is left on a task of the runtime.
     pub fn spawn(self) {
-        let runtime = self.attempt.runtime.clone();
+        let runtime = self.attempt.runtime().clone();
         runtime.spawn(self.read_on().in_current_span());
     }
 }
@@ -330,7 +279,9 @@ impl<B: Body<Data = Bytes> + 'static> Recording<B> {
 }
 
 impl<B: Body<Data = Bytes>> FlowingBody<B> {
-    pub(super) fn new(recording: Recording<B>, read_on: fn(Recording<B>)) -> Self {
+    pub(super) fn new(mut recording: Recording<B>, read_on: fn(Recording<B>)) -> Self {
+        let deadline = recording.deadline.deadline();
+        recording.attempt.watch(deadline);
         Self {
             state: State::Recorded(Box::new(recording)),
             read_on,
@@ -343,22 +294,26 @@ impl<B: Body<Data = Bytes>> FlowingBody<B> {
         else {
             return;
         };
-        let runtime = recording.attempt.runtime.clone();
-        if let CameTo::Deadline = came_to {
+        let runtime = recording.attempt.runtime().clone();
+        let running = match came_to {
+            CameTo::Deadline => None,
+            _ => recording.attempt.take(),
+        };
+        let Some(running) = running else {
             self.state = State::Ending {
-                stored: Mutex::new(Box::pin(recording.without_body().stop())),
+                stored: Mutex::new(recording.stop()),
                 runtime,
                 next: Next::CutOff,
             };
             return;
-        }
+        };
         let (verdict, next) = match came_to {
             CameTo::TooLong(frame) => (TOO_LARGE, Next::Rest(frame, recording.body)),
             CameTo::Failure(error) => (recording.verdict(true), Next::Failure(error)),
             CameTo::End | CameTo::Deadline => (recording.verdict(false), Next::End),
         };
         self.state = State::Ending {
-            stored: Mutex::new(Box::pin(recording.attempt.end(verdict))),
+            stored: Mutex::new(Box::pin(running.end(verdict))),
             runtime,
             next,
         };

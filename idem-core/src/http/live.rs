@@ -128,6 +128,7 @@ pub(super) struct Follower {
     live: Arc<LiveResponse>,
     next: usize,
     changed: Option<Pin<Box<OwnedNotified>>>,
+    has_ended: bool,
 }
 
 impl Follower {
@@ -136,6 +137,7 @@ impl Follower {
             live,
             next: 0,
             changed: None,
+            has_ended: false,
         }
     }
 
@@ -144,6 +146,9 @@ impl Follower {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, ResponseCutOff>>> {
         loop {
+            if self.has_ended {
+                return Poll::Ready(None);
+            }
             if let Some(changed) = &mut self.changed {
                 ready!(changed.as_mut().poll(cx));
             }
@@ -157,17 +162,19 @@ impl Follower {
                 self.changed = None;
                 return Poll::Ready(Some(Ok(data.clone())));
             }
-            match read.end {
-                Some(End::Whole) => return Poll::Ready(None),
-                Some(End::CutOff) => return Poll::Ready(Some(Err(ResponseCutOff))),
-                None => {}
+            let Some(end) = read.end else {
+                continue;
+            };
+            self.has_ended = true;
+            if let End::CutOff = end {
+                return Poll::Ready(Some(Err(ResponseCutOff)));
             }
         }
     }
 
     pub(super) fn is_at_end(&self) -> bool {
         let read = self.live.read();
-        self.next >= read.frames.len() && matches!(read.end, Some(End::Whole))
+        self.has_ended || (self.next >= read.frames.len() && matches!(read.end, Some(End::Whole)))
     }
 }
 

@@ -11,6 +11,7 @@ mod body;
 mod body_error;
 mod draining;
 mod flowing;
+mod held;
 mod key;
 mod live;
 mod media_type;

@@ -94,10 +94,10 @@ impl<D: Transactional> Execution<D> {
         let clock = observe::clock();
         let limit = call.policy.body_limit();
         let deadline = attempt.deadline().unwrap_or_else(|| after(limit));
-        let body = AssertUnwindSafe(async { body(transaction).await }).catch_unwind();
         // At the deadline the transaction is dropped with it.
-        let body = timeout_at(deadline, CURRENT.scope(attempt.clone(), body));
-        let mut body = Box::pin(body);
+        let body = async { timeout_at(deadline, body(transaction)).await };
+        let body = AssertUnwindSafe(body).catch_unwind();
+        let mut body = Box::pin(CURRENT.scope(attempt.clone(), body));
         let ended = tokio::select! {
             biased;
             ended = &mut body => ended,
@@ -110,18 +110,27 @@ impl<D: Transactional> Execution<D> {
         };
         observe::body_took(&call.operation, &clock);
         attempt.end();
+        let settling = Settling {
+            engine,
+            call,
+            database,
+            claim,
+        };
+        let Settling { engine, call, .. } = &settling;
         let (transaction, verdict, writes, value) = match ended {
             Ok(Ok(ended)) => ended,
-            Err(_) => {
-                drop(body);
+            Ok(Err(_)) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "deadline");
+                // What was dropped is rolled back behind its last statement: a retry that comes at once
+                // would find it in flight.
+                let _ = settling.find_out(&Bytes::new(), None).await;
                 return Ok(Ended::Refused(Error::DeadlineExceeded {
                     after: limit,
                     rolled_back: true,
                 }));
             }
-            Ok(Err(panic)) => {
+            Err(panic) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "panic");
                 return Err(panic);
@@ -129,15 +138,9 @@ impl<D: Transactional> Execution<D> {
         };
         let settlement = match attempt.is_released() {
             true => Settlement::Release,
-            false => Settlement::of(verdict, &call, &engine),
+            false => Settlement::of(verdict, call, engine),
         };
         let attempt = attempt.number();
-        let settling = Settling {
-            engine,
-            call,
-            database,
-            claim,
-        };
         let Settlement::Complete(outcome) = settlement else {
             settling.roll_back(transaction).await;
             return Ok(Ended::Value(value));

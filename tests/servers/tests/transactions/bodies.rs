@@ -201,3 +201,34 @@ async fn sqlite_a_connection_whose_transaction_was_rolled_back_under_it_is_fit_f
         assert_eq!(booked.unwrap(), 2);
     }
 }
+
+#[tokio::test]
+async fn postgres_a_statement_under_way_is_over_when_the_deadline_is_answered() {
+    let (_server, pool) = postgres(2).await;
+    let stopped: Result<i64, Error> = operation()
+        .deadline(std::time::Duration::from_secs(1))
+        .transaction(&pool)
+        .run("k", request(), |mut tx| async move {
+            raw_sql("INSERT INTO entries VALUES ('first', 1); SELECT pg_sleep(3)")
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+            (tx, Ok(1))
+        })
+        .await;
+    let is_rolled_back = matches!(
+        stopped,
+        Err(Error::DeadlineExceeded {
+            rolled_back: true,
+            ..
+        })
+    );
+    assert!(is_rolled_back, "{stopped:?}");
+    // For who does not wait, either.
+    let next: Result<i64, Error> = operation()
+        .transaction(&pool)
+        .run("k", request(), |tx| async move { (tx, Ok(2)) })
+        .await;
+    assert_eq!(next.unwrap(), 2);
+    assert_eq!(count!(&pool, "entries"), 0);
+}
