@@ -15,8 +15,8 @@ use idem_core::http::{
     replay_under,
 };
 use idem_core::{
-    Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable, Outcome,
-    Settings, Verdict,
+    AfterCrash, Engine, Error, Fingerprint, Key, KeyError, KeyPart, KeyRequest, NotReplayable,
+    Outcome, Settings, Verdict,
 };
 use serde::{Serialize, Serializer};
 
@@ -185,10 +185,11 @@ pub(crate) fn replayed_response(
 }
 
 /// The problem of a body that panicked. What it said has gone to the panic hook.
-pub(crate) fn crashed(rolled_back: bool) -> Problem {
-    match rolled_back {
-        true => Problem::rolled_back(),
-        false => Problem::crashed(),
+pub(crate) fn crashed(next: AfterCrash) -> Problem {
+    match next {
+        AfterCrash::RolledBack => Problem::rolled_back(),
+        AfterCrash::RunsAgain => Problem::crashed(),
+        AfterCrash::Refuses => Problem::crashed().not_run_again(),
     }
 }
 

@@ -59,7 +59,9 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use idem_core::http::{HttpSettings, Problem, ProblemKind, RequestIdentity};
-use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict};
+use idem_core::{
+    AfterCrash, Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict,
+};
 use rocket::Catcher;
 use rocket::form::Form;
 use rocket::http::Status;
@@ -381,8 +383,8 @@ impl<Errors> Replayable<Errors> for Reply<'_> {
         Self::refusal(Problem::from(&error), settings.http())
     }
 
-    fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
-        Some(Self::refusal(reply::crashed(rolled_back), settings.http()))
+    fn crashed(settings: &Settings, next: AfterCrash) -> Option<Self> {
+        Some(Self::refusal(reply::crashed(next), settings.http()))
     }
 
     fn keeps_writes(&self, _: &Outcome) -> bool {

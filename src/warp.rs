@@ -63,7 +63,9 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::Body as _;
 use idem_core::http::{Problem, RequestIdentity};
-use idem_core::{Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict};
+use idem_core::{
+    AfterCrash, Engine, Error, Key, KeyError, KeyPart, Outcome, Replayable, Settings, Verdict,
+};
 use serde::{Serialize, Serializer};
 use warp::Filter;
 use warp::filters::path::FullPath;
@@ -293,9 +295,9 @@ impl<Errors> Replayable<Errors> for Reply {
         Self::made(Problem::from(&error).into_response(settings.http()))
     }
 
-    fn crashed(settings: &Settings, rolled_back: bool) -> Option<Self> {
+    fn crashed(settings: &Settings, next: AfterCrash) -> Option<Self> {
         Some(Self::made(
-            reply::crashed(rolled_back).into_response(settings.http()),
+            reply::crashed(next).into_response(settings.http()),
         ))
     }
 

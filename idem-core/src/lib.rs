@@ -62,6 +62,8 @@ pub use record::{
 #[doc(hidden)]
 pub use registry::DeclaredOperation;
 pub use registry::{Location, NameTaken};
+#[doc(hidden)]
+pub use replay::AfterCrash;
 pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
 #[doc(hidden)]
 pub use settings::Settings;

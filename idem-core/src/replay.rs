@@ -19,6 +19,18 @@ pub struct ReleaseErrors;
 #[derive(Clone, Copy, Debug)]
 pub struct StoreErrors;
 
+/// What a crash has left behind, for who retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum AfterCrash {
+    /// Nothing: what the body had written is rolled back.
+    RolledBack,
+    /// A retry runs again.
+    RunsAgain,
+    /// A retry is refused until somebody has said what happened.
+    Refuses,
+}
+
 /// A value of a function that can be stored and given back: `Result<T, E>` with a
 /// [`StorableValue`] and an error that carries [`Error`].
 ///
@@ -63,7 +75,7 @@ pub trait Replayable<Errors>: Sized {
 
     /// The value for a body that panicked, where one can say so. `None` resumes the panic.
     #[doc(hidden)]
-    fn crashed(_settings: &Settings, _rolled_back: bool) -> Option<Self> {
+    fn crashed(_settings: &Settings, _next: AfterCrash) -> Option<Self> {
         None
     }
 

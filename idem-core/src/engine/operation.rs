@@ -20,7 +20,7 @@ use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::policy::{InFlight, Policy};
 use crate::record::{OnCrash, RecordId};
-use crate::replay::{ReleaseErrors, Replayable, StoreErrors};
+use crate::replay::{AfterCrash, ReleaseErrors, Replayable, StoreErrors};
 
 /// One operation and its rules, ready to be called under a key.
 ///
@@ -265,7 +265,11 @@ impl Operation {
                         Err(error)
                     }
                     Err(ExecutionError::Panicked(panic)) => {
-                        let crashed = T::crashed(&self.engine.inner.settings, false);
+                        let next = match self.policy.runs_again() {
+                            true => AfterCrash::RunsAgain,
+                            false => AfterCrash::Refuses,
+                        };
+                        let crashed = T::crashed(&self.engine.inner.settings, next);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
                     }
                 }

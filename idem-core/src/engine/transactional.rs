@@ -25,7 +25,7 @@ use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
 use crate::observe::{self, Decision};
 use crate::outcome::Verdict;
-use crate::replay::{ReleaseErrors, Replayable, StoreErrors};
+use crate::replay::{AfterCrash, ReleaseErrors, Replayable, StoreErrors};
 use crate::transactional::{BegunTransaction, TransactionSource, Transactional, Writes};
 
 mod begin;
@@ -148,7 +148,8 @@ impl<D: Transactional> InTransaction<D> {
                 match Box::pin(execution.drive(judged)).await {
                     Ok(ended) => ended,
                     Err(panic) => {
-                        let crashed = T::crashed(&self.operation.engine.inner.settings, true);
+                        let settings = &self.operation.engine.inner.settings;
+                        let crashed = T::crashed(settings, AfterCrash::RolledBack);
                         return crashed.unwrap_or_else(|| std::panic::resume_unwind(panic));
                     }
                 }

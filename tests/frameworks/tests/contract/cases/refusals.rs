@@ -367,7 +367,7 @@ pub(crate) async fn refusals_have_the_apis_own_shape_and_are_not_kept<F: Framewo
         .server
         .send(post("/panics-and-refuses", "c", "x"))
         .await;
-    expect(&panicked, 500, "crashed", "true");
+    expect(&panicked, 500, "crashed", "false");
     let refused = setup
         .server
         .send(post("/panics-and-refuses", "c", "x"))
