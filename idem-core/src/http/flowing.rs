@@ -102,7 +102,10 @@ impl Kept {
             if self.bytes > self.max_bytes {
                 return false;
             }
-            self.frames.push(data.clone());
+            // Empty frames weigh nothing, and would be kept without a bound.
+            if !data.is_empty() {
+                self.frames.push(data.clone());
+            }
         }
         true
     }

@@ -97,7 +97,9 @@ impl<B: Body<Data = Bytes>> LiveSender<B> {
     }
 
     pub(super) fn send(&self, data: Bytes) {
-        self.live.change(|read| read.frames.push(data));
+        if !data.is_empty() {
+            self.live.change(|read| read.frames.push(data));
+        }
     }
 
     /// The outcome is stored: everybody has the whole body, but for what is not shared.
