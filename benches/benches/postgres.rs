@@ -248,7 +248,7 @@ async fn bare_replay(lines: Lines) {
 
 async fn first_call(store: PostgresStore, claim: Claim) {
     let claimed = store.claim(&claim).await.expect("an answer");
-    assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+    assert_eq!(claimed, Claimed::acquired(1));
     let outcome = vec![7; OUTCOME_BYTES].into();
     let lease = Lease::of(&claim, 1);
     let completed = store.complete(&lease, outcome);

@@ -194,7 +194,7 @@ async fn first_call(store: SqliteStore) {
         RETENTION,
     );
     let claimed = store.claim(&claim).await.expect("an answer");
-    assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+    assert_eq!(claimed, Claimed::acquired(1));
     let outcome = vec![7; OUTCOME_BYTES].into();
     let lease = Lease::of(&claim, 1);
     let completed = store.complete(&lease, outcome);

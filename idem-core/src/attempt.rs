@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::fingerprint::Fingerprint;
 use crate::policy::Policy;
-use crate::record::{Lease, RecordId, Token};
+use crate::record::{Lease, OperationName, RecordId, Token};
 
 /// One run of a body: its number, its lease, and the keys derived from its record.
 #[derive(Clone)]
@@ -310,6 +310,7 @@ impl OwnedLease {
             attempt: self.number,
             duration: policy.lease,
             retention: policy.ttl,
+            operation: OperationName::new(&self.call.operation),
             unbroken: !self.broken.load(Ordering::Acquire) && !self.given_up.load(Ordering::SeqCst),
         }
     }

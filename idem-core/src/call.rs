@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::fingerprint::Fingerprint;
 use crate::policy::Policy;
-use crate::record::{Claim, RecordId};
+use crate::record::{Claim, OperationName, RecordId};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -25,6 +25,7 @@ impl Call {
         Claim {
             on_crash: self.policy.on_crash,
             ask_retention,
+            operation: OperationName::new(&self.operation),
             ..Claim::new(
                 self.id,
                 self.fingerprint,

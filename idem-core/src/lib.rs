@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod fingerprint;
 mod key;
+mod listing;
 mod observe;
 mod outcome;
 mod policy;
@@ -52,12 +53,14 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
+pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
 #[doc(hidden)]
 pub use record::RecordHasher;
 pub use record::{
-    Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, Phase, RecordId, Token,
+    Change, Claim, Claimed, Inspection, Lease, NotARecordId, OnCrash, OperationName, Phase,
+    RecordId, Token,
 };
 #[doc(hidden)]
 pub use registry::DeclaredOperation;

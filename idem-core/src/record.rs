@@ -3,8 +3,9 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::fingerprint::Fingerprint;
@@ -187,6 +188,58 @@ pub enum OnCrash {
     Refuse,
 }
 
+/// The name of an operation as records keep it, for people who look for records: its last 80 bytes,
+/// and all of it where it is no longer. Empty where it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OperationName {
+    length: u8,
+    bytes: [u8; Self::MAX_BYTES],
+}
+
+impl OperationName {
+    /// The longest name that a record keeps whole, in bytes.
+    pub const MAX_BYTES: usize = 80;
+
+    /// Of a record that does not say.
+    pub const UNKNOWN: Self = Self {
+        length: 0,
+        bytes: [0; Self::MAX_BYTES],
+    };
+
+    /// The end of the name, where names that are paths differ.
+    pub fn new(name: &str) -> Self {
+        let mut start = name.len().saturating_sub(Self::MAX_BYTES);
+        while !name.is_char_boundary(start) {
+            start += 1;
+        }
+        let kept = &name.as_bytes()[start..];
+        let mut bytes = [0; Self::MAX_BYTES];
+        bytes[..kept.len()].copy_from_slice(kept);
+        Self {
+            length: kept.len() as u8,
+            bytes,
+        }
+    }
+
+    /// The name. Empty: not known.
+    pub fn as_str(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.length)];
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for OperationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for OperationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
 /// A request for the right to run one attempt.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -207,6 +260,8 @@ pub struct Claim {
     /// Whether a finished record should say how long it is still kept. It costs some stores one
     /// more look.
     pub ask_retention: bool,
+    /// What the record says of its operation.
+    pub operation: OperationName,
 }
 
 impl Claim {
@@ -225,6 +280,7 @@ impl Claim {
             retention,
             on_crash: OnCrash::Rerun,
             ask_retention: false,
+            operation: OperationName::UNKNOWN,
         }
     }
 
@@ -246,6 +302,13 @@ impl Claim {
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// With the name of its operation.
+    #[must_use]
+    pub const fn operation(mut self, operation: OperationName) -> Self {
+        self.operation = operation;
         self
     }
 
@@ -279,6 +342,8 @@ pub struct Lease {
     /// rightfully, and a record that is absent was forgotten by its store, in a failover: a renewal
     /// or a completion creates it again.
     pub unbroken: bool,
+    /// What the record says of its operation.
+    pub operation: OperationName,
 }
 
 impl Lease {
@@ -292,6 +357,7 @@ impl Lease {
             duration: claim.lease,
             retention: claim.retention,
             unbroken: true,
+            operation: claim.operation,
         }
     }
 }
@@ -304,6 +370,9 @@ pub enum Claimed {
     Acquired {
         /// The attempt's number, from 1.
         attempt: u32,
+        /// What the attempts before it have appended with `checkpoint`, and, where the claim's own
+        /// answer was lost, this one. Empty for a first attempt.
+        steps: Bytes,
     },
     /// Another attempt holds the lease.
     InFlight {
@@ -320,11 +389,33 @@ pub enum Claimed {
     /// The record is finished.
     Finished {
         /// The stored outcome, byte for byte.
-        outcome: bytes::Bytes,
+        outcome: Bytes,
         /// How much of the retention is left, by the store's clock. `None` where the claim did
         /// not ask or the store cannot tell.
         retention_left: Option<Duration>,
+        /// When the attempt that finished it was claimed, by the store's clock. `None` where the
+        /// store does not know.
+        claimed_at: Option<SystemTime>,
     },
+}
+
+impl Claimed {
+    /// The right to run an attempt that is handed no steps.
+    pub const fn acquired(attempt: u32) -> Self {
+        Self::Acquired {
+            attempt,
+            steps: Bytes::new(),
+        }
+    }
+
+    /// A finished record.
+    pub const fn finished(outcome: Bytes) -> Self {
+        Self::Finished {
+            outcome,
+            retention_left: None,
+            claimed_at: None,
+        }
+    }
 }
 
 /// The store's answer to a change that needs the lease's token.
@@ -346,8 +437,14 @@ pub struct Inspection {
     pub fingerprint: Fingerprint,
     /// The newest attempt's number, from 1.
     pub attempt: u32,
-    /// Running or finished.
+    /// Running, suspended or finished.
     pub phase: Phase,
+    /// The operation's name. Empty where a former version has written the record.
+    pub operation: OperationName,
+    /// When the newest attempt was claimed, by the store's clock. `None` where it is not known.
+    pub claimed_at: Option<SystemTime>,
+    /// What `checkpoint` has appended. Empty once the record is finished.
+    pub steps: Bytes,
 }
 
 impl Inspection {
@@ -357,7 +454,29 @@ impl Inspection {
             fingerprint,
             attempt,
             phase,
+            operation: OperationName::UNKNOWN,
+            claimed_at: None,
+            steps: Bytes::new(),
         }
+    }
+
+    /// With what it says of its claim.
+    #[must_use]
+    pub const fn claimed(
+        mut self,
+        operation: OperationName,
+        claimed_at: Option<SystemTime>,
+    ) -> Self {
+        self.operation = operation;
+        self.claimed_at = claimed_at;
+        self
+    }
+
+    /// With finished steps.
+    #[must_use]
+    pub fn steps(mut self, steps: Bytes) -> Self {
+        self.steps = steps;
+        self
     }
 }
 
@@ -370,17 +489,29 @@ pub enum Phase {
         /// What is left of its lease; `None` when the lease is over.
         lease_left: Option<Duration>,
     },
+    /// The newest attempt ended without an outcome and left finished steps: the next claim goes on
+    /// with them.
+    Suspended,
     /// The outcome is stored.
     Finished {
         /// The stored outcome.
-        outcome: bytes::Bytes,
+        outcome: Bytes,
     },
 }
 
 impl fmt::Debug for Claimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Acquired { attempt } => write!(f, "Acquired(attempt {attempt})"),
+            Self::Acquired { attempt, steps } if steps.is_empty() => {
+                write!(f, "Acquired(attempt {attempt})")
+            }
+            Self::Acquired { attempt, steps } => {
+                write!(
+                    f,
+                    "Acquired(attempt {attempt}, {} bytes of steps)",
+                    steps.len()
+                )
+            }
             Self::InFlight { lease_left } => write!(f, "InFlight({lease_left:?} left)"),
             Self::Mismatch => f.write_str("Mismatch"),
             Self::OutcomeUnknown { attempt } => write!(f, "OutcomeUnknown(attempt {attempt})"),
@@ -396,6 +527,7 @@ impl fmt::Debug for Phase {
                 lease_left: Some(left),
             } => write!(f, "Running({left:?} left)"),
             Self::Running { lease_left: None } => f.write_str("Crashed"),
+            Self::Suspended => f.write_str("Suspended"),
             Self::Finished { outcome } => write!(f, "Finished({} bytes)", outcome.len()),
         }
     }
@@ -415,6 +547,22 @@ mod tests {
         for other in ["", "7f", &"x".repeat(64), &long, &"+1".repeat(32)] {
             assert_eq!(other.parse::<RecordId>(), Err(NotARecordId(())), "{other}");
         }
+    }
+
+    #[test]
+    fn a_long_name_is_kept_by_its_end() {
+        assert_eq!(
+            OperationName::new("orders.create").as_str(),
+            "orders.create"
+        );
+        assert_eq!(OperationName::new("").as_str(), "");
+        let long = format!("{}é{}", "a".repeat(40), "b".repeat(79));
+        assert_eq!(OperationName::new(&long).as_str(), "b".repeat(79));
+        let long = format!("{}é{}", "a".repeat(40), "b".repeat(78));
+        assert_eq!(
+            OperationName::new(&long).as_str(),
+            format!("é{}", "b".repeat(78))
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::listing::{Forgotten, Listing, Page};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
 /// Keeps records.
@@ -20,22 +21,28 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | state | event | next |
 /// |---|---|---|
 /// | absent | claim | running, attempt 1 |
-/// | running or finished, other fingerprint | claim | unchanged, [`Claimed::Mismatch`] |
+/// | running, suspended or finished, other fingerprint | claim | unchanged, [`Claimed::Mismatch`] |
 /// | running, own token, lease alive or over | claim | unchanged, [`Claimed::Acquired`] with the same number |
 /// | running, lease alive | claim | unchanged, [`Claimed::InFlight`] |
 /// | running, lease over | claim to rerun | running, next attempt, new token and lease |
 /// | running, lease over | claim to refuse | unchanged, [`Claimed::OutcomeUnknown`] |
 /// | finished | claim | unchanged, [`Claimed::Finished`] |
+/// | suspended, same fingerprint | claim, to rerun or to refuse | running, next attempt, new token and lease, with its steps |
 /// | running, right token | renew, complete, release, abandon | lease extended, finished, absent, lease over at once |
+/// | running, right token | suspend | suspended: nobody's, with its steps |
+/// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
-/// | any other | renew, complete, release, abandon | unchanged, [`Change::LeaseLost`] |
+/// | any other | renew, complete, release, abandon, suspend, checkpoint | unchanged, [`Change::LeaseLost`] |
 /// | finished, retention over | any | absent |
-/// | running, lease over for longer than the retention | any | absent |
+/// | running or suspended, lease over for longer than the retention | any | absent |
+///
+/// The steps are bytes that only grow while the record is not finished. Whoever takes a record over
+/// is handed them; a completion or a release drops them.
 ///
 /// The right token still changes a record whose lease is over, as long as nobody has claimed
-/// it since: a late outcome is worth more than a doubt. An abandoned record is nobody's: no
-/// token changes it.
+/// it since: a late outcome is worth more than a doubt. An abandoned or suspended record is nobody's:
+/// no token changes it.
 ///
 /// What an error says of the call's effect stands at [`StoreError`]. The engine sends a claim
 /// again with the same token, and treats every other change as safe to repeat. Dropping a
@@ -43,7 +50,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// that was made after it.
 ///
 /// Load must never cost a lease. Calls of those who hold one (`renew`, `complete`, `release`,
-/// `abandon`) go before all others, with connections of their own where the store has
+/// `abandon`, `suspend`, `checkpoint`) go before all others, with connections of their own where the store has
 /// connections. The others wait in a bounded queue; one that finds it full fails at once, unsent,
 /// with [`StoreError::Overloaded`].
 #[async_trait]
@@ -69,12 +76,40 @@ pub trait Store: Send + Sync + 'static {
     /// Ends the lease at once: the attempt crashed.
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError>;
 
+    /// Appends to the record's steps: from byte `at` of them on, they are these bytes. What is there
+    /// already is not appended again, so that a call may be repeated, and one that arrives late
+    /// changes nothing. Steps are appended in order: a record that has fewer than `at` bytes of them
+    /// has lost some, and answers [`Change::LeaseLost`].
+    ///
+    /// A store with a bound accepts steps past it: their effects have happened.
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError>;
+
+    /// Ends the lease at once: the attempt ended without an outcome, and the next one goes on with
+    /// its steps. The record stays for its retention from now.
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError>;
+
     /// The record as it stands, or `None` when it is absent. Changes nothing.
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError>;
 
     /// Starts to watch a record. Every change after this method has returned wakes the
     /// [`Watch`], as far as the store can tell; the caller polls as well, seldom.
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError>;
+
+    /// One page of the records, in an order of the store's own. Changes nothing, and keeps no claim
+    /// waiting.
+    ///
+    /// A record that stands from the first page to the last is on one of them, and no record is on
+    /// two, as far as the store can tell: it says in its own documentation where it cannot. What
+    /// comes, changes or goes meanwhile may be seen or not.
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError>;
+
+    /// Forgets a record that no lease protects, whatever it says: the next claim is a first one.
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError>;
 }
 
 /// Resolves when a watched record may have changed. Waking without a change is allowed.

@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use idem_core::conformance::faults::{Fault, FaultyStore, Method};
 use idem_core::conformance::{self, Harness, ReferenceStore, Report};
 use idem_core::{
-    Change, Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Fingerprint, Forgotten, Inspection, Lease, Listing, OnCrash,
+    OperationName, Page, Phase, RecordId, Store, StoreError, Token, Watch,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -173,6 +173,18 @@ enum Bug {
     CreatesAgainAsTheFirst,
     CreatesAgainOverAnother,
     LooksThenCreatesAgain,
+    ChecksNoTokenOfSteps,
+    AppendsAgain,
+    AppendsPastGaps,
+    RenewsWithSteps,
+    TakeoverForgetsSteps,
+    SuspensionFrees,
+    SuspensionIsACrash,
+    SuspendsForAnyToken,
+    SaysNothingOfItsOperation,
+    ListSkipsOne,
+    ListIgnoresStates,
+    ForgetsTheLiving,
     WatchNeverWakes,
     Panics,
     Fails,
@@ -302,6 +314,9 @@ impl Store for Broken {
         let name = original.id;
         let mut claim = *original;
         claim.id = self.enter(&name).await?;
+        if self.is(Bug::SaysNothingOfItsOperation) {
+            claim.operation = OperationName::UNKNOWN;
+        }
         let found = self.inner.inspect(&claim.id).await?;
         let expired = found.is_none() && self.known(&name, |known| known.expires);
         let deletes = match self.bug {
@@ -326,9 +341,7 @@ impl Store for Broken {
                     yield_now().await;
                     let second = self.inner.inspect(&claim.id).await?;
                     if second.is_some_and(|second| second.attempt > found.attempt) {
-                        return Ok(Claimed::Acquired {
-                            attempt: found.attempt + 1,
-                        });
+                        return Ok(Claimed::acquired(found.attempt + 1));
                     }
                 }
                 _ => {}
@@ -357,13 +370,15 @@ impl Store for Broken {
             _ => {}
         }
         Ok(match answer {
-            Claimed::Acquired { .. } if self.is(Bug::TakeoverKeepsAttempt) => {
-                Claimed::Acquired { attempt: 1 }
+            Claimed::Acquired { .. } if self.is(Bug::TakeoverKeepsAttempt) => Claimed::acquired(1),
+            Claimed::Acquired { attempt, .. } if self.is(Bug::TakeoverForgetsSteps) => {
+                Claimed::acquired(attempt)
             }
             Claimed::Finished { outcome, .. } if self.is(Bug::ReplayPromisesTheWholeRetention) => {
                 Claimed::Finished {
                     outcome,
                     retention_left: Some(claim.retention),
+                    claimed_at: None,
                 }
             }
             answer => answer,
@@ -479,6 +494,70 @@ impl Store for Broken {
             Bug::WatchNeverWakes => Ok(Watch::never()),
             _ => self.inner.watch(&id).await,
         }
+    }
+
+    async fn checkpoint(
+        &self,
+        appending: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        let name = &appending.id;
+        let mut lease = *appending;
+        lease.id = self.enter(name).await?;
+        lease.token = self.unchecked(Bug::ChecksNoTokenOfSteps, name, &appending.token);
+        let found = self.inner.inspect(&lease.id).await?;
+        let end = found.map_or(0, |found| found.steps.len());
+        let at = match self.bug {
+            Bug::AppendsAgain => end,
+            Bug::AppendsPastGaps => at.min(end),
+            _ => at,
+        };
+        let change = self.inner.checkpoint(&lease, at, steps).await?;
+        if self.is(Bug::RenewsWithSteps) && change == Change::Applied {
+            return self.inner.renew(&lease).await;
+        }
+        Ok(change)
+    }
+
+    async fn suspend(&self, name: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        let id = self.enter(name).await?;
+        let token = self.unchecked(Bug::SuspendsForAnyToken, name, token);
+        match self.bug {
+            Bug::SuspensionFrees => self.inner.release(&id, &token).await,
+            Bug::SuspensionIsACrash => self.inner.abandon(&id, &token).await,
+            _ => self.inner.suspend(&id, &token).await,
+        }
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        yield_now().await;
+        assert!(!self.is(Bug::Panics), "the store is broken");
+        let mut asked = listing.clone();
+        match self.bug {
+            Bug::Fails => {
+                return Err(StoreError::Full {
+                    store: "broken",
+                    max_bytes: Some(0),
+                });
+            }
+            Bug::ListIgnoresStates => asked.state = None,
+            _ => {}
+        }
+        let mut page = self.inner.list(&asked).await?;
+        if self.is(Bug::ListSkipsOne) && page.next.is_some() {
+            page.records.pop();
+        }
+        Ok(page)
+    }
+
+    async fn forget(&self, name: &RecordId) -> Result<Forgotten, StoreError> {
+        let id = self.enter(name).await?;
+        if self.is(Bug::ForgetsTheLiving) {
+            self.delete(name);
+            return Ok(Forgotten::Removed);
+        }
+        self.inner.forget(&id).await
     }
 }
 
@@ -630,7 +709,52 @@ caught! {
     a_look_before_a_record_is_created_again_is_caught: LooksThenCreatesAgain by [
         "of an owner and claims that race for a forgotten record one wins",
     ];
+    steps_of_any_token_are_caught: ChecksNoTokenOfSteps by [
+        "another token changes nothing while the lease is alive",
+        "an overtaken attempt appends nothing",
+    ];
+    steps_that_are_appended_twice_are_caught: AppendsAgain by [
+        "a checkpoint sent again is applied and appends nothing",
+        "a checkpoint appends only what is missing, and nothing past a gap",
+    ];
+    steps_past_a_gap_are_caught: AppendsPastGaps by [
+        "a checkpoint appends only what is missing, and nothing past a gap",
+    ];
+    a_checkpoint_that_renews_is_caught: RenewsWithSteps by [
+        "a checkpoint moves neither lease nor retention",
+    ];
+    a_takeover_without_the_steps_is_caught: TakeoverForgetsSteps by [
+        "steps are appended in order, and handed to whoever takes over",
+        "a claim sent again is told the steps of its record",
+        "a suspended record is continued under either crash policy",
+    ];
+    a_suspension_that_frees_the_key_is_caught: SuspensionFrees by [
+        "a suspended record is continued under either crash policy",
+        "no token changes a suspended record",
+    ];
+    a_suspension_that_looks_like_a_crash_is_caught: SuspensionIsACrash by [
+        "a suspended record is continued under either crash policy",
+        "a suspended record without steps is continued as well",
+    ];
+    suspending_for_any_token_is_caught: SuspendsForAnyToken by [
+        "another token changes nothing while the lease is alive",
+    ];
+    a_record_without_its_operation_is_caught: SaysNothingOfItsOperation by [
+        "a record says its operation and when it was claimed",
+        "a listing pages through all records, each once",
+    ];
+    a_listing_that_leaves_out_a_record_is_caught: ListSkipsOne by [
+        "a listing pages through all records, each once",
+        "a record that stands is listed once while others come and go",
+    ];
+    a_listing_of_every_state_is_caught: ListIgnoresStates by [
+        "a listing finds records by state",
+    ];
+    forgetting_a_living_attempt_is_caught: ForgetsTheLiving by [
+        "a record whose lease is alive is not forgotten",
+    ];
     a_watch_that_never_wakes_is_caught: WatchNeverWakes by [
+        "a watch wakes after a suspension",
         "a watch wakes after a completion",
         "a watch wakes after a release",
         "a watch wakes after an abandonment",
@@ -685,7 +809,7 @@ fn claim() -> Claim {
     claim_of(id, Token::random(), fingerprint)
 }
 
-const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
+const ACQUIRED: Claimed = Claimed::acquired(1);
 
 #[tokio::test]
 async fn every_method_is_counted_and_fails_when_told_to() {
@@ -701,10 +825,14 @@ async fn every_method_is_counted_and_fails_when_told_to() {
         assert!(store.abandon(&id, &token).await.is_err());
         assert!(store.inspect(&id).await.is_err());
         assert!(store.watch(&id).await.is_err());
+        assert!(store.checkpoint(&lease, 0, Bytes::new()).await.is_err());
+        assert!(store.suspend(&id, &token).await.is_err());
+        assert!(store.list(&Listing::new(1)).await.is_err());
+        assert!(store.forget(&id).await.is_err());
         for method in Method::ALL {
             assert_eq!(store.calls(method), calls, "{method:?}");
         }
-        assert_eq!(store.all_calls(), 7 * calls);
+        assert_eq!(store.all_calls(), 11 * calls);
     }
     store.heal_everything();
     assert_eq!(store.inspect(&id).await.unwrap(), None);

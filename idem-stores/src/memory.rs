@@ -8,8 +8,8 @@
 mod clock;
 mod records;
 
-use std::collections::HashMap;
 use std::collections::hash_map::{Entry, OccupiedEntry};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, Lease, Phase, RecordHasher, RecordId, Store, StoreError,
-    Token, Watch,
+    Change, Claim, Claimed, Cursor, Forgotten, Inspection, Lease, Listed, Listing, Page, Phase,
+    RecordHasher, RecordId, RecordState, Store, StoreError, Token, Watch,
 };
 use moka::sync::Cache;
 use tokio::sync::watch;
@@ -209,16 +209,17 @@ impl Inner {
             return;
         }
         shard.next_expiry = Duration::MAX;
-        let before = shard.records.len();
+        let mut freed = 0;
         let next_expiry = &mut shard.next_expiry;
         shard.records.retain(|_, record| {
             let stays = now < record.expires_at;
-            if stays {
-                *next_expiry = record.expires_at.min(*next_expiry);
+            match stays {
+                true => *next_expiry = record.expires_at.min(*next_expiry),
+                false => freed += record.bytes(),
             }
             stays
         });
-        self.free((before - shard.records.len()) as u64 * RECORD_BYTES);
+        self.free(freed);
     }
 
     /// Reserves the bytes of one more record, if it fits.
@@ -246,6 +247,7 @@ impl Inner {
                 Claimed::Finished {
                     outcome: record.outcome.clone(),
                     retention_left: claim.ask_retention.then(|| record.expires_at - now),
+                    claimed_at: self.clock.time(record.claimed_at),
                 }
             } else {
                 Claimed::Mismatch
@@ -255,16 +257,15 @@ impl Inner {
             return None;
         }
         self.create(&mut shard, &Lease::of(claim, 1), now);
-        Some(Claimed::Acquired { attempt: 1 })
+        Some(Claimed::acquired(1))
     }
 
     /// Inserts a running record, whose bytes are reserved.
     fn create(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
         let record = Running::of(lease, now);
         shard.next_expiry = shard.next_expiry.min(record.expires_at);
-        if shard.records.insert(lease.id, record).is_some() {
-            // It replaces an expired record, whose bytes were still reserved.
-            self.free(RECORD_BYTES);
+        if let Some(expired) = shard.records.insert(lease.id, record) {
+            self.free(expired.bytes());
         }
     }
 
@@ -315,16 +316,19 @@ impl Inner {
         self.recreate(&mut shard, lease, now);
         let change = change_held(&mut shard, id, token, now, |running, now| {
             let running = running.remove();
+            let freed = running.bytes();
             let finished = Arc::new(Finished {
                 fingerprint: running.fingerprint,
                 token: *token,
                 attempt: running.attempt,
                 outcome,
+                operation: running.operation,
+                claimed_at: running.claimed_at,
                 expires_at: now.saturating_add(*retention),
                 retention: *retention,
             });
-            self.used
-                .fetch_add(finished.bytes() - RECORD_BYTES, Ordering::AcqRel);
+            self.used.fetch_add(finished.bytes(), Ordering::AcqRel);
+            self.free(freed);
             self.finished.insert(*id, finished);
         });
         drop(shard);
@@ -333,6 +337,82 @@ impl Inner {
             return Change::Applied;
         }
         change
+    }
+
+    /// The records after the cursor, in the order of their ids. A record that finishes meanwhile is
+    /// seen where it was or where it is.
+    fn list(&self, listing: &Listing) -> Page {
+        let now = self.clock.now();
+        let after = listing.after.as_ref().map(|after| after.as_str().parse());
+        let after: Option<RecordId> = after.and_then(Result::ok);
+        let mut found = BTreeMap::new();
+        let mut add = |listed: Listed| {
+            if after.is_none_or(|after| listed.id > after)
+                && listing.includes(listed.state, &listed.operation)
+            {
+                found.insert(listed.id, listed);
+                // One more than is asked for tells that there are more.
+                if found.len() > listing.limit() + 1 {
+                    found.pop_last();
+                }
+            }
+        };
+        for shard in &self.running {
+            for (id, record) in &lock(shard).records {
+                if now < record.expires_at {
+                    add(self.listed_running(*id, record, now));
+                }
+            }
+        }
+        for (id, record) in &self.finished {
+            if now < record.expires_at {
+                add(self.listed_finished(*id, &record, now));
+            }
+        }
+        let more = found.len() > listing.limit();
+        let records: Vec<_> = found.into_values().take(listing.limit()).collect();
+        let next = records.last().filter(|_| more);
+        let next = next.map(|last| Cursor::new(last.id.to_string()));
+        Page::new(records, next)
+    }
+
+    fn listed_running(&self, id: RecordId, record: &Running, now: Duration) -> Listed {
+        let kept_for = record.expires_at - now;
+        let mut listed = Listed::new(id, record.state(now), record.attempt, kept_for);
+        listed.operation = record.operation;
+        listed.claimed_at = self.clock.time(record.claimed_at);
+        listed.lease_left = record.lease_left(now);
+        listed.bytes = record.steps.len();
+        listed
+    }
+
+    fn listed_finished(&self, id: RecordId, record: &Finished, now: Duration) -> Listed {
+        let kept_for = record.expires_at - now;
+        let mut listed = Listed::new(id, RecordState::Finished, record.attempt, kept_for);
+        listed.operation = record.operation;
+        listed.claimed_at = self.clock.time(record.claimed_at);
+        listed.bytes = record.outcome.len();
+        listed
+    }
+
+    fn forget(&self, id: &RecordId) -> Forgotten {
+        let now = self.clock.now();
+        let mut shard = self.shard(id);
+        if let Some(record) = shard.records.get(id)
+            && now < record.expires_at
+        {
+            if let Some(lease_left) = record.lease_left(now) {
+                return Forgotten::Running { lease_left };
+            }
+            self.free(record.bytes());
+            shard.records.remove(id);
+            return Forgotten::Removed;
+        }
+        if self.finished(id, now).is_none() {
+            return Forgotten::Absent;
+        }
+        self.finished.invalidate(id);
+        Forgotten::Removed
     }
 
     fn finished_by(&self, id: &RecordId, token: &Token) -> bool {
@@ -387,16 +467,43 @@ impl Store for MemoryStore {
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
         Ok(self.inner.change(id, token, |record, _| {
-            record.remove();
-            self.inner.free(RECORD_BYTES);
+            self.inner.free(record.remove().bytes());
         }))
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |mut record, _| {
-            let record = record.get_mut();
-            record.token = None;
-            record.watched = None;
+        Ok(self.inner.change(id, token, |mut record, now| {
+            record.get_mut().end_lease(now, false);
+        }))
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        let mut has_lost_some = false;
+        let change = self.inner.change(&lease.id, &lease.token, |mut record, _| {
+            let kept = &mut record.get_mut().steps;
+            has_lost_some = kept.len() < at;
+            if let Some(there) = kept.len().checked_sub(at)
+                && let Some(missing) = steps.get(there..)
+            {
+                kept.extend_from_slice(missing);
+                let bytes = missing.len() as u64;
+                self.inner.used.fetch_add(bytes, Ordering::AcqRel);
+            }
+        });
+        Ok(match has_lost_some {
+            true => Change::LeaseLost,
+            false => change,
+        })
+    }
+
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        Ok(self.inner.change(id, token, |mut record, now| {
+            record.get_mut().end_lease(now, true);
         }))
     }
 
@@ -406,15 +513,17 @@ impl Store for MemoryStore {
         if let Some(record) = shard.records.get(id)
             && now < record.expires_at
         {
-            let lease_left = record.lease_left(now);
-            let phase = Phase::Running { lease_left };
-            let found = Inspection::new(record.fingerprint, record.attempt, phase);
+            let claimed_at = self.inner.clock.time(record.claimed_at);
+            let found = Inspection::new(record.fingerprint, record.attempt, record.phase(now))
+                .claimed(record.operation, claimed_at)
+                .steps(Bytes::copy_from_slice(&record.steps));
             return Ok(Some(found));
         }
         Ok(self.inner.finished(id, now).map(|record| {
             let outcome = record.outcome.clone();
             let phase = Phase::Finished { outcome };
             Inspection::new(record.fingerprint, record.attempt, phase)
+                .claimed(record.operation, self.inner.clock.time(record.claimed_at))
         }))
     }
 
@@ -431,6 +540,14 @@ impl Store for MemoryStore {
             // The sender is dropped when the record changes, which is an error here.
             let _ = watching.changed().await;
         }))
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        Ok(self.inner.list(listing))
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        Ok(self.inner.forget(id))
     }
 }
 

@@ -80,7 +80,7 @@ fn claim(number: u8) -> Claim {
 
 async fn finish(store: &MemoryStore, claim: &Claim, outcome: Bytes) {
     let acquired = store.claim(claim).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     let completed = store.complete(&Lease::of(claim, 1), outcome).await;
     assert_eq!(completed.unwrap(), Change::Applied);
 }
@@ -111,7 +111,7 @@ async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
     let duplicate = store.claim(&claim(2)).await.unwrap();
     assert!(matches!(duplicate, Claimed::InFlight { .. }));
     let takeover = store.claim(&claim(3)).await.unwrap();
-    assert_eq!(takeover, Claimed::Acquired { attempt: 2 });
+    assert_eq!(takeover, Claimed::acquired(2));
     let outcome = Bytes::from(vec![8; 2500]);
     let completed = store.complete(&Lease::of(&running, 1), outcome).await;
     assert_eq!(completed.unwrap(), Change::Applied);
@@ -119,10 +119,7 @@ async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
 
     // When their time is over, there is room again.
     clock.advance(TTL + LEASE);
-    assert_eq!(
-        store.claim(&claim(4)).await.unwrap(),
-        Claimed::Acquired { attempt: 1 }
-    );
+    assert_eq!(store.claim(&claim(4)).await.unwrap(), Claimed::acquired(1));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
-use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
+use idem::store::{Change, Claim, Claimed, Forgotten, Lease, Listing, Page, Store, Token, Watch};
 use idem::{Engine, Error, InFlight, Inspection, Operation, RecordId, StoreError};
 use tokio::task::JoinHandle;
 
@@ -376,6 +376,23 @@ impl Store for Nervous {
     }
     async fn watch(&self, _: &RecordId) -> Result<Watch, StoreError> {
         Ok(Watch::new(std::future::ready(())))
+    }
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: bytes::Bytes,
+    ) -> Result<Change, StoreError> {
+        self.0.checkpoint(lease, at, steps).await
+    }
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.suspend(id, token).await
+    }
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.0.list(listing).await
+    }
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        self.0.forget(id).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem::conformance::faults::{Fault, FaultyStore, Method};
-use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
+use idem::store::{Change, Claim, Claimed, Forgotten, Lease, Listing, Page, Store, Token, Watch};
 use idem::stores::memory::MemoryStore;
 use idem::{Engine, Error, Inspection, OnCrash, Operation, RecordId, StoreError};
 use tokio::time::{Instant, sleep, timeout};
@@ -482,5 +482,22 @@ impl Store for Forgetful {
     }
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
         self.now().watch(id).await
+    }
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        self.now().checkpoint(lease, at, steps).await
+    }
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.now().suspend(id, token).await
+    }
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.now().list(listing).await
+    }
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        self.now().forget(id).await
     }
 }

@@ -14,12 +14,19 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::brief::Brief;
+use super::harness::Harness;
 use crate::fingerprint::Fingerprint;
-use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId, Token};
+use crate::listing::{Forgotten, Listing, Page};
+use crate::record::{
+    Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
+};
 use crate::store::{Store, StoreError, Watch};
 
 /// How long one call may take. It bounds a store that hangs, and says nothing of speed.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the records of most cases say of their operation.
+const OPERATION: &str = "conformance.case";
 
 /// What is alive for as long as the suite runs, in leases.
 const LONG: u32 = 10_000;
@@ -49,6 +56,7 @@ pub(super) struct Bench {
     pub(super) a: Handle,
     pub(super) b: Handle,
     pub(super) notifies: bool,
+    pub(super) lists_each_once: bool,
     lease: Duration,
     clock: Arc<Clock>,
 }
@@ -56,16 +64,16 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(
         [a, b]: [Arc<dyn Store>; 2],
-        lease: Duration,
-        notifies: bool,
+        harness: &dyn Harness,
         clock: Arc<Clock>,
     ) -> Self {
         let attempts = Attempts::default();
         Self {
             a: Handle(a, attempts.clone()),
             b: Handle(b, attempts),
-            notifies,
-            lease,
+            notifies: harness.notifies(),
+            lists_each_once: harness.lists_each_once(),
+            lease: harness.lease(),
             clock,
         }
     }
@@ -90,6 +98,7 @@ impl Bench {
             self.long(),
             self.long(),
         )
+        .operation(OperationName::new(OPERATION))
     }
 
     /// Lets a short lifetime pass, or two of them one after the other, with a margin.
@@ -134,6 +143,7 @@ impl Bench {
                         Phase::Running {
                             lease_left: Some(left),
                         },
+                    ..
                 }) if *fingerprint == claim.fingerprint
                     && *number == attempt
                     && self.plausible().contains(left) => {}
@@ -169,15 +179,8 @@ impl Bench {
 
     /// The record is running, its lease is over and nobody has claimed it since.
     pub(super) async fn is_crashed(&self, when: &str, claim: &Claim, attempt: u32) -> Checked {
-        let expected = Some(Inspection {
-            fingerprint: claim.fingerprint,
-            attempt,
-            phase: Phase::Running { lease_left: None },
-        });
-        for (handle, process) in self.handles() {
-            let seen = handle.inspect(&claim.id).await?;
-            same(&format!("{when}, {process} inspect"), &seen, &expected)?;
-        }
+        self.stands(when, claim, attempt, &Phase::Running { lease_left: None })
+            .await?;
         let refusing = Claim {
             token: Token::random(),
             on_crash: OnCrash::Refuse,
@@ -202,17 +205,10 @@ impl Bench {
         attempt: u32,
         outcome: &Bytes,
     ) -> Checked {
-        let expected = Some(Inspection {
-            fingerprint: claim.fingerprint,
-            attempt,
-            phase: Phase::Finished {
-                outcome: outcome.clone(),
-            },
-        });
-        for (handle, process) in self.handles() {
-            let seen = handle.inspect(&claim.id).await?;
-            same(&format!("{when}, {process} inspect"), &seen, &expected)?;
-        }
+        let finished = Phase::Finished {
+            outcome: outcome.clone(),
+        };
+        self.stands(when, claim, attempt, &finished).await?;
         for on_crash in [OnCrash::Rerun, OnCrash::Refuse] {
             let other = Claim {
                 token: Token::random(),
@@ -224,6 +220,42 @@ impl Bench {
                 &self.b.claim(&other).await?,
                 outcome,
             )?;
+        }
+        Ok(())
+    }
+
+    /// The record is as it should be for both processes.
+    pub(super) async fn stands(
+        &self,
+        when: &str,
+        claim: &Claim,
+        attempt: u32,
+        phase: &Phase,
+    ) -> Checked {
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            match &seen {
+                Some(seen)
+                    if seen.fingerprint == claim.fingerprint
+                        && seen.attempt == attempt
+                        && seen.phase == *phase => {}
+                _ => {
+                    return Err(Failure::new(format!(
+                        "{when}, {process} inspect: expected attempt {attempt}, {phase:?}, got {}",
+                        Brief(&seen),
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps that the record holds, for both processes.
+    pub(super) async fn has_steps(&self, when: &str, claim: &Claim, steps: &Bytes) -> Checked {
+        for (handle, process) in self.handles() {
+            let seen = handle.inspect(&claim.id).await?;
+            let seen = seen.map(|record| record.steps).unwrap_or_default();
+            same(&format!("{when}, {process} steps"), &seen, steps)?;
         }
         Ok(())
     }
@@ -270,6 +302,14 @@ impl Bench {
                 )?;
             }
             lost(
+                &format!("a checkpoint by {who}"),
+                handle.checkpoint(&claim, 0, &outcome).await?,
+            )?;
+            lost(
+                &format!("a suspension by {who}"),
+                handle.suspend(&claim).await?,
+            )?;
+            lost(
                 &format!("an abandonment by {who}"),
                 handle.abandon(&claim).await?,
             )?;
@@ -304,7 +344,7 @@ pub(super) struct Handle(Arc<dyn Store>, Attempts);
 impl Handle {
     pub(super) async fn claim(&self, claim: &Claim) -> Checked<Claimed> {
         let claimed = bounded("claim", self.0.claim(claim)).await?;
-        if let Claimed::Acquired { attempt } = claimed {
+        if let Claimed::Acquired { attempt, .. } = claimed {
             self.attempts().insert(*claim.token.as_bytes(), attempt);
         }
         Ok(claimed)
@@ -368,6 +408,28 @@ impl Handle {
         bounded("abandon", self.0.abandon(&held.id, &held.token)).await
     }
 
+    pub(super) async fn checkpoint(
+        &self,
+        held: &Claim,
+        at: usize,
+        steps: &Bytes,
+    ) -> Checked<Change> {
+        let held = self.broken(held);
+        bounded("checkpoint", self.0.checkpoint(&held, at, steps.clone())).await
+    }
+
+    pub(super) async fn suspend(&self, held: &Claim) -> Checked<Change> {
+        bounded("suspend", self.0.suspend(&held.id, &held.token)).await
+    }
+
+    pub(super) async fn list(&self, listing: &Listing) -> Checked<Page> {
+        bounded("list", self.0.list(listing)).await
+    }
+
+    pub(super) async fn forget(&self, id: &RecordId) -> Checked<Forgotten> {
+        bounded("forget", self.0.forget(id)).await
+    }
+
     pub(super) async fn inspect(&self, id: &RecordId) -> Checked<Option<Inspection>> {
         bounded("inspect", self.0.inspect(id)).await
     }
@@ -425,7 +487,16 @@ pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
 }
 
 pub(super) fn acquired(what: &str, answer: &Claimed, attempt: u32) -> Checked {
-    same(what, answer, &Claimed::Acquired { attempt })
+    takes_over(what, answer, attempt, &Bytes::new())
+}
+
+/// The right to run this attempt, with these steps of those before it.
+pub(super) fn takes_over(what: &str, answer: &Claimed, attempt: u32, steps: &Bytes) -> Checked {
+    let expected = Claimed::Acquired {
+        attempt,
+        steps: steps.clone(),
+    };
+    same(what, answer, &expected)
 }
 
 /// A replay of exactly this outcome.

@@ -4,12 +4,19 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::listing::Forgotten;
 use crate::record::{Change, Claimed, Inspection, Phase};
 
 /// Shows an answer, and of a large outcome only its size and beginning.
 pub(super) struct Brief<'a, T>(pub(super) &'a T);
 
 impl fmt::Display for Brief<'_, Change> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Brief<'_, Forgotten> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
@@ -44,6 +51,8 @@ impl fmt::Display for Brief<'_, Option<Inspection>> {
             fingerprint,
             attempt,
             phase,
+            steps,
+            ..
         }) = self.0
         else {
             return f.write_str("no record");
@@ -55,6 +64,11 @@ impl fmt::Display for Brief<'_, Option<Inspection>> {
         match phase {
             Phase::Finished { outcome } => write!(f, "…, finished with {}", Brief(outcome)),
             Phase::Running { lease_left } => write!(f, "…, running, lease left {lease_left:?}"),
+            Phase::Suspended => f.write_str("…, suspended"),
+        }?;
+        match steps.len() {
+            0 => Ok(()),
+            length => write!(f, ", {length} bytes of steps"),
         }
     }
 }

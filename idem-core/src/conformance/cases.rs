@@ -11,7 +11,10 @@ use futures_util::future::BoxFuture;
 
 use super::bench::{Bench, Checked, Clock, panicked};
 use super::harness::Harness;
-use super::{expiry, forgotten, identity, outcomes, owners, races, transitions, watching};
+use super::{
+    expiry, forgotten, identity, listing, outcomes, owners, races, steps, suspension, transitions,
+    watching,
+};
 
 struct Case {
     promise: &'static str,
@@ -54,6 +57,36 @@ const CASES: &[Case] = cases! {
     "a paused owner changes nothing after its successor finished" => owners::paused_owner_when_finished,
     "a paused owner changes nothing after its successor released" => owners::paused_owner_when_released,
     "a release sent again does not free the next claim" => owners::release_again,
+    // Steps.
+    "steps are appended in order, and handed to whoever takes over" => steps::are_handed_on,
+    "a claim sent again is told the steps of its record" => steps::own_claim_is_told,
+    "a checkpoint sent again is applied and appends nothing" => steps::repeats,
+    "a checkpoint appends only what is missing, and nothing past a gap" => steps::appends_what_is_missing,
+    "a checkpoint moves neither lease nor retention" => steps::move_nothing,
+    "the right token may append after its lease is over, until somebody claims" => steps::late_owner,
+    "an overtaken attempt appends nothing" => steps::overtaken,
+    "steps of any size and of every byte value are kept" => steps::bytes,
+    "a renewal and an abandonment keep the steps" => steps::renewal_and_abandonment,
+    "a completion drops the steps" => steps::completion,
+    "a release drops the steps" => steps::release,
+    "the steps of an expired record are gone" => steps::expiry,
+    "of checkpoints and a takeover that race each step is whole or absent" => steps::race,
+    // Suspension.
+    "a suspended record is continued under either crash policy" => suspension::continues,
+    "a suspended record without steps is continued as well" => suspension::without_steps,
+    "another fingerprint is a mismatch while suspended" => suspension::mismatch,
+    "no token changes a suspended record" => suspension::is_nobodys,
+    "an unbroken lease changes nothing that its own owner has suspended" => suspension::unbroken,
+    "a suspended record is kept for its retention from then on" => suspension::retention,
+    "a watch wakes after a suspension" => watching::suspension,
+    // Looking for records.
+    "a record says its operation and when it was claimed" => listing::record_says,
+    "a long operation name is kept by its end" => listing::long_name,
+    "a listing finds records by state" => listing::states,
+    "a listing pages through all records, each once" => listing::pages,
+    "a record that stands is listed once while others come and go" => listing::concurrent,
+    "a record that no lease protects can be forgotten" => listing::forgets,
+    "a record whose lease is alive is not forgotten" => listing::forgets_nothing_alive,
     // Records that the store has forgotten under a living owner.
     "an owner whose lease is unbroken creates a forgotten record again when it renews" => forgotten::renewal,
     "an owner whose lease is unbroken creates a forgotten record again when it completes" => forgotten::completion,
@@ -108,7 +141,7 @@ const CASES: &[Case] = cases! {
 pub(super) async fn run_all(harness: &dyn Harness) -> Vec<(&'static str, Checked)> {
     let handles = [harness.store().await, harness.store().await];
     let clock = Arc::new(Clock::default());
-    let bench = Bench::new(handles, harness.lease(), harness.notifies(), clock.clone());
+    let bench = Bench::new(handles, harness, clock.clone());
     let mut running: Vec<_> = CASES
         .iter()
         .enumerate()

@@ -22,7 +22,7 @@
 //! store.fail(Method::Claim, 1, Fault::LoseAnswer);
 //! assert!(store.claim(&claim).await.is_err());
 //! // Sent again, it recognises itself.
-//! assert_eq!(store.claim(&claim).await?, Claimed::Acquired { attempt: 1 });
+//! assert_eq!(store.claim(&claim).await?, Claimed::acquired(1));
 //! assert_eq!(store.calls(Method::Claim), 2);
 //!
 //! // A completion is on its way when the owner releases: the order is the test's to choose.
@@ -52,6 +52,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
+use crate::listing::{Forgotten, Listing, Page};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 use crate::store::{Store, StoreError, Watch};
 
@@ -72,11 +73,19 @@ pub enum Method {
     Inspect,
     /// [`Store::watch`].
     Watch,
+    /// [`Store::checkpoint`].
+    Checkpoint,
+    /// [`Store::suspend`].
+    Suspend,
+    /// [`Store::list`].
+    List,
+    /// [`Store::forget`].
+    Forget,
 }
 
 impl Method {
-    /// Every method, in the trait's order.
-    pub const ALL: [Self; 7] = [
+    /// Every method.
+    pub const ALL: [Self; 11] = [
         Self::Claim,
         Self::Renew,
         Self::Complete,
@@ -84,6 +93,10 @@ impl Method {
         Self::Abandon,
         Self::Inspect,
         Self::Watch,
+        Self::Checkpoint,
+        Self::Suspend,
+        Self::List,
+        Self::Forget,
     ];
 }
 
@@ -341,6 +354,43 @@ impl Store for FaultyStore {
         let id = *id;
         self.call(Method::Watch, move |store| {
             async move { store.watch(&id).await }.boxed()
+        })
+        .await
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        let lease = *lease;
+        self.call(Method::Checkpoint, move |store| {
+            async move { store.checkpoint(&lease, at, steps).await }.boxed()
+        })
+        .await
+    }
+
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        let (id, token) = (*id, *token);
+        self.call(Method::Suspend, move |store| {
+            async move { store.suspend(&id, &token).await }.boxed()
+        })
+        .await
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        let listing = listing.clone();
+        self.call(Method::List, move |store| {
+            async move { store.list(&listing).await }.boxed()
+        })
+        .await
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        let id = *id;
+        self.call(Method::Forget, move |store| {
+            async move { store.forget(&id).await }.boxed()
         })
         .await
     }

@@ -26,4 +26,10 @@ pub trait Harness: Send + Sync {
     /// Whether a [`Watch`](crate::Watch) of this store wakes by itself. `false` for a store
     /// whose waiters only poll.
     fn notifies(&self) -> bool;
+
+    /// Whether a listing shows no record twice, also while records come and go. `false` for a store
+    /// that cannot promise it.
+    fn lists_each_once(&self) -> bool {
+        true
+    }
 }

@@ -43,7 +43,7 @@
 //! "multi_thread")]` finds more.
 //!
 //! The cases cover every row of the table at [`Store`], races, paused owners, lost answers,
-//! expiry, and large and binary outcomes. Each works on fresh random records, so that a
+//! expiry, steps and suspension, listings, and large and binary outcomes. Each works on fresh random records, so that a
 //! database may be shared; what they leave behind expires twenty thousand leases later.
 //!
 //! [`faults`] holds a store that fails on demand, for tests of what stands above a store.
@@ -57,10 +57,13 @@ mod expiry;
 mod forgotten;
 mod harness;
 mod identity;
+mod listing;
 mod outcomes;
 mod owners;
 mod races;
 mod reference;
+mod steps;
+mod suspension;
 mod transitions;
 mod watching;
 

@@ -71,7 +71,9 @@ async fn holder(bench: &Bench, claims: &[Claim], attempt: u32) -> Checked<Claim>
     let mut holders = Vec::new();
     for claim in claims {
         match bench.a.claim(claim).await? {
-            Claimed::Acquired { attempt: number } if number == attempt => holders.push(*claim),
+            Claimed::Acquired {
+                attempt: number, ..
+            } if number == attempt => holders.push(*claim),
             Claimed::InFlight { .. } => {}
             answer => {
                 let answer = Brief(&answer);

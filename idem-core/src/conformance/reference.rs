@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::fingerprint::Fingerprint;
-use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId, Token};
+use crate::listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+use crate::record::{
+    Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
+};
 use crate::store::{Store, StoreError, Watch};
 
 /// A store for tests: one lock, no bound, and a clock that only moves by hand. Clones share
@@ -30,10 +33,10 @@ use crate::store::{Store, StoreError, Watch};
 ///     Duration::from_secs(30),
 ///     Duration::from_secs(3600),
 /// );
-/// assert_eq!(store.claim(&claim).await?, Claimed::Acquired { attempt: 1 });
+/// assert_eq!(store.claim(&claim).await?, Claimed::acquired(1));
 ///
 /// store.advance(Duration::from_secs(30));
-/// assert_eq!(store.claim(&claim.by_another()).await?, Claimed::Acquired { attempt: 2 });
+/// assert_eq!(store.claim(&claim.by_another()).await?, Claimed::acquired(2));
 /// # Ok(())
 /// # }
 /// ```
@@ -58,6 +61,9 @@ struct Record {
     fingerprint: Fingerprint,
     attempt: u32,
     life: Life,
+    operation: OperationName,
+    claimed_at: Duration,
+    steps: Vec<u8>,
     absent_from: Duration,
 }
 
@@ -69,6 +75,7 @@ enum Life {
         lease_until: Duration,
         retention: Duration,
     },
+    Suspended,
     Finished {
         by: Token,
         outcome: Bytes,
@@ -166,9 +173,63 @@ impl Record {
             fingerprint: lease.fingerprint,
             attempt: lease.attempt,
             life: Life::running(now, lease.token, lease.duration, lease.retention),
+            operation: lease.operation,
+            claimed_at: now,
+            steps: Vec::new(),
             absent_from: end(now, lease.duration, lease.retention),
         }
     }
+
+    /// As an operator sees it.
+    fn state(&self, now: Duration) -> RecordState {
+        match &self.life {
+            Life::Running { lease_until, .. } if *lease_until > now => RecordState::Running,
+            Life::Running { .. } => RecordState::Crashed,
+            Life::Suspended => RecordState::Suspended,
+            Life::Finished { .. } => RecordState::Finished,
+        }
+    }
+
+    fn lease_left(&self, now: Duration) -> Option<Duration> {
+        match &self.life {
+            Life::Running { lease_until, .. } => Some(lease_until.saturating_sub(now)),
+            Life::Suspended | Life::Finished { .. } => None,
+        }
+        .filter(|left| !left.is_zero())
+    }
+
+    fn listed(&self, id: RecordId, now: Duration) -> Listed {
+        let kept_for = self.absent_from - now;
+        let mut listed = Listed::new(id, self.state(now), self.attempt, kept_for);
+        listed.operation = self.operation;
+        listed.claimed_at = time(self.claimed_at);
+        listed.lease_left = self.lease_left(now);
+        listed.bytes = match &self.life {
+            Life::Finished { outcome, .. } => outcome.len(),
+            Life::Running { .. } | Life::Suspended => self.steps.len(),
+        };
+        listed
+    }
+
+    /// The next attempt, with what the ones before it have finished.
+    fn take_over(&mut self, now: Duration, claim: &Claim) -> Claimed {
+        let attempt = self.attempt.saturating_add(1);
+        let steps = std::mem::take(&mut self.steps);
+        let handed = Bytes::from(steps.clone());
+        *self = Self {
+            steps,
+            ..Self::held(now, &Lease::of(claim, attempt))
+        };
+        Claimed::Acquired {
+            attempt,
+            steps: handed,
+        }
+    }
+}
+
+/// A time of the store's clock.
+fn time(since_start: Duration) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(since_start)
 }
 
 fn end(now: Duration, lease: Duration, retention: Duration) -> Duration {
@@ -187,7 +248,7 @@ impl Store for ReferenceStore {
         let Some(record) = state.present(&claim.id) else {
             let record = Record::held(now, &Lease::of(claim, 1));
             state.records.insert(claim.id, record);
-            return Ok(Claimed::Acquired { attempt: 1 });
+            return Ok(Claimed::acquired(1));
         };
         let attempt = record.attempt;
         if record.fingerprint != claim.fingerprint {
@@ -197,21 +258,20 @@ impl Store for ReferenceStore {
             Life::Finished { outcome, .. } => Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: claim.ask_retention.then(|| record.absent_from - now),
+                claimed_at: time(record.claimed_at),
             },
-            Life::Running { holder, .. } if *holder == Some(claim.token) => {
-                Claimed::Acquired { attempt }
-            }
+            Life::Running { holder, .. } if *holder == Some(claim.token) => Claimed::Acquired {
+                attempt,
+                steps: Bytes::copy_from_slice(&record.steps),
+            },
             Life::Running { lease_until, .. } if *lease_until > now => Claimed::InFlight {
                 lease_left: *lease_until - now,
             },
             Life::Running { .. } => match claim.on_crash {
                 OnCrash::Refuse => Claimed::OutcomeUnknown { attempt },
-                OnCrash::Rerun => {
-                    let attempt = attempt.saturating_add(1);
-                    *record = Record::held(now, &Lease::of(claim, attempt));
-                    Claimed::Acquired { attempt }
-                }
+                OnCrash::Rerun => record.take_over(now, claim),
             },
+            Life::Suspended => record.take_over(now, claim),
         })
     }
 
@@ -237,6 +297,7 @@ impl Store for ReferenceStore {
                 by: lease.token,
                 outcome,
             },
+            steps: Vec::new(),
             absent_from: now.saturating_add(lease.retention),
             ..record
         }))
@@ -277,12 +338,14 @@ impl Store for ReferenceStore {
                 Life::Finished { outcome, .. } => Phase::Finished {
                     outcome: outcome.clone(),
                 },
-                Life::Running { lease_until, .. } => Phase::Running {
-                    lease_left: Some(lease_until.saturating_sub(now))
-                        .filter(|left| !left.is_zero()),
+                Life::Running { .. } => Phase::Running {
+                    lease_left: record.lease_left(now),
                 },
+                Life::Suspended => Phase::Suspended,
             };
             Inspection::new(record.fingerprint, record.attempt, phase)
+                .claimed(record.operation, time(record.claimed_at))
+                .steps(Bytes::copy_from_slice(&record.steps))
         }))
     }
 
@@ -292,5 +355,76 @@ impl Store for ReferenceStore {
             // An error is the store's end, and whoever waits for it had better look.
             let _ = changed.changed().await;
         }))
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        let mut has_lost_some = false;
+        let change = self.change(&lease.id, &lease.token, |_, mut record| {
+            has_lost_some = record.steps.len() < at;
+            if let Some(missing) = record.steps.len().checked_sub(at)
+                && missing < steps.len()
+            {
+                record.steps.extend_from_slice(&steps[missing..]);
+            }
+            Some(record)
+        });
+        Ok(match has_lost_some {
+            true => Change::LeaseLost,
+            false => change,
+        })
+    }
+
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        Ok(self.change(id, token, |now, record| {
+            let Life::Running { retention, .. } = record.life else {
+                return Some(record);
+            };
+            Some(Record {
+                life: Life::Suspended,
+                absent_from: now.saturating_add(retention),
+                ..record
+            })
+        }))
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        let mut state = self.lock();
+        let now = state.now;
+        state.records.retain(|_, record| record.absent_from > now);
+        let after = listing.after.as_ref().map(|after| after.as_str().parse());
+        let after: Option<RecordId> = after.transpose().ok().flatten();
+        let mut records: Vec<_> = state
+            .records
+            .iter()
+            .filter(|(id, _)| after.is_none_or(|after| **id > after))
+            .map(|(id, record)| record.listed(*id, now))
+            .filter(|listed| listing.includes(listed.state, &listed.operation))
+            .collect();
+        records.sort_unstable_by_key(|listed| listed.id);
+        let more = records.len() > listing.limit();
+        records.truncate(listing.limit());
+        let last = records.last().filter(|_| more);
+        let next = last.map(|last| Cursor::new(last.id.to_string()));
+        Ok(Page::new(records, next))
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        let mut state = self.lock();
+        let now = state.now;
+        let Some(record) = state.present(id) else {
+            return Ok(Forgotten::Absent);
+        };
+        if let Some(lease_left) = record.lease_left(now) {
+            return Ok(Forgotten::Running { lease_left });
+        }
+        state.records.remove(id);
+        drop(state);
+        self.0.changed.send_replace(());
+        Ok(Forgotten::Removed)
     }
 }

@@ -8,6 +8,7 @@ enum End {
     Completion,
     Release,
     Abandonment,
+    Suspension,
 }
 
 async fn wakes(bench: &Bench, end: End) -> Checked {
@@ -27,6 +28,7 @@ async fn wakes(bench: &Bench, end: End) -> Checked {
         }
         End::Release => bench.a.release(&claim).await?,
         End::Abandonment => bench.a.abandon(&claim).await?,
+        End::Suspension => bench.a.suspend(&claim).await?,
     };
     applied("the change", change)?;
     if bench.notifies {
@@ -47,6 +49,10 @@ pub(super) async fn release(bench: Bench) -> Checked {
 
 pub(super) async fn abandonment(bench: Bench) -> Checked {
     wakes(&bench, End::Abandonment).await
+}
+
+pub(super) async fn suspension(bench: Bench) -> Checked {
+    wakes(&bench, End::Suspension).await
 }
 
 pub(super) async fn dropped(bench: Bench) -> Checked {

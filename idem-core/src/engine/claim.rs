@@ -56,7 +56,7 @@ impl Leader for StoreLeader<'_> {
             let waited = waiter.is_some();
             match answer {
                 Ok(Answer {
-                    claimed: Claimed::Acquired { attempt },
+                    claimed: Claimed::Acquired { attempt, .. },
                     may_come_again,
                 }) => {
                     let claimed =

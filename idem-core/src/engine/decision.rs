@@ -180,6 +180,7 @@ pub(super) fn conclude<Run>(
         Claimed::Finished {
             outcome,
             retention_left,
+            ..
         } => {
             let until = retention_left.and_then(|left| sent.checked_add(left));
             let cache = &engine.inner.cache;

@@ -87,7 +87,7 @@ impl Operation {
             return Ok(Resolution::NoRecord);
         };
         match found.phase {
-            Phase::Running { lease_left: None } => {}
+            Phase::Running { lease_left: None } | Phase::Suspended => {}
             Phase::Running {
                 lease_left: Some(lease_left),
             } => return Ok(Resolution::StillRunning { lease_left }),
@@ -100,7 +100,7 @@ impl Operation {
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;
         let attempt = match claimed {
-            Claimed::Acquired { attempt } => attempt,
+            Claimed::Acquired { attempt, .. } => attempt,
             Claimed::InFlight { lease_left } => {
                 return Ok(Resolution::StillRunning { lease_left });
             }

@@ -2,18 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Tells the store the time.
 pub(super) trait Clock: Send + Sync + 'static {
     /// The time since some fixed instant. It must not go back.
     fn now(&self) -> Duration;
+
+    /// When that instant was.
+    fn origin(&self) -> SystemTime;
+
+    /// A time of this clock, as people tell it.
+    fn time(&self, at: Duration) -> Option<SystemTime> {
+        self.origin().checked_add(at)
+    }
 }
 
 /// A clock that stands until it is moved: for tests of what happens after hours.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::{Duration, SystemTime};
 /// use idem_stores::memory::{ManualClock, MemoryStore};
 ///
 /// let clock = ManualClock::new();
@@ -46,19 +54,33 @@ impl Clock for ManualClock {
     fn now(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Acquire))
     }
+
+    fn origin(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
 }
 
 /// The monotonic clock that tokio's timers use, so that a test that pauses one pauses both.
-pub(super) struct RuntimeClock(tokio::time::Instant);
+pub(super) struct RuntimeClock {
+    origin: SystemTime,
+    started: tokio::time::Instant,
+}
 
 impl RuntimeClock {
     pub(super) fn new() -> Self {
-        Self(tokio::time::Instant::now())
+        Self {
+            origin: SystemTime::now(),
+            started: tokio::time::Instant::now(),
+        }
     }
 }
 
 impl Clock for RuntimeClock {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        self.started.elapsed()
+    }
+
+    fn origin(&self) -> SystemTime {
+        self.origin
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
+use idem_core::{
+    Claim, Claimed, Fingerprint, Lease, OnCrash, OperationName, Phase, RecordId, RecordState, Token,
+};
 use moka::Expiry;
 use tokio::sync::watch;
 
@@ -19,6 +21,11 @@ pub(super) struct Running {
     pub(super) lease_until: Duration,
     /// When the record expires unless it is claimed.
     pub(super) expires_at: Duration,
+    pub(super) operation: OperationName,
+    pub(super) claimed_at: Duration,
+    pub(super) steps: Vec<u8>,
+    /// No attempt holds it, and the next one goes on with its steps.
+    pub(super) is_suspended: bool,
     /// Dropped at every change, which wakes all watches.
     pub(super) watched: Option<watch::Sender<()>>,
 }
@@ -31,6 +38,10 @@ impl Running {
             attempt: lease.attempt,
             lease_until: now,
             expires_at: now,
+            operation: lease.operation,
+            claimed_at: now,
+            steps: Vec::new(),
+            is_suspended: false,
             watched: None,
         };
         record.set_lease(now, lease.duration, lease.retention);
@@ -50,24 +61,63 @@ impl Running {
             return Claimed::Mismatch;
         }
         if self.token == Some(claim.token) {
-            return Claimed::Acquired {
-                attempt: self.attempt,
-            };
+            return self.acquired();
         }
         if let Some(lease_left) = self.lease_left(now) {
             return Claimed::InFlight { lease_left };
         }
-        if claim.on_crash == OnCrash::Refuse {
+        if claim.on_crash == OnCrash::Refuse && !self.is_suspended {
             return Claimed::OutcomeUnknown {
                 attempt: self.attempt,
             };
         }
         self.attempt = self.attempt.saturating_add(1);
         self.token = Some(claim.token);
+        self.operation = claim.operation;
+        self.claimed_at = now;
+        self.is_suspended = false;
         self.set_lease(now, claim.lease, claim.retention);
+        self.acquired()
+    }
+
+    fn acquired(&self) -> Claimed {
         Claimed::Acquired {
             attempt: self.attempt,
+            steps: Bytes::copy_from_slice(&self.steps),
         }
+    }
+
+    /// Nobody holds it from now on, and its watches wake.
+    pub(super) fn end_lease(&mut self, now: Duration, is_suspended: bool) {
+        let retention = self.expires_at.saturating_sub(self.lease_until);
+        self.token = None;
+        self.is_suspended = is_suspended;
+        self.watched = None;
+        if is_suspended {
+            self.lease_until = now;
+            self.expires_at = now.saturating_add(retention);
+        }
+    }
+
+    pub(super) fn phase(&self, now: Duration) -> Phase {
+        match self.is_suspended {
+            true => Phase::Suspended,
+            false => Phase::Running {
+                lease_left: self.lease_left(now),
+            },
+        }
+    }
+
+    pub(super) fn state(&self, now: Duration) -> RecordState {
+        match self.lease_left(now) {
+            Some(_) => RecordState::Running,
+            None if self.is_suspended => RecordState::Suspended,
+            None => RecordState::Crashed,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        RECORD_BYTES + self.steps.len() as u64
     }
 
     pub(super) fn set_lease(&mut self, now: Duration, lease: Duration, retention: Duration) {
@@ -81,6 +131,8 @@ pub(super) struct Finished {
     pub(super) token: Token,
     pub(super) attempt: u32,
     pub(super) outcome: Bytes,
+    pub(super) operation: OperationName,
+    pub(super) claimed_at: Duration,
     pub(super) expires_at: Duration,
     pub(super) retention: Duration,
 }

@@ -78,10 +78,11 @@ pub(super) fn claimed(row: &PgRow) -> Result<Option<Claimed>, Error> {
         return Ok(Some(Claimed::Finished {
             outcome,
             retention_left: row.try_get::<Option<_>, _>("kept")?.map(duration),
+            claimed_at: None,
         }));
     }
     if row.try_get::<Option<bool>, _>("own")? == Some(true) {
-        return Ok(Some(Claimed::Acquired { attempt }));
+        return Ok(Some(Claimed::acquired(attempt)));
     }
     Ok(Some(match lease_left(row)? {
         Some(lease_left) => Claimed::InFlight { lease_left },

@@ -228,7 +228,7 @@ impl PgTransactions {
         let locked = row.try_get("locked").map_err(failed)?;
         let answer = answer(&row, locked, claim).map_err(failed)?;
         let refusal = match answer {
-            Claimed::Acquired { attempt } => match refusal(&row).map_err(failed)? {
+            Claimed::Acquired { attempt, .. } => match refusal(&row).map_err(failed)? {
                 None => {
                     let session_ended = self.session_ended(&row).map_err(failed)?;
                     return Ok(BegunTransaction::Acquired {
@@ -325,7 +325,7 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
     };
     let Some(attempt) = row.try_get::<Option<i32>, _>("attempt")? else {
         return Ok(match locked {
-            true => Claimed::Acquired { attempt: 1 },
+            true => Claimed::acquired(1),
             false => in_flight,
         });
     };
@@ -338,14 +338,13 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
         return Ok(Claimed::Finished {
             outcome,
             retention_left: Some(Duration::from_micros(kept.unsigned_abs())),
+            claimed_at: None,
         });
     }
     // A record of the store, without a transaction.
     let crashed: bool = row.try_get("crashed")?;
     Ok(match (crashed, claim.on_crash) {
-        (true, OnCrash::Rerun) if locked => Claimed::Acquired {
-            attempt: attempt.saturating_add(1),
-        },
+        (true, OnCrash::Rerun) if locked => Claimed::acquired(attempt.saturating_add(1)),
         (true, OnCrash::Rerun) | (false, _) => in_flight,
         (true, _) => Claimed::OutcomeUnknown { attempt },
     })

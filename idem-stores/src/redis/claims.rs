@@ -37,7 +37,7 @@ pub(super) async fn claim(backend: &Backend, claim: &Claim) -> Result<Claimed, S
             }) => return acquired(backend, &key, claim, first, confirmation).await,
             Ok(Written { answer, .. }) => match record_of(answer)?.answer_without_ttl(claim) {
                 // The claim was sent before. Whether it was replicated then is not known.
-                Some(Claimed::Acquired { attempt }) if permit.is_durable() => {
+                Some(Claimed::Acquired { attempt, .. }) if permit.is_durable() => {
                     match touch(backend, &permit, &key, claim).await? {
                         Some(confirmation) => {
                             return acquired(backend, &key, claim, attempt, confirmation).await;
@@ -92,7 +92,7 @@ async fn acquired(
     confirmation: Confirmation,
 ) -> Result<Claimed, StoreError> {
     let Err(error) = confirmation.check() else {
-        return Ok(Claimed::Acquired { attempt });
+        return Ok(Claimed::acquired(attempt));
     };
     let script = match attempt {
         1 => &backend.scripts.release,

@@ -284,6 +284,7 @@ impl Record {
             State::Finished { outcome } => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: None,
+                claimed_at: None,
             }),
             State::Running { .. } => None,
         }
@@ -294,9 +295,7 @@ impl Record {
         match (self.final_answer(claim), &self.state) {
             (Some(Claimed::Finished { .. }), _) if claim.ask_retention => None,
             (None, State::Running { token, .. }) if *token == Some(claim.token) => {
-                Some(Claimed::Acquired {
-                    attempt: self.attempt,
-                })
+                Some(Claimed::acquired(self.attempt))
             }
             (answer, _) => answer,
         }
@@ -312,6 +311,7 @@ impl Record {
             (State::Finished { outcome }, _) => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: Some(ttl),
+                claimed_at: None,
             }),
             (State::Running { .. }, Some(lease_left)) => Some(Claimed::InFlight { lease_left }),
             (
@@ -403,7 +403,7 @@ mod tests {
         let record = Record::decode(bytes.into()).unwrap();
         assert_eq!(
             record.answer_without_ttl(&claim),
-            Some(Claimed::Acquired { attempt: 7 })
+            Some(Claimed::acquired(7))
         );
         let other = claim.by_another();
         assert_eq!(record.answer_without_ttl(&other), None);
@@ -432,7 +432,8 @@ mod tests {
                     record.answer_without_ttl(&claim.by_another()),
                     Some(Claimed::Finished {
                         outcome: Bytes::copy_from_slice(outcome),
-                        retention_left: None
+                        retention_left: None,
+                        claimed_at: None,
                     })
                 );
             }
@@ -474,7 +475,8 @@ mod tests {
             record.answer_without_ttl(&other),
             Some(Claimed::Finished {
                 outcome: Bytes::from_static(b"outcome"),
-                retention_left: None
+                retention_left: None,
+                claimed_at: None,
             })
         );
     }
@@ -539,7 +541,7 @@ mod tests {
         assert!(!is_recreated(b"", &claim.token));
         let record = Record::decode(recreated(&lease).into()).unwrap();
         let answer = record.answer_without_ttl(&claim);
-        assert_eq!(answer, Some(Claimed::Acquired { attempt: 2 }));
+        assert_eq!(answer, Some(Claimed::acquired(2)));
     }
 
     #[test]

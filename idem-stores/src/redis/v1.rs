@@ -187,6 +187,7 @@ impl Record {
             State::Finished { outcome } => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: None,
+                claimed_at: None,
             }),
             State::Running { .. } | State::Abandoned => None,
         }
@@ -197,6 +198,7 @@ impl Record {
             (Some(Claimed::Finished { outcome, .. }), _) => Claimed::Finished {
                 outcome,
                 retention_left: Some(ttl),
+                claimed_at: None,
             },
             (Some(answer), _) => answer,
             (None, Some(lease_left)) => Claimed::InFlight { lease_left },

@@ -73,9 +73,10 @@ impl Record {
             State::Finished { outcome, left } => Some(Claimed::Finished {
                 outcome,
                 retention_left: claim.ask_retention.then_some(left),
+                claimed_at: None,
             }),
             State::Running { .. } if self.token == Some(claim.token) => {
-                Some(Claimed::Acquired { attempt })
+                Some(Claimed::acquired(attempt))
             }
             State::Running {
                 lease_left: Some(lease_left),

@@ -63,7 +63,7 @@ pub(super) async fn claim(
             .await?;
         if let Some(row) = acquired.first() {
             let attempt = record::attempt(row)?;
-            return Ok(Claimed::Acquired { attempt });
+            return Ok(Claimed::acquired(attempt));
         }
         if let Some(answer) = answer(connection, claim).await? {
             return Ok(answer);
@@ -89,7 +89,7 @@ pub(super) async fn claim_many(
     }
     let done = query.execute(&mut *connection).await?;
     if done.rows_affected() == claims.len() as u64 {
-        return Ok(vec![Claimed::Acquired { attempt: 1 }; claims.len()]);
+        return Ok(vec![Claimed::acquired(1); claims.len()]);
     }
     let mut answers = Vec::with_capacity(claims.len());
     for asked in claims {

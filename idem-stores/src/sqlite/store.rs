@@ -164,6 +164,27 @@ impl Store for SqliteStore {
         self.inner.writer.start()?;
         self.inner.watches.watch(id, &self.inner.readers).await
     }
+
+    async fn checkpoint(
+        &self,
+        _lease: &Lease,
+        _at: usize,
+        _steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        Err(crate::error::not_built(NAME))
+    }
+
+    async fn suspend(&self, _id: &RecordId, _token: &Token) -> Result<Change, StoreError> {
+        Err(crate::error::not_built(NAME))
+    }
+
+    async fn list(&self, _listing: &idem_core::Listing) -> Result<idem_core::Page, StoreError> {
+        Err(crate::error::not_built(NAME))
+    }
+
+    async fn forget(&self, _id: &RecordId) -> Result<idem_core::Forgotten, StoreError> {
+        Err(crate::error::not_built(NAME))
+    }
 }
 
 impl fmt::Debug for SqliteStore {

@@ -338,7 +338,7 @@ mod tests {
                 Duration::from_secs(3600),
             )
         };
-        let acquired = Claimed::Acquired { attempt: 1 };
+        let acquired = Claimed::acquired(1);
         for number in 0..20 {
             let before = claim(number);
             assert_eq!(store.claim(&before).await.unwrap(), acquired);

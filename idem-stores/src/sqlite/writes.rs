@@ -186,7 +186,7 @@ impl Write {
         match &self.job {
             Job::Claim(Request {
                 content: Claim { id, .. },
-                answer: Some(Claimed::Acquired { attempt: 2.. }),
+                answer: Some(Claimed::Acquired { attempt: 2.., .. }),
                 ..
             })
             | Job::Complete(Request {

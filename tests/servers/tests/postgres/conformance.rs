@@ -179,7 +179,7 @@ pub(crate) fn claim(number: u8) -> Claim {
 
 pub(crate) async fn finish(store: &PostgresStore, claim: &Claim, outcome: &[u8]) {
     let acquired = store.claim(claim).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     let outcome = bytes::Bytes::copy_from_slice(outcome);
     let change = store.complete(&Lease::of(claim, 1), outcome).await;
     assert_eq!(change.unwrap(), Change::Applied);
@@ -195,6 +195,7 @@ async fn a_replay_always_says_how_long_it_is_kept() {
     let Claimed::Finished {
         outcome,
         retention_left: Some(left),
+        claimed_at: None,
     } = answer
     else {
         panic!("{answer:?}");
@@ -250,7 +251,7 @@ async fn schemas_keep_records_apart() {
         let url = format!("{}?options[search_path]={schema}", postgres.url());
         let store = PostgresStore::connect(&url).await.unwrap();
         let acquired = store.claim(&claim(1)).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 }, "{schema}");
+        assert_eq!(acquired, Claimed::acquired(1), "{schema}");
     }
     let tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'idem_records'";
     assert_eq!(postgres.psql(tables), "3");

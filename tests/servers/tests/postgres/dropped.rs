@@ -85,6 +85,6 @@ async fn on_a_server_that_does_not_answer() {
     // At once, though connections are still owed answers.
     for round in 20..40 {
         let answer = store.claim(&claim(round)).await;
-        assert_eq!(answer.unwrap(), Claimed::Acquired { attempt: 1 });
+        assert_eq!(answer.unwrap(), Claimed::acquired(1));
     }
 }

@@ -202,6 +202,6 @@ async fn a_session_that_has_answered_late_is_lent_again() {
     assert!(dropped.is_err());
     drop(locked);
     let answer = store.claim(&claim(3)).await.unwrap();
-    assert_eq!(answer, Claimed::Acquired { attempt: 1 });
+    assert_eq!(answer, Claimed::acquired(1));
     assert_eq!(postgres.psql(pid), before);
 }

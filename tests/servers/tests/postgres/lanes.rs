@@ -141,7 +141,7 @@ async fn a_claim_that_finds_the_line_full_fails_at_once_and_unsent() {
     first.await.unwrap().unwrap();
     for claimed in waiting {
         let claimed = claimed.await.unwrap().unwrap();
-        assert_eq!(claimed, Claimed::Acquired { attempt: 1 });
+        assert_eq!(claimed, Claimed::acquired(1));
     }
     let refused = format!(
         "SELECT count(*) FROM idem_records WHERE id >= '\\x{}'",
@@ -456,7 +456,7 @@ async fn many_wait_and_are_served_in_time() {
         async move { store.claim(&claim(number)).await }
     });
     for claimed in join_all(claims).await {
-        assert_eq!(claimed.unwrap(), Claimed::Acquired { attempt: 1 });
+        assert_eq!(claimed.unwrap(), Claimed::acquired(1));
     }
     wait_until("connections", LIMIT, || {
         let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idem'";

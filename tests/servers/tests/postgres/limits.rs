@@ -68,7 +68,7 @@ async fn what_a_caller_has_given_up_is_not_carried_out_later() {
     drop(locked);
     assert_eq!(store.inspect(&claim(1).id).await.unwrap(), None);
     let acquired = store.claim(&claim(1)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_server_without_room_refuses_new_claims_and_replays_the_old() {
     assert!(matches!(replay, Claimed::Finished { .. }), "{replay:?}");
     postgres.psql("DROP TRIGGER full_disk ON idem_records");
     let acquired = store.claim(&claim(2)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
 }
 
 #[tokio::test]

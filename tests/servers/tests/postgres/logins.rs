@@ -19,7 +19,7 @@ const SECRET: &str = "s3cr3t-p@ss";
 pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
     let (first, second) = (claim(number), claim(number + 1));
     let acquired = store.claim(&first).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     let answer = store.claim(&claim(number)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
@@ -36,10 +36,7 @@ pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
     store.claim(&second).await.unwrap();
     let _ = store.abandon(&second.id, &second.token).await.unwrap();
     let next = claim(number + 1);
-    assert_eq!(
-        store.claim(&next).await.unwrap(),
-        Claimed::Acquired { attempt: 2 }
-    );
+    assert_eq!(store.claim(&next).await.unwrap(), Claimed::acquired(2));
     let _ = store.release(&next.id, &next.token).await.unwrap();
     assert!(store.inspect(&next.id).await.unwrap().is_none());
 }

@@ -103,9 +103,9 @@ async fn reads_every_row(store: &PostgresStore) {
     let crashed = store.claim(&of(3).on_crash(OnCrash::Refuse)).await.unwrap();
     assert_eq!(crashed, Claimed::OutcomeUnknown { attempt: 7 });
     let rerun = store.claim(&of(3)).await.unwrap();
-    assert_eq!(rerun, Claimed::Acquired { attempt: 8 });
+    assert_eq!(rerun, Claimed::acquired(8));
     let abandoned = store.claim(&of(4)).await.unwrap();
-    assert_eq!(abandoned, Claimed::Acquired { attempt: 2 });
+    assert_eq!(abandoned, Claimed::acquired(2));
     assert_eq!(store.sweep(10).await.unwrap(), 1);
     finish(store, &of(5), b"first").await;
 }
@@ -273,7 +273,7 @@ async fn processes_of_both_versions_share_the_tables() {
 
     let begun = of(7);
     let acquired = store.claim(&begun).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     assert_eq!(old.claim(&of(7)).await, (1, None));
     assert!(!old.complete(&of(7), b"not its own").await);
     let lease = Lease::of(&begun, 1);

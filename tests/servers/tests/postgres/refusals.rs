@@ -301,7 +301,7 @@ async fn statements_that_a_session_has_forgotten_or_mixed_up_are_rejected_and_th
         let words = std::error::Error::source(&refused).unwrap().to_string();
         assert!(words.contains("pooler=transaction"), "{sql}: {words}");
         let next = store.claim(&claim(100 + number)).await.unwrap();
-        assert_eq!(next, Claimed::Acquired { attempt: 1 }, "{sql}");
+        assert_eq!(next, Claimed::acquired(1), "{sql}");
     }
     let changed = format!(
         "SELECT count(*) FROM idem_records WHERE id = '\\x{}'",

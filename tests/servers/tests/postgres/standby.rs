@@ -29,6 +29,7 @@ async fn replays_the_first_alone(store: &PostgresStore) {
         let Claimed::Finished {
             outcome,
             retention_left: Some(_),
+            claimed_at: None,
         } = replayed
         else {
             panic!("{replayed:?}");
@@ -48,7 +49,7 @@ async fn primary() -> Postgres {
     let store = PostgresStore::connect(&primary.url()).await.unwrap();
     finish(&store, &claim(1), b"done").await;
     let acquired = store.claim(&claim(2)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     primary
 }
 

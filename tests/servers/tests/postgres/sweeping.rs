@@ -157,7 +157,7 @@ async fn claims_of_what_is_just_swept_are_first_attempts() {
                 let moment = Duration::from_millis(1);
                 let brief = claim(task).lease(moment).retention(moment);
                 let answer = store.claim(&brief).await.unwrap();
-                assert_eq!(answer, Claimed::Acquired { attempt: 1 }, "round {round}");
+                assert_eq!(answer, Claimed::acquired(1), "round {round}");
                 let outcome = bytes::Bytes::from_static(b"done");
                 let mut lease = Lease::of(&brief, 1);
                 // It would be created again.

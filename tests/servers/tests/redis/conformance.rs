@@ -195,10 +195,7 @@ async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_
         "{duplicate:?}"
     );
     let takeover = claim(3);
-    assert_eq!(
-        store.claim(&takeover).await.unwrap(),
-        Claimed::Acquired { attempt: 2 }
-    );
+    assert_eq!(store.claim(&takeover).await.unwrap(), Claimed::acquired(2));
     assert!(store.watch(&running.id).await.is_ok());
     let renewed = store.renew(&Lease::of(&running, 1)).await;
     assert_eq!(renewed.unwrap(), Change::Applied);
@@ -214,10 +211,7 @@ async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_
     );
 
     console.call(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(
-        store.claim(&claim(4)).await.unwrap(),
-        Claimed::Acquired { attempt: 1 }
-    );
+    assert_eq!(store.claim(&claim(4)).await.unwrap(), Claimed::acquired(1));
 }
 
 #[tokio::test]
@@ -231,7 +225,7 @@ async fn prefixes_and_databases_keep_records_apart() {
     for url in &urls {
         let store = RedisStore::connect(url).await.unwrap();
         let acquired = store.claim(&claim(1)).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 }, "{url}");
+        assert_eq!(acquired, Claimed::acquired(1), "{url}");
         let seen = store.inspect(&claim(1).id).await.unwrap().unwrap();
         assert!(matches!(
             seen.phase,
@@ -272,10 +266,7 @@ async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
     let key = key(&holder);
     let retention = holder.retention.as_millis().to_string();
     console.call(&[b"PEXPIRE".as_slice(), &key, retention.as_bytes()]);
-    assert_eq!(
-        store.claim(&claim(1)).await.unwrap(),
-        Claimed::Acquired { attempt: 2 }
-    );
+    assert_eq!(store.claim(&claim(1)).await.unwrap(), Claimed::acquired(2));
     let late = bytes::Bytes::from_static(b"late");
     let lost = store.complete(&Lease::of(&holder, 1), late).await;
     assert_eq!(lost.unwrap(), Change::LeaseLost);

@@ -82,7 +82,7 @@ async fn ten_thousand_damaged_records_are_neither_taken_over_nor_given_back() {
     // Undamaged, it would be.
     let whole = put(&running);
     let taken_over = store.claim(&whole).await.unwrap();
-    assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
+    assert_eq!(taken_over, Claimed::acquired(2));
 
     let records = (0..DAMAGES).flat_map(|_| [damaged(&running), damaged(&finished)]);
     let claims: Vec<_> = records.map(|record| (put(&record), record)).collect();
@@ -130,7 +130,7 @@ async fn what_is_changed_in_place_stays_whole() {
     watch.await;
     let next = holder.by_another();
     let taken_over = store.claim(&next).await.unwrap();
-    assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
+    assert_eq!(taken_over, Claimed::acquired(2));
     let inspected = store.inspect(&holder.id).await.unwrap().unwrap();
     assert_eq!(
         (inspected.attempt, inspected.fingerprint),

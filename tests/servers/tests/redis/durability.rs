@@ -73,7 +73,7 @@ async fn with_a_replica_it_is_as_without() {
     let (first, crashed) = (claim(1), claim(2));
     for claim in [&first, &crashed] {
         let acquired = it.store.claim(claim).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+        assert_eq!(acquired, Claimed::acquired(1));
     }
     let in_flight = it.store.claim(&claim(1)).await.unwrap();
     assert!(matches!(in_flight, Claimed::InFlight { .. }));
@@ -90,7 +90,7 @@ async fn with_a_replica_it_is_as_without() {
     let next = claim(2);
     for _ in 0..2 {
         let acquired = it.store.claim(&next).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 2 });
+        assert_eq!(acquired, Claimed::acquired(2));
     }
     let lost = it.store.complete(&Lease::of(&crashed, 1), outcome).await;
     assert_eq!(lost.unwrap(), Change::LeaseLost);
@@ -128,9 +128,9 @@ async fn a_claim_that_no_replica_has_is_undone() {
 
     block_in_place(|| it.join());
     let acquired = it.store.claim(&claim(1)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     let acquired = it.store.claim(&claim(2)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 3 });
+    assert_eq!(acquired, Claimed::acquired(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn claims_at_once_wait_together() {
     console.call(&["CONFIG", "RESETSTAT"]);
     let acquired = join_all(claims.iter().map(|claim| it.store.claim(claim))).await;
     for acquired in acquired {
-        assert_eq!(acquired.unwrap(), Claimed::Acquired { attempt: 1 });
+        assert_eq!(acquired.unwrap(), Claimed::acquired(1));
     }
     let stats = console.info("commandstats", "cmdstat_wait").unwrap();
     let calls = stats.strip_prefix("calls=").unwrap();
@@ -248,7 +248,7 @@ async fn files_are_waited_for_where_the_server_knows_how() {
         let store = connected.unwrap();
         let held = claim(1);
         let acquired = store.claim(&held).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+        assert_eq!(acquired, Claimed::acquired(1));
         let outcome = Bytes::from_static(b"outcome");
         let change = store.complete(&Lease::of(&held, 1), outcome).await;
         assert_eq!(change.unwrap(), Change::Applied);

@@ -71,12 +71,12 @@ async fn claims_beyond_the_bounds_are_refused_at_once_and_unsent() {
         );
     }
     for call in calls {
-        assert_eq!(call.await.unwrap(), Claimed::Acquired { attempt: 1 });
+        assert_eq!(call.await.unwrap(), Claimed::acquired(1));
     }
     assert_eq!(sets(&mut console), 5);
     // There is room again.
     let acquired = store.claim(&claim(6)).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
 }
 
 #[tokio::test]

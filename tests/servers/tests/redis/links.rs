@@ -196,7 +196,7 @@ async fn an_opening_that_failed_while_nobody_waited_is_no_later_calls_answer() {
     }
     proxy.refuse(false);
     let answer = store.claim(&claim(3)).await;
-    assert_eq!(answer.unwrap(), Claimed::Acquired { attempt: 1 });
+    assert_eq!(answer.unwrap(), Claimed::acquired(1));
 }
 
 #[test]

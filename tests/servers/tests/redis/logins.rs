@@ -45,7 +45,7 @@ fn set_user(server: &Redis, user: &str) {
 async fn exercise(store: &RedisStore) {
     let (first, second) = (claim(1), claim(2));
     let acquired = store.claim(&first).await.unwrap();
-    assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+    assert_eq!(acquired, Claimed::acquired(1));
     let answer = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(answer, Claimed::InFlight { .. }));
     let watch = store.watch(&first.id).await.unwrap();
@@ -62,10 +62,7 @@ async fn exercise(store: &RedisStore) {
     store.claim(&second).await.unwrap();
     let _ = store.abandon(&second.id, &second.token).await.unwrap();
     let next = claim(2);
-    assert_eq!(
-        store.claim(&next).await.unwrap(),
-        Claimed::Acquired { attempt: 2 }
-    );
+    assert_eq!(store.claim(&next).await.unwrap(), Claimed::acquired(2));
     let _ = store.release(&next.id, &next.token).await.unwrap();
     assert!(store.inspect(&next.id).await.unwrap().is_none());
 }
@@ -120,7 +117,7 @@ async fn who_may_not_publish_ends_watched_records_all_the_same() {
         let change = writer.abandon(&abandoned.id, &abandoned.token).await;
         assert_eq!(change.unwrap(), Change::Applied, "{rights}");
         let taken_over = watcher.claim(&claim(2)).await.unwrap();
-        assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
+        assert_eq!(taken_over, Claimed::acquired(2));
         let outcome = bytes::Bytes::from_static(b"outcome");
         let lease = idem::store::Lease::of(&completed, 1);
         let change = writer.complete(&lease, outcome).await;

@@ -93,6 +93,7 @@ async fn what_version_1_has_finished_is_given_back() {
             Claimed::Finished {
                 outcome: kept,
                 retention_left,
+                ..
             } => {
                 assert_eq!(kept, outcome);
                 assert_eq!(retention_left.is_some(), ask_retention);
@@ -140,7 +141,7 @@ async fn what_crashed_under_version_1_is_taken_over_or_refused_and_resolved() {
         assert_eq!(store.claim(&refuses).await.unwrap(), unknown);
         let next = claim(number);
         let taken_over = store.claim(&next).await.unwrap();
-        assert_eq!(taken_over, Claimed::Acquired { attempt: 2 });
+        assert_eq!(taken_over, Claimed::acquired(2));
         // Its owner wakes, and another process of version 1 claims it.
         assert!(is_kept_out(&claims_as_version_1(&mut console, &next)));
         let outcome = Bytes::from_static(b"the second's");
@@ -175,7 +176,7 @@ async fn processes_of_both_versions_run_nothing_twice() {
             // This version is first; whatever becomes of it.
             0 => {
                 let acquired = store.claim(&here).await.unwrap();
-                assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+                assert_eq!(acquired, Claimed::acquired(1));
                 assert!(is_kept_out(&claims_as_version_1(&mut console, &here)));
                 let lease = Lease::of(&here, 1);
                 let change = match number % 3 {
@@ -226,7 +227,7 @@ async fn it_is_so_in_a_cluster() {
     assert!(matches!(answer, Claimed::Finished { .. }), "{answer:?}");
     for number in 10..30 {
         let acquired = store.claim(&claim(number)).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+        assert_eq!(acquired, Claimed::acquired(1));
     }
 }
 

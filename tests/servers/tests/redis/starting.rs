@@ -90,7 +90,7 @@ async fn a_server_that_takes_no_writes_now_is_started_with_all_the_same() {
         assert!(error.is_outage(), "{error:?}");
         console.call(&["CONFIG", "SET", setting, takes]);
         let acquired = store.claim(&claim(1)).await.unwrap();
-        assert_eq!(acquired, Claimed::Acquired { attempt: 1 });
+        assert_eq!(acquired, Claimed::acquired(1));
         console.call(&["FLUSHALL"]);
     }
 }

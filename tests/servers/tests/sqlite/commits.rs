@@ -170,7 +170,7 @@ async fn of_what_is_committed_together_each_is_judged_by_itself() {
         );
         let winners = [&answers.0, &answers.1, &answers.2, &answers.3].map(|answer| {
             match answer.as_ref().unwrap() {
-                Claimed::Acquired { attempt: 1 } => 1,
+                Claimed::Acquired { attempt: 1, .. } => 1,
                 Claimed::InFlight { .. } => 0,
                 other => panic!("{other:?}"),
             }

@@ -206,7 +206,7 @@ async fn a_lease_of_no_time_is_over_at_once() {
     at_once.lease = Duration::ZERO;
     assert_eq!(store.claim(&at_once).await.unwrap(), ACQUIRED);
     let next = store.claim(&again(&at_once)).await.unwrap();
-    assert_eq!(next, Claimed::Acquired { attempt: 2 });
+    assert_eq!(next, Claimed::acquired(2));
     let late = store.release(&at_once.id, &at_once.token).await.unwrap();
     assert_eq!(late, Change::LeaseLost);
 }

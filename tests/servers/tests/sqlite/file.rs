@@ -122,7 +122,7 @@ pub(crate) fn broken(claim: &Claim) -> Lease {
     lease
 }
 
-pub(crate) const ACQUIRED: Claimed = Claimed::Acquired { attempt: 1 };
+pub(crate) const ACQUIRED: Claimed = Claimed::acquired(1);
 
 pub(crate) async fn acquire(store: &dyn Store, claim: &Claim) {
     assert_eq!(store.claim(claim).await.unwrap(), ACQUIRED);
@@ -144,6 +144,7 @@ pub(crate) async fn replays(store: &dyn Store, claim: &Claim, outcome: &'static 
     let expected = Claimed::Finished {
         outcome: outcome.into(),
         retention_left: None,
+        claimed_at: None,
     };
     assert_eq!(answer, expected);
 }

@@ -89,9 +89,9 @@ async fn reads_every_row(store: &SqliteStore) {
     let crashed = store.claim(&of(3).on_crash(OnCrash::Refuse)).await.unwrap();
     assert_eq!(crashed, Claimed::OutcomeUnknown { attempt: 7 });
     let rerun = store.claim(&of(3)).await.unwrap();
-    assert_eq!(rerun, Claimed::Acquired { attempt: 8 });
+    assert_eq!(rerun, Claimed::acquired(8));
     let abandoned = store.claim(&of(4)).await.unwrap();
-    assert_eq!(abandoned, Claimed::Acquired { attempt: 2 });
+    assert_eq!(abandoned, Claimed::acquired(2));
     acquire(store, &of(5)).await;
 }
 
@@ -272,7 +272,7 @@ async fn a_process_of_the_version_before_goes_on_beside_new_ones() {
     assert_eq!(old.claim(&crashing).await, Some(1));
     assert_eq!(old.abandon(&crashing).await, 1);
     let next = store.claim(&again(&crashing)).await.unwrap();
-    assert_eq!(next, Claimed::Acquired { attempt: 2 });
+    assert_eq!(next, Claimed::acquired(2));
 
     // One that starts now does not: it refuses every version but its own.
     assert_eq!(old.version().await, 2);

@@ -25,7 +25,7 @@ pub(crate) async fn claims_until(store: Arc<dyn Store>, end: impl Future<Output 
                 let started = Instant::now();
                 let answer = store.claim(&claim).await.unwrap();
                 took.push(started.elapsed());
-                assert_eq!(answer, Claimed::Acquired { attempt: 1 });
+                assert_eq!(answer, Claimed::acquired(1));
             }
             took
         })

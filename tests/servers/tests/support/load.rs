@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use idem::store::{Change, Claim, Claimed, Lease, Store, Token, Watch};
+use idem::store::{Change, Claim, Claimed, Forgotten, Lease, Listing, Page, Store, Token, Watch};
 use idem::{
     EngineBuilder, Error, Fingerprint, InFlight, Inspection, Key, Operation, RecordId, StoreError,
 };
@@ -71,7 +71,7 @@ impl Store for Witnessed {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let answer = self.store.claim(claim).await;
-        if let Ok(Claimed::Acquired { attempt }) = answer {
+        if let Ok(Claimed::Acquired { attempt, .. }) = answer {
             let mut acquired = self.acquired.lock().unwrap();
             let acquired = acquired.entry(claim.id).or_default();
             // The same claim again is no other.
@@ -117,6 +117,27 @@ impl Store for Witnessed {
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
         self.store.watch(id).await
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        self.store.checkpoint(lease, at, steps).await
+    }
+
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.store.suspend(id, token).await
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.store.list(listing).await
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        self.store.forget(id).await
     }
 }
 

@@ -164,7 +164,7 @@ pub(crate) async fn write_all(store: &dyn Store) {
 
 async fn acquire(store: &dyn Store, claim: &Claim, attempt: u32) {
     let answer = store.claim(claim).await.unwrap();
-    assert_eq!(answer, Claimed::Acquired { attempt });
+    assert_eq!(answer, Claimed::acquired(attempt));
 }
 
 fn applied(change: Result<Change, idem::StoreError>) {
@@ -240,6 +240,7 @@ async fn replays(store: &dyn Store, claim: &Claim, outcome: &'static [u8]) {
     let expected = Claimed::Finished {
         outcome: outcome.into(),
         retention_left: None,
+        claimed_at: None,
     };
     // A store may say what is left without being asked.
     let mut answer = store.claim(&claim.by_another()).await.unwrap();
