@@ -28,8 +28,10 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, lease over | claim to refuse | unchanged, [`Claimed::OutcomeUnknown`] |
 /// | finished | claim | unchanged, [`Claimed::Finished`] |
 /// | suspended, same fingerprint | claim, to rerun or to refuse | running, next attempt, new token and lease, with its steps |
-/// | running, right token | renew, complete, release, abandon | lease extended, finished, absent, lease over at once |
-/// | running, right token | suspend | suspended: nobody's, with its steps |
+/// | running, right token | renew, complete, abandon | lease extended, finished, lease over at once |
+/// | running, right token, without steps | release | absent |
+/// | running, right token, with steps | release | suspended: nobody's, with its steps |
+/// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
@@ -38,7 +40,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running or suspended, lease over for longer than the retention | any | absent |
 ///
 /// The steps are bytes that only grow while the record is not finished. Whoever takes a record over
-/// is handed them; a completion or a release drops them.
+/// is handed them; only a completion drops them.
 ///
 /// The right token still changes a record whose lease is over, as long as nobody has claimed
 /// it since: a late outcome is worth more than a doubt. An abandoned or suspended record is nobody's:
@@ -70,7 +72,8 @@ pub trait Store: Send + Sync + 'static {
     /// A store with a bound accepts a completion past it: the effect has happened.
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError>;
 
-    /// Forgets the record: the attempt had no effect.
+    /// Forgets the record: the attempt had no effect. A record with steps is suspended instead: an
+    /// earlier attempt may have had one, and whoever releases need not know.
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError>;
 
     /// Ends the lease at once: the attempt crashed.

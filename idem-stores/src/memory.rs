@@ -466,8 +466,11 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |record, _| {
-            self.inner.free(record.remove().bytes());
+        Ok(self.inner.change(id, token, |mut record, now| {
+            match record.get().steps.is_empty() {
+                true => self.inner.free(record.remove().bytes()),
+                false => record.get_mut().end_lease(now, true),
+            }
         }))
     }
 
