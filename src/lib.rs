@@ -193,8 +193,8 @@ pub use idem_core::{
     Attempt, Begun, CarriesRefusal, Engine, EngineBuilder, Error, Execution, ExecutionError,
     Fingerprint, FingerprintError, Fingerprinter, InFlight, InTransaction, InstallError, Key,
     KeyError, KeyPart, Keyed, NameTaken, NotReplayable, OnCrash, Operation, Outcome, Panic, Policy,
-    PolicyError, ReleaseErrors, Replayable, Resolution, StorableValue, StoreErrors, Undecodable,
-    Unprotected, Verdict, attempt, detached,
+    PolicyError, ReleaseErrors, Replayable, Resolution, StepError, StorableValue, StoreErrors,
+    Undecodable, Unprotected, Verdict, attempt, detached, step,
 };
 /// What an operator sees of a record: see [`Operation::inspect`].
 pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};

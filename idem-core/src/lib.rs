@@ -24,6 +24,8 @@ mod record;
 mod registry;
 mod replay;
 mod settings;
+mod step;
+mod steps;
 mod store;
 pub mod transactional;
 
@@ -36,9 +38,9 @@ pub use attempt::Attempt;
 #[doc(hidden)]
 pub use caller::{Caller, Waiting};
 pub use canonical::FingerprintError;
-#[doc(hidden)]
-pub use current::EnclosingAttempt;
 pub use current::attempt;
+#[doc(hidden)]
+pub use current::{EnclosingAttempt, has_failed_step};
 pub use detached::detached;
 pub use engine::{
     Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError, Keyed,
@@ -70,6 +72,8 @@ pub use replay::AfterCrash;
 pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
 #[doc(hidden)]
 pub use settings::Settings;
+pub use step::step;
+pub use steps::StepError;
 pub use store::{Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,

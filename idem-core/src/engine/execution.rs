@@ -20,7 +20,7 @@ use super::flight::{Ending, FlightGuard};
 use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
-use crate::attempt::{Attempt, OwnedLease, after};
+use crate::attempt::{Acquired, Attempt, OwnedLease, after};
 use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
@@ -28,7 +28,7 @@ use crate::observe;
 use crate::outcome::{Outcome, Verdict};
 #[cfg(feature = "http")]
 use crate::policy::InFlight;
-use crate::record::{Change, Token};
+use crate::record::Change;
 use crate::store::StoreError;
 
 /// The panic of a body, as [`std::panic::resume_unwind`] takes it.
@@ -87,15 +87,15 @@ impl ClaimedLease {
     pub(super) fn new(
         engine: &Engine,
         call: &Call,
-        token: Token,
-        attempt: u32,
+        acquired: Acquired,
         claimed: Instant,
         flight: FlightGuard,
     ) -> Self {
+        let keeper = Arc::clone(&engine.inner);
         let lease = Arc::new(OwnedLease::new(
+            keeper,
             call.clone(),
-            attempt,
-            token,
+            acquired,
             claimed + call.policy.lease,
             current::attempt_here(),
         ));
@@ -434,9 +434,10 @@ impl Running {
         let call = claimed.call();
         observe::body_took(&call.operation, &self.clock);
         let is_whole = matches!(verdict, Verdict::Final(Outcome::Response(_)));
-        let settlement = match attempt.is_released() {
-            true => Settlement::Release,
-            false => Settlement::of(verdict, call, &claimed.engine),
+        let settlement = match Settlement::of(verdict, call, &claimed.engine) {
+            Settlement::Release => Settlement::releasing(&claimed.lease),
+            _ if attempt.is_released() => Settlement::releasing(&claimed.lease),
+            settlement => settlement,
         };
         if matches!(settlement, Settlement::Abandon) {
             observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");

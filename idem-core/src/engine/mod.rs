@@ -12,6 +12,7 @@
 //! | `transactional` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, and how an attempt ends |
+//! | `checkpoints` | finished steps, on their way to the record |
 //! | `renewal`, `keepers` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
@@ -24,6 +25,7 @@ mod background;
 mod backoff;
 mod begin;
 mod cache;
+mod checkpoints;
 mod claim;
 mod decision;
 mod execution;
