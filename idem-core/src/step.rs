@@ -3,13 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::attempt::{Attempt, OwnedLease, Protected};
 use crate::current;
 use crate::error::Error;
 use crate::observe::{self, StepDecision};
+use crate::replay::{CarriesRefusal, StorableValue};
 use crate::steps::{Begun, StepError};
 
 /// Runs a part of an idempotent body, and keeps its value in the operation's record as soon as it has
@@ -53,8 +51,8 @@ use crate::steps::{Begun, StepError};
 pub async fn step<T, E, F>(name: &str, work: F) -> Result<T, E>
 where
     F: Future<Output = Result<T, E>>,
-    T: Serialize + DeserializeOwned,
-    E: From<Error>,
+    T: StorableValue,
+    E: CarriesRefusal,
 {
     match current::attempt_here() {
         Some(attempt) => attempt.step(name, work).await,
@@ -70,8 +68,8 @@ impl Attempt {
     pub async fn step<T, E, F>(&self, name: &str, work: F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
-        T: Serialize + DeserializeOwned,
-        E: From<Error>,
+        T: StorableValue,
+        E: CarriesRefusal,
     {
         let lease = match self.protected() {
             Protected::ByLease(lease) => lease,

@@ -52,7 +52,7 @@ async fn checkpoint(engine: &Engine, lease: &OwnedLease) -> Result<(), Error> {
             }
             // A failover may have forgotten the record, or the last of its steps. A renewal knows,
             // and creates it again.
-            Ok(Change::LeaseLost) if !all => match renew(engine, lease).await {
+            Ok(Change::LeaseLost) if told.unbroken && !all => match renew(engine, lease).await {
                 Ok(Change::Applied) => {
                     all = true;
                     continue;
