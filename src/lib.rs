@@ -180,6 +180,7 @@ pub mod store {
 
 /// What a database must do for claims inside its own transactions.
 pub mod transactional {
+    pub use idem_core::TransactionOf;
     pub use idem_core::transactional::{
         BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
     };
@@ -194,7 +195,7 @@ pub use idem_core::{
     Fingerprint, FingerprintError, Fingerprinter, InFlight, InTransaction, InstallError, Key,
     KeyError, KeyPart, Keyed, NameTaken, NotReplayable, OnCrash, Operation, Outcome, Panic, Policy,
     PolicyError, ReleaseErrors, Replayable, Resolution, StepError, StorableValue, StoreErrors,
-    Undecodable, Unprotected, Verdict, attempt, detached, step,
+    Undecodable, Unprotected, Verdict, attempt, detached, phase, step,
 };
 /// What an operator sees of a record: see [`Operation::inspect`].
 pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};

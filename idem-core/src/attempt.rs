@@ -1,5 +1,6 @@
 //! One run of a body, as the body knows it and as its owner does.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -79,6 +80,9 @@ pub(crate) enum Protected<'a> {
 pub(crate) trait StepKeeper: Send + Sync {
     /// What the steps of a record may take, in bytes.
     fn max_bytes(&self) -> usize;
+
+    /// The engine itself.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 
     /// Tells the store of all steps that it has not acknowledged, for as long as the lease holds.
     fn keep_steps(self: Arc<Self>, lease: Arc<OwnedLease>)

@@ -104,6 +104,10 @@ impl Attempt {
         }
     }
 
+    pub(crate) fn refuse<E: From<Error>>(&self, error: StepError) -> E {
+        self.fail(error.into())
+    }
+
     /// The attempt's end is judged by it.
     fn fail<E: From<Error>>(&self, error: Error) -> E {
         self.note_failed_step();

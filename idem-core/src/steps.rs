@@ -33,6 +33,8 @@ pub enum StepError {
     /// The operation claims in a transaction, which keeps all of the body's writes or none. The step
     /// did not run.
     InTransaction,
+    /// The attempt has no record, and a phase needs one. It did not run.
+    WithoutRecord,
     /// The name is empty, or longer than [`StepError::MAX_NAME_BYTES`]. The step did not run.
     NameNotAcceptable,
     /// A step of this attempt has the name already, and has finished or is running. The step did not
@@ -78,6 +80,9 @@ impl fmt::Display for StepError {
             ),
             Self::InTransaction => f.write_str(
                 "this operation claims in a transaction, which keeps all of its writes or none: it needs no steps, and has none",
+            ),
+            Self::WithoutRecord => f.write_str(
+                "this attempt has no record: send a key, or use a transaction of your own where there is none",
             ),
             Self::NameNotAcceptable => write!(
                 f,

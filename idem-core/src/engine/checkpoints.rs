@@ -1,5 +1,6 @@
 //! Finished steps, on their way to the record.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 impl StepKeeper for Inner {
     fn max_bytes(&self) -> usize {
         self.settings.max_outcome_bytes
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
     }
 
     fn keep_steps(

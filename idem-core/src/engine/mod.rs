@@ -13,6 +13,7 @@
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, and how an attempt ends |
 //! | `checkpoints` | finished steps, on their way to the record |
+//! | `phase` | steps that commit with rows of a database |
 //! | `renewal`, `keepers` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
@@ -33,6 +34,7 @@ mod flight;
 mod handle;
 mod keepers;
 mod operation;
+mod phase;
 mod renewal;
 mod replays;
 mod resolve;
@@ -47,6 +49,7 @@ pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
 pub use flight::LiveAnswer;
 pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
+pub use phase::{TransactionOf, phase};
 #[cfg(feature = "http")]
 pub(crate) use replays::Notice;
 pub use resolve::Resolution;
