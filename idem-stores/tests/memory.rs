@@ -62,7 +62,7 @@ impl Harness for OnRealTime {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conforms_in_real_time_where_moka_expires_records_too() {
+async fn conforms_in_real_time() {
     conformance::assert_conforms(&OnRealTime(MemoryStore::new())).await;
 }
 
@@ -151,6 +151,54 @@ async fn every_way_out_gives_the_bytes_back() {
     assert_eq!(store.used_bytes(), 0);
     finish(&store, &claim(0), Bytes::from_static(b"again")).await;
     assert_eq!(store.used_bytes(), one);
+}
+
+/// A record of this shard.
+fn claim_in(shard: u8, number: u32) -> Claim {
+    let mut id = [shard; 32];
+    id[..4].copy_from_slice(&number.to_le_bytes());
+    let fingerprint = Fingerprint::of("request").unwrap();
+    Claim::new(RecordId::from_bytes(id), fingerprint, LEASE, TTL)
+}
+
+#[tokio::test]
+async fn claims_free_what_has_expired_as_they_come() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    for number in 0..1000 {
+        finish(&store, &claim_in(7, number), Bytes::from(vec![7; 100])).await;
+        clock.advance(Duration::from_millis(1));
+    }
+    let full = store.used_bytes();
+    // Half of them have expired; fewer claims than that free them all.
+    clock.advance(TTL - Duration::from_millis(501));
+    for number in 0..125 {
+        let other = claim_in(7, 1000 + number);
+        store.claim(&other).await.unwrap();
+        let _ = store.release(&other.id, &other.token).await.unwrap();
+    }
+    assert_eq!(store.used_bytes() * 2, full);
+    let replay = store.claim(&claim_in(7, 999)).await.unwrap();
+    assert!(matches!(replay, Claimed::Finished { .. }));
+}
+
+#[tokio::test]
+async fn a_record_whose_lease_is_renewed_outlives_its_first_retention() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    let running = claim(1);
+    store.claim(&running).await.unwrap();
+    for _ in 0..4 {
+        clock.advance(TTL / 2);
+        let renewed = store.renew(&Lease::of(&running, 1)).await.unwrap();
+        assert_eq!(renewed, Change::Applied);
+        store.sweep();
+    }
+    let duplicate = store.claim(&running.by_another()).await.unwrap();
+    assert!(matches!(duplicate, Claimed::InFlight { .. }));
+    clock.advance(TTL + LEASE);
+    store.sweep();
+    assert_eq!(store.used_bytes(), 0);
 }
 
 #[tokio::test]
