@@ -70,7 +70,7 @@ pub use replay::AfterCrash;
 pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
 #[doc(hidden)]
 pub use settings::Settings;
-pub use store::{Store, StoreError, Watch};
+pub use store::{ImmediateStore, Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
 };

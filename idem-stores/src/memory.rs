@@ -17,8 +17,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Cursor, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
+    Listing, Page, RecordId, Store, StoreError, Token, Watch,
 };
 
 pub use clock::ManualClock;
@@ -160,11 +160,17 @@ impl Inner {
         if let Some(record) = shard.get_mut(&claim.id, now) {
             return Some(record.claim(claim, now, &*self.clock));
         }
-        if !self.reserve() {
-            return None;
+        let fits = self.create_first(&mut shard, claim, now);
+        fits.then_some(Claimed::acquired(1))
+    }
+
+    /// Creates the record of a first claim, if it fits.
+    fn create_first(&self, shard: &mut Shard, claim: &Claim, now: Duration) -> bool {
+        let fits = self.reserve();
+        if fits {
+            self.create(shard, &Lease::of(claim, 1), now);
         }
-        self.create(&mut shard, &Lease::of(claim, 1), now);
-        Some(Claimed::acquired(1))
+        fits
     }
 
     /// Inserts a running record, whose bytes are reserved.
@@ -301,10 +307,32 @@ impl Inner {
     }
 }
 
+impl ImmediateStore for Inner {
+    fn find_finished(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Bytes> {
+        let now = self.clock.now();
+        self.shard(id).get(id, now)?.finished(fingerprint)
+    }
+
+    fn claim_absent(&self, claim: &Claim) -> bool {
+        let now = self.clock.now();
+        let mut shard = self.shard(&claim.id);
+        self.free(shard.remove_expired(now, EXPIRED_PER_CLAIM));
+        shard.get(&claim.id, now).is_none() && self.create_first(&mut shard, claim, now)
+    }
+
+    fn complete_held(&self, lease: &Lease, outcome: &Bytes) -> bool {
+        self.complete(lease, outcome.clone()) == Change::Applied
+    }
+}
+
 #[async_trait]
 impl Store for MemoryStore {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        Some(&*self.inner)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {

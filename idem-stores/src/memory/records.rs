@@ -80,6 +80,14 @@ impl Record {
         matches!(self.state, State::Finished(_)) && self.token == Some(*token)
     }
 
+    /// The outcome, for a request with this fingerprint.
+    pub(super) fn finished(&self, fingerprint: &Fingerprint) -> Option<Bytes> {
+        match &self.state {
+            State::Finished(outcome) if self.fingerprint == *fingerprint => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn has_steps(&self) -> bool {
         matches!(&self.state, State::Unfinished(unfinished) if !unfinished.steps.is_empty())
     }
