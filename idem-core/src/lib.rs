@@ -74,7 +74,7 @@ pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, Store
 pub use settings::Settings;
 pub use step::step;
 pub use steps::StepError;
-pub use store::{Store, StoreError, Watch};
+pub use store::{ImmediateStore, Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
 };

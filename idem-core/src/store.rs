@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::fingerprint::Fingerprint;
 use crate::listing::{Forgotten, Listing, Page};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
@@ -59,6 +60,12 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 pub trait Store: Send + Sync + 'static {
     /// A short name for logs and errors, such as `"memory"`. Never an address.
     fn name(&self) -> &'static str;
+
+    /// The calls that this store answers at once, if it keeps its records in this process. The engine
+    /// then makes no future for them.
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        None
+    }
 
     /// Asks for the right to run one attempt.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
@@ -113,6 +120,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets a record that no lease protects, whatever it says: the next claim is a first one.
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError>;
+}
+
+/// What a [`Store`] that keeps its records in this process does without a wait: the usual cases of its
+/// methods, each one atomic step. Where the answer is no, nothing has changed, and the engine asks the
+/// method itself.
+pub trait ImmediateStore {
+    /// The outcome of a record that is finished, for this fingerprint: what
+    /// [`claim`](Store::claim) answers with [`Claimed::Finished`].
+    fn find_finished(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Bytes>;
+
+    /// [`claim`](Store::claim) of a record that is absent. `false` if it is not, or if there is no room
+    /// for another one.
+    fn claim_absent(&self, claim: &Claim) -> bool;
+
+    /// [`complete`](Store::complete). `false` where its answer would not be [`Change::Applied`].
+    fn complete_held(&self, lease: &Lease, outcome: &Bytes) -> bool;
 }
 
 /// Resolves when a watched record may have changed. Waking without a change is allowed.

@@ -213,10 +213,17 @@ impl Execution {
         if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await? {
             return Ok(false);
         }
-        claimed.flight.occupy();
-        let call = claimed.call();
-        observe::started(&call.operation, &call.id, claimed.lease.number);
+        self.report_start();
         Ok(true)
+    }
+
+    /// Duplicates learn that the record is taken.
+    pub(super) fn report_start(&self) {
+        if let Some(claimed) = &self.claimed {
+            claimed.flight.occupy();
+            let call = claimed.call();
+            observe::started(&call.operation, &call.id, claimed.lease.number);
+        }
     }
 
     /// Runs the body, renews the lease meanwhile, and stores the verdict before it returns the
@@ -355,6 +362,36 @@ impl Execution {
         }
     }
 
+    /// Stores the outcome where the store needs no wait. `false` has changed nothing.
+    fn complete_at_once(&mut self) -> bool {
+        let (Some(claimed), Settlement::Complete(outcome)) = (&self.claimed, &self.settlement)
+        else {
+            return false;
+        };
+        let engine = &claimed.engine;
+        let Some(store) = engine.store().immediate() else {
+            return false;
+        };
+        let complete = || store.complete_held(&claimed.lease.told(), outcome);
+        let completed = engine.immediate_call(
+            &claimed.call().operation,
+            self.settlement.as_str(),
+            complete,
+        );
+        if completed {
+            self.close(Change::Applied);
+        }
+        completed
+    }
+
+    /// The store has taken the attempt's end.
+    fn close(&mut self, change: Change) {
+        if let Some(claimed) = self.claimed.take() {
+            let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
+            claimed.close(&self.runtime, settlement, change);
+        }
+    }
+
     async fn settle(mut self) {
         let Some(claimed) = &self.claimed else {
             return;
@@ -368,12 +405,7 @@ impl Execution {
             .settle_now(call, &claimed.lease.told(), &self.settlement)
             .await;
         match settled {
-            Ok(change) => {
-                if let Some(claimed) = self.claimed.take() {
-                    let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
-                    claimed.close(&self.runtime, settlement, change);
-                }
-            }
+            Ok(change) => self.close(change),
             // The drop goes on in the background.
             Err(_) => {
                 observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
@@ -446,7 +478,10 @@ impl Running {
             claimed.flight.unshare();
         }
         self.execution.settlement = settlement;
-        self.execution.settle().await;
+        if !self.execution.complete_at_once() {
+            // Boxed: it is large, and most attempts do without.
+            Box::pin(self.execution.settle()).await;
+        }
     }
 
     /// Abandons the attempt: the next claim follows `on_crash`.
@@ -458,7 +493,7 @@ impl Running {
             observe::body_took(&call.operation, &self.clock);
             observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
         }
-        self.execution.settle().await;
+        Box::pin(self.execution.settle()).await;
     }
 
     /// Whether duplicates may be given the answer while it is on its way.

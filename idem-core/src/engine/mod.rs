@@ -6,6 +6,7 @@
 //! | `operation` | the public calls |
 //! | `resolve` | what an operator does with a record |
 //! | `begin` | from a request to a decision: joining, waiting |
+//! | `at_once` | the same where nothing has to be waited for |
 //! | `decision` | what a request may do, and what the store's answers mean |
 //! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
@@ -22,6 +23,7 @@
 //! | `backoff` | pauses between tries |
 
 mod activity;
+mod at_once;
 mod background;
 mod backoff;
 mod begin;
