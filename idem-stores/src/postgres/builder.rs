@@ -151,7 +151,7 @@ impl PostgresStoreBuilder {
         }
         let store = PostgresStore::new(connections, None);
         if self.settings.migrate {
-            store.migrate_if_allowed().await?;
+            store.migrate().await?;
         } else {
             store.check().await?;
         }

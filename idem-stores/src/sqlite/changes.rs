@@ -10,6 +10,15 @@ pub(super) struct Completion {
     pub(super) outcome: Bytes,
 }
 
+/// Finished steps.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) lease: Lease,
+    /// Where the bytes begin.
+    pub(super) at: usize,
+    pub(super) steps: Bytes,
+}
+
 /// The end of an attempt without an outcome.
 #[derive(Debug)]
 pub(super) struct End {
@@ -24,4 +33,6 @@ pub(super) enum Transition {
     Release,
     /// The record is kept, and no attempt holds it.
     Abandon,
+    /// As [`Self::Abandon`], and the next attempt goes on with its steps.
+    Suspend,
 }

@@ -1,3 +1,4 @@
 -- ?1 id, ?2 token
 DELETE FROM idem_records
-WHERE id = ?1 AND token = ?2 AND outcome IS NULL AND gone_at > (SELECT now FROM clock)
+WHERE id = ?1 AND token = ?2 AND (outcome IS NULL OR steps IS NOT NULL)
+  AND gone_at > (SELECT now FROM clock)
