@@ -133,7 +133,10 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), Connect
         match try_to_migrate(connection).await? {
             Migration::Done => return Ok(()),
             Migration::InTheWay(error) if began.elapsed() > LONGEST_WAIT => {
-                return Err(ConnectError::Store(StoreError::busy(NAME, TablesInUse(error))));
+                return Err(ConnectError::Store(StoreError::busy(
+                    NAME,
+                    TablesInUse(error),
+                )));
             }
             Migration::InTheWay(_) => {
                 tries += 1;

@@ -80,14 +80,17 @@ impl PostgresStore {
 
     /// Creates the tables, or upgrades them to this version, in one transaction. Of concurrent processes
     /// one does, and the others wait for it, for as long as it takes. Claims and the ends of attempts go
-    /// on meanwhile. If the tables have this version already, or a newer one that this one may use,
+    /// on meanwhile: an upgrade waits for the transactions that use the table `idem_records`, for 50
+    /// milliseconds at most, because others wait behind it. Then it lets them go first, and tries again
+    /// for a minute. If the tables have this version already, or a newer one that this one may use,
     /// nothing is locked, and the right to create tables is not needed. Dropping the future rolls back.
     ///
     /// The application's own migrations are neither used nor touched.
     ///
     /// # Errors
     /// When the server cannot be reached, the login may not create or change the tables, or they have a
-    /// newer version that this one may not use; and when a pooler gives each transaction another session
+    /// newer version that this one may not use; when other transactions have used the table for a minute
+    /// without a gap; and when a pooler gives each transaction another session
     /// and the store was not told so.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
         let connections = self.connections();

@@ -16,7 +16,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
 ];
 
 /// The version of the tables that this code needs, or a newer one that allows it.
-const VERSION: usize = MIGRATIONS.len();
+pub(super) const VERSION: usize = MIGRATIONS.len();
 
 const TABLES: &str = "SELECT name FROM sqlite_schema \
     WHERE name IN ('idem_schema', 'idem_records') ORDER BY name";

@@ -36,10 +36,12 @@ async fn objects(file: &File) -> Vec<String> {
     names.unwrap()
 }
 
-const OURS: [&str; 4] = [
+const OURS: [&str; 6] = [
     "idem_records",
     "idem_records_gone_at",
     "idem_schema",
+    "idem_steps",
+    "idem_steps_gone_at",
     "sqlite_autoindex_idem_records_1",
 ];
 
@@ -87,7 +89,7 @@ async fn many_may_migrate_an_applications_database_at_once() {
     }
     all.join_all().await;
     assert_eq!(objects(&file).await, OURS);
-    assert_eq!(versions(&file).await, (2, 1));
+    assert_eq!(versions(&file).await, (3, 1));
     assert_eq!(file.number("SELECT count(*) FROM idem_records").await, 16);
 }
 
@@ -111,8 +113,8 @@ async fn tables_made_by_hand_are_taken_as_they_are_and_others_are_left_alone() {
     finish(&store, &claim(), b"outcome").await;
 
     let mut expected = vec!["_sqlx_migrations"];
-    expected.extend(&OURS[..3]);
-    expected.extend(["orders", "sqlite_autoindex__sqlx_migrations_1", OURS[3]]);
+    expected.extend(&OURS[..5]);
+    expected.extend(["orders", "sqlite_autoindex__sqlx_migrations_1", OURS[5]]);
     let mut seen = objects(&file).await;
     // The driver's own key is the row's, and has no index.
     seen.sort();
@@ -161,22 +163,22 @@ async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_wher
     finish(&file.store().await, &known, b"outcome").await;
 
     // As a later version of this crate would leave them, before one of these processes goes back.
-    file.run("UPDATE idem_schema SET version = 7, min_version = 2; ALTER TABLE idem_records ADD COLUMN later BLOB")
+    file.run("UPDATE idem_schema SET version = 7, min_version = 3; ALTER TABLE idem_records ADD COLUMN later BLOB")
         .await;
     replays(&file.store().await, &known, b"outcome").await;
     let beside = SqliteStore::from_pool(&pool(&file)).await.unwrap();
     beside.migrate().await.unwrap();
     replays(&beside, &known, b"outcome").await;
     finish(&beside, &claim(), b"outcome").await;
-    assert_eq!(versions(&file).await, (7, 2));
+    assert_eq!(versions(&file).await, (7, 3));
 
-    file.run("UPDATE idem_schema SET min_version = 3").await;
+    file.run("UPDATE idem_schema SET min_version = 4").await;
     let message = unfit(&file).await;
     assert!(message.contains("version 7"), "{message}");
-    assert!(message.contains("know version 3"), "{message}");
-    assert!(message.contains("knows 2"), "{message}");
-    assert_eq!(versions(&file).await, (7, 3));
-    file.run("UPDATE idem_schema SET min_version = 2").await;
+    assert!(message.contains("know version 4"), "{message}");
+    assert!(message.contains("knows 3"), "{message}");
+    assert_eq!(versions(&file).await, (7, 4));
+    file.run("UPDATE idem_schema SET min_version = 3").await;
     replays(&file.store().await, &known, b"outcome").await;
 }
 
