@@ -29,7 +29,7 @@ pub(super) struct End {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transition {
-    /// The record is deleted.
+    /// The record is deleted; if it has steps, it is suspended.
     Release,
     /// The record is kept, and no attempt holds it.
     Abandon,

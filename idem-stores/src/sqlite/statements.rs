@@ -237,22 +237,28 @@ pub(super) async fn complete_many(
     Ok(answers)
 }
 
-/// One release, abandonment or suspension.
+/// One release, abandonment or suspension. The second statement of a release is for a record with steps,
+/// which the first has left as it is; between the two only the token's own calls change it.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     end: &End,
 ) -> Result<Change, sqlx::Error> {
-    let statement = match end.transition {
-        Transition::Release => RELEASE,
-        Transition::Abandon => ABANDON,
-        Transition::Suspend => SUSPEND,
+    let statements: &[_] = match end.transition {
+        Transition::Release => &[RELEASE, SUSPEND],
+        Transition::Abandon => &[ABANDON],
+        Transition::Suspend => &[SUSPEND],
     };
-    let done = sqlx::query(statement)
-        .bind(end.id.as_bytes().as_slice())
-        .bind(end.token.as_bytes().as_slice())
-        .execute(connection)
-        .await?;
-    Ok(changed(&done))
+    for statement in statements {
+        let done = sqlx::query(*statement)
+            .bind(end.id.as_bytes().as_slice())
+            .bind(end.token.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await?;
+        if changed(&done) == Change::Applied {
+            return Ok(Change::Applied);
+        }
+    }
+    Ok(Change::LeaseLost)
 }
 
 /// One checkpoint.

@@ -6,11 +6,7 @@
 --
 --   psql --single-transaction --set ON_ERROR_STOP=1 --file 0003_steps.sql
 --
--- Then the application needs, beside what it has:
---
---   GRANT SELECT, INSERT, UPDATE, DELETE ON idem_steps TO application;
---
--- The first statement waits for the transactions that use the records, and the claims that come
+-- It waits for the transactions that use the records, and the claims that come
 -- meanwhile wait behind it: for 50 milliseconds at most. Then it fails, and nothing has changed: run
 -- it again.
 
@@ -24,21 +20,5 @@ ALTER TABLE idem_records
     -- What finished steps have left. A record that has them is not finished, and its outcome is
     -- 'steps', or 'suspended' if its next attempt goes on with them.
     ADD COLUMN steps bytea;
-
-SET LOCAL lock_timeout = DEFAULT;
-
--- Steps whose rows are in this database, and commit together with their values.
-CREATE TABLE idem_steps (
-    -- From here on the sweeper deletes it.
-    expires_at timestamptz NOT NULL,
-    -- The record's id. The record may be in another store.
-    record bytea NOT NULL,
-    -- The step's name, in UTF-8.
-    name bytea NOT NULL,
-    value bytea NOT NULL,
-    PRIMARY KEY (record, name)
-);
-
-CREATE INDEX idem_steps_expires_at ON idem_steps (expires_at);
 
 INSERT INTO idem_schema (version) VALUES (3);

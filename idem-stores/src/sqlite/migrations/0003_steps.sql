@@ -13,17 +13,4 @@ ALTER TABLE idem_records ADD COLUMN claimed_at INTEGER;
 -- x'ff' if it is suspended: its next attempt goes on with them.
 ALTER TABLE idem_records ADD COLUMN steps BLOB;
 
--- Steps whose rows are in this database, and commit together with their values.
-CREATE TABLE idem_steps (
-    -- The record's id. The record may be in another store.
-    record  BLOB    NOT NULL,
-    name    TEXT    NOT NULL,
-    value   BLOB    NOT NULL,
-    -- From here on it is deleted by `SqliteStore::sweep`.
-    gone_at INTEGER NOT NULL,
-    PRIMARY KEY (record, name)
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX idem_steps_gone_at ON idem_steps (gone_at);
-
 UPDATE idem_schema SET version = 3;

@@ -137,7 +137,7 @@ async fn a_database_that_can_only_be_read_is_refused() {
     drop(file.store().await);
     let read_only = file.options().read_only(true);
     let pool = SqlitePoolOptions::new().connect_lazy_with(read_only);
-    file.run("DROP TABLE idem_records; DROP TABLE idem_schema; DROP TABLE idem_steps")
+    file.run("DROP TABLE idem_records; DROP TABLE idem_schema")
         .await;
     let store = SqliteStore::from_pool(&pool).await.unwrap();
     let error = store.migrate().await.unwrap_err();

@@ -182,7 +182,7 @@ async fn postgres_a_migration_that_is_dropped_anywhere_leaves_no_transaction_ope
     for polls in 1.. {
         let migrated = given_up_after(polls, store.migrate()).await;
         is_at_rest(&watcher).await;
-        sqlx::raw_sql("DROP TABLE IF EXISTS idem_records, idem_schema, idem_steps")
+        sqlx::raw_sql("DROP TABLE IF EXISTS idem_records, idem_schema")
             .execute(&watcher)
             .await
             .unwrap();
