@@ -88,10 +88,16 @@ async fn decide(
         });
     }
     let (fingerprints, refusals) = accepted.fingerprints(request).await?;
-    // Boxed: it is large, and gone before the handler runs.
-    let begun =
-        Box::pin(keyed.begin_or_attach(fingerprints.fingerprint, fingerprints.former)).await;
-    let permit = match begun.map_err(|error| refusals.error(&error))? {
+    let granted = match keyed.begin_at_once(fingerprints.fingerprint) {
+        Ok(granted) => granted,
+        Err(keyed) => {
+            let begun = keyed.begin_or_attach(fingerprints.fingerprint, fingerprints.former);
+            // Boxed: it is large, and gone before the handler runs.
+            let begun = Box::pin(begun).await;
+            begun.map_err(|error| refusals.error(&error))?
+        }
+    };
+    let permit = match granted {
         Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
         Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
         Granted::Run(Begun::Replay(outcome)) | Granted::Replay(outcome) => {

@@ -165,8 +165,11 @@ where
 {
     let (verdict, answer) = match respond.await {
         Responded::Answered(response) if Refused::by(response.extensions()).is_some() => {
-            // An operation within has refused, after whatever this one had done before.
-            (Verdict::Crashed, Ok(response.map(CapturedBody::streamed)))
+            // An operation or a step within has refused, after whatever this one had done before.
+            (
+                Verdict::of_one_stopped_within(),
+                Ok(response.map(CapturedBody::streamed)),
+            )
         }
         Responded::Answered(response) => {
             if !release.contains(&response.status().as_u16()) {

@@ -172,14 +172,15 @@ pub mod tower;
 /// [`guide::writing_a_store`] is how to begin.
 pub mod store {
     pub use idem_core::{
-        Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, Inspection, Lease, Listed, Listing,
-        OnCrash, OperationName, Page, Phase, RecordId, RecordState, Store, StoreError, Token,
-        Watch,
+        Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
+        Listed, Listing, OnCrash, OperationName, Page, Phase, RecordId, RecordState, Store,
+        StoreError, Token, Watch,
     };
 }
 
 /// What a database must do for claims inside its own transactions.
 pub mod transactional {
+    pub use idem_core::TransactionOf;
     pub use idem_core::transactional::{
         BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
     };
@@ -193,8 +194,8 @@ pub use idem_core::{
     Attempt, Begun, CarriesRefusal, Engine, EngineBuilder, Error, Execution, ExecutionError,
     Fingerprint, FingerprintError, Fingerprinter, InFlight, InTransaction, InstallError, Key,
     KeyError, KeyPart, Keyed, NameTaken, NotReplayable, OnCrash, Operation, Outcome, Panic, Policy,
-    PolicyError, ReleaseErrors, Replayable, Resolution, StorableValue, StoreErrors, Undecodable,
-    Unprotected, Verdict, attempt, detached,
+    PolicyError, ReleaseErrors, Replayable, Resolution, StepError, StorableValue, StoreErrors,
+    Undecodable, Unprotected, Verdict, attempt, detached, phase, step,
 };
 /// What an operator sees of a record: see [`Operation::inspect`].
 pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};

@@ -151,8 +151,8 @@ impl Body for Content {
 /// What a handler's response leaves behind. Its body is read already, or is not to be read.
 pub(crate) fn verdict(response: Response<Content>, settings: &Settings) -> Verdict {
     if Refused::by(response.extensions()).is_some() {
-        // A call within was refused, after whatever this one had done before.
-        return Verdict::Crashed;
+        // A call or a step within was refused, after whatever this one had done before.
+        return Verdict::of_one_stopped_within();
     }
     let limit = settings.max_outcome_bytes();
     let captured = capture(response, DEFAULT_RELEASE, limit, settings.http());

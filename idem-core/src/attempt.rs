@@ -1,18 +1,23 @@
 //! One run of a body, as the body knows it and as its owner does.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::runtime;
 use tokio::time::Instant;
 
 use crate::call::Call;
+use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::policy::Policy;
 use crate::record::{Lease, OperationName, RecordId, Token};
+use crate::steps::Steps;
 
 /// One run of a body: its number, its lease, and the keys derived from its record.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ struct State {
     released: AtomicBool,
     /// A call that the body made was refused.
     refused_within: AtomicBool,
+    /// A step was not run or not kept.
+    step_failed: AtomicBool,
     /// Another attempt may run.
     lost: AtomicBool,
     /// The body has ended: what is learnt of its lease from here on says nothing any more.
@@ -44,6 +51,7 @@ impl State {
             parent,
             released: AtomicBool::new(false),
             refused_within: AtomicBool::new(false),
+            step_failed: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             ending: AtomicBool::new(false),
         }
@@ -61,7 +69,35 @@ struct WithoutLease {
     deadline: Option<Instant>,
 }
 
+/// What keeps an attempt's effects from happening twice.
+pub(crate) enum Protected<'a> {
+    ByLease(&'a Arc<OwnedLease>),
+    ByTransaction,
+    ByNothing,
+}
+
+/// Who tells the store of finished steps.
+pub(crate) trait StepKeeper: Send + Sync {
+    /// What the steps of a record may take, in bytes.
+    fn max_bytes(&self) -> usize;
+
+    /// The engine itself.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+
+    /// Tells the store of all steps that it has not acknowledged, for as long as the lease holds.
+    fn keep_steps(self: Arc<Self>, lease: Arc<OwnedLease>)
+    -> BoxFuture<'static, Result<(), Error>>;
+}
+
 impl Attempt {
+    pub(crate) fn protected(&self) -> Protected<'_> {
+        match &self.0 {
+            Protection::Lease(lease) => Protected::ByLease(lease),
+            Protection::Other(other) if other.call.is_some() => Protected::ByTransaction,
+            Protection::Other(_) => Protected::ByNothing,
+        }
+    }
+
     pub(crate) fn leased(lease: &Arc<OwnedLease>) -> Self {
         Self(Protection::Lease(Arc::clone(lease)))
     }
@@ -178,6 +214,14 @@ impl Attempt {
         self.state().refused_within.load(Ordering::Acquire)
     }
 
+    pub(crate) fn note_failed_step(&self) {
+        self.state().step_failed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_failed_step(&self) -> bool {
+        self.state().step_failed.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_released(&self) -> bool {
         self.state().released.load(Ordering::Acquire)
     }
@@ -234,11 +278,22 @@ impl fmt::Debug for Attempt {
     }
 }
 
+/// What an acknowledged claim says of its attempt.
+pub(crate) struct Acquired {
+    pub(crate) number: u32,
+    pub(crate) token: Token,
+    /// What the attempts before it have finished.
+    pub(crate) steps: Bytes,
+}
+
 /// A lease from its acknowledged claim to its attempt's end, as this process sees it: times are of
 /// this process's monotonic clock, counted from before each request was sent.
-#[derive(Debug)]
 pub(crate) struct OwnedLease {
     state: State,
+    pub(crate) keeper: Arc<dyn StepKeeper>,
+    /// What the attempts before this one have finished.
+    handed_steps: Bytes,
+    steps: OnceLock<Box<Steps>>,
     pub(crate) call: Call,
     pub(crate) number: u32,
     token: Token,
@@ -255,6 +310,16 @@ pub(crate) struct OwnedLease {
     deadline: OnceLock<Instant>,
 }
 
+impl fmt::Debug for OwnedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedLease")
+            .field("call", &self.call)
+            .field("number", &self.number)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Whether and when a lease is to be renewed.
 #[derive(Debug, Default)]
 struct Renewal {
@@ -265,15 +330,23 @@ struct Renewal {
 }
 
 impl OwnedLease {
-    pub(crate) const fn new(
+    pub(crate) fn new(
+        keeper: Arc<dyn StepKeeper>,
         call: Call,
-        number: u32,
-        token: Token,
+        claimed: Acquired,
         held_until: Instant,
         parent: Option<Attempt>,
     ) -> Self {
+        let Acquired {
+            number,
+            token,
+            steps,
+        } = claimed;
         Self {
             state: State::new(parent),
+            keeper,
+            handed_steps: steps,
+            steps: OnceLock::new(),
             call,
             number,
             token,
@@ -294,6 +367,33 @@ impl OwnedLease {
         *self
             .deadline
             .get_or_init(|| after(self.call.policy.body_limit()))
+    }
+
+    /// The steps, once one is begun.
+    pub(crate) fn steps(&self) -> &Steps {
+        let handed = || Box::new(Steps::handed(&self.handed_steps));
+        self.steps.get_or_init(handed)
+    }
+
+    /// The names of the finished steps.
+    pub(crate) fn finished_steps(&self) -> Vec<String> {
+        match self.handed_steps.is_empty() && self.steps.get().is_none() {
+            true => Vec::new(),
+            false => self.steps().names(),
+        }
+    }
+
+    /// All finished steps, as the record keeps them.
+    pub(crate) fn step_bytes(&self) -> Bytes {
+        match self.steps.get() {
+            Some(steps) => steps.bytes(),
+            None => self.handed_steps.clone(),
+        }
+    }
+
+    /// Whether a step has run whose value is not kept.
+    pub(crate) fn has_lost_a_step(&self) -> bool {
+        self.steps.get().is_some_and(|steps| steps.has_lost_one())
     }
 
     /// As its owner tells the store, now. A lease that was found over once may have been another's

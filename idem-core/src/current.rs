@@ -76,6 +76,12 @@ pub(crate) fn was_refused_within() -> bool {
         .unwrap_or(false)
 }
 
+/// Whether a step of the body here was not run or not kept.
+#[doc(hidden)]
+pub fn has_failed_step() -> bool {
+    CURRENT.try_with(Attempt::has_failed_step).unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,12 @@ use crate::key::KeyError;
 use crate::outcome::{NotReplayable, Undecodable};
 use crate::policy::PolicyError;
 use crate::registry::NameTaken;
+use crate::steps::StepError;
 use crate::store::StoreError;
 
 /// Why a call was refused. The body did not run in this call, or everything it wrote was rolled
-/// back; only [`Error::Unsettled`] and [`Error::DeadlineExceeded`] cannot say so.
+/// back; only [`Error::Unsettled`], [`Error::DeadlineExceeded`]
+/// and the errors of steps cannot say so.
 ///
 /// Messages never hold keys, scopes, arguments or credentials.
 #[derive(Clone, Debug)]
@@ -56,6 +58,14 @@ pub enum Error {
         /// Whether a transaction held what the body wrote.
         rolled_back: bool,
     },
+    /// A step could not be run or kept.
+    Step(StepError),
+    /// A step has run, and the store did not take its value while the lease held. The value is
+    /// offered again with the next step, and when the attempt ends.
+    StepNotStored(StoreError),
+    /// Another attempt may run: the lease was over before this one ended. Its step was not run, or
+    /// its value not kept.
+    LeaseLost,
     /// The database refused to commit what the body wrote: a constraint that is checked at the end,
     /// or a right that is missing. Everything was rolled back and the key is free, but a retry
     /// fails alike until the application is set right. Holds the driver's error.
@@ -108,6 +118,11 @@ impl fmt::Display for Error {
                 f,
                 "this was stopped after {after:?}, and everything it had written was rolled back; a retry with the same key runs it again"
             ),
+            Self::Step(error) => error.fmt(f),
+            Self::StepNotStored(error) => write!(f, "a step has run, and its value is not stored yet; retry with the same key: {error}"),
+            Self::LeaseLost => f.write_str(
+                "this attempt has lost its lease, and another one may run: its step was not run, or is not kept; retry with the same key",
+            ),
             Self::CommitRefused(_) => f.write_str(
                 "the database refused to commit what the body wrote, and rolled everything back; the error's source and the log say why",
             ),
@@ -144,7 +159,8 @@ impl std::error::Error for Error {
             Self::NotReplayable(reason) => Some(reason),
             Self::Undecodable(error) => Some(error),
             Self::NameTaken(taken) => Some(taken),
-            Self::Store(error) | Self::Unsettled(error) => Some(error),
+            Self::Step(error) => Some(error),
+            Self::Store(error) | Self::Unsettled(error) | Self::StepNotStored(error) => Some(error),
             Self::CommitRefused(error) => Some(&**error),
             _ => None,
         }
@@ -165,6 +181,7 @@ from! {
     FingerprintError => Fingerprint;
     NotReplayable => NotReplayable;
     PolicyError => Policy;
+    StepError => Step;
     Undecodable => Undecodable;
     StoreError => Store;
     NameTaken => NameTaken;

@@ -24,6 +24,8 @@ mod record;
 mod registry;
 mod replay;
 mod settings;
+mod step;
+mod steps;
 mod store;
 pub mod transactional;
 
@@ -36,13 +38,13 @@ pub use attempt::Attempt;
 #[doc(hidden)]
 pub use caller::{Caller, Waiting};
 pub use canonical::FingerprintError;
-#[doc(hidden)]
-pub use current::EnclosingAttempt;
 pub use current::attempt;
+#[doc(hidden)]
+pub use current::{EnclosingAttempt, has_failed_step};
 pub use detached::detached;
 pub use engine::{
     Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError, Keyed,
-    Operation, Panic, Resolution, Running, Unprotected,
+    Operation, Panic, Resolution, Running, TransactionOf, Unprotected, phase,
 };
 #[doc(hidden)]
 pub use engine::{Driven, Flow, Granted, LiveAnswer};
@@ -70,7 +72,9 @@ pub use replay::AfterCrash;
 pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, StoreErrors};
 #[doc(hidden)]
 pub use settings::Settings;
-pub use store::{Store, StoreError, Watch};
+pub use step::step;
+pub use steps::StepError;
+pub use store::{ImmediateStore, Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
 };

@@ -76,6 +76,9 @@ impl Decision {
             | Error::Unsettled(_)
             | Error::DeadlineExceeded { .. }
             | Error::CommitRefused(_)
+            | Error::Step(_)
+            | Error::StepNotStored(_)
+            | Error::LeaseLost
             | Error::Policy(_)
             | Error::NoEngine
             | Error::NoRuntime
@@ -137,6 +140,41 @@ fn taken_over(operation: &str, id: &RecordId, attempt: u32) {
     warn!(target: "idem", operation, record = %id, attempt, "an earlier attempt crashed; running again");
     #[cfg(feature = "metrics")]
     metrics::counter!("idem_takeovers_total", "operation" => operation.to_owned()).increment(1);
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StepDecision {
+    Executed,
+    GivenBack,
+}
+
+impl StepDecision {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Executed => "executed",
+            Self::GivenBack => "given_back",
+        }
+    }
+}
+
+pub(crate) fn step(
+    operation: &str,
+    id: &RecordId,
+    attempt: u32,
+    step: &str,
+    decision: StepDecision,
+) {
+    let decision = decision.as_str();
+    debug!(target: "idem", operation, record = %id, attempt, step, decision, "step");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("idem_steps_total", "operation" => operation.to_owned(), "decision" => decision)
+        .increment(1);
+}
+
+pub(crate) fn step_failed(operation: &str, id: &RecordId, attempt: u32, error: &Error) {
+    let error = error as &dyn std::error::Error;
+    error!(target: "idem", operation, record = %id, attempt, error, "a step was not run or not kept");
 }
 
 pub(crate) fn lease_lost(operation: &str, id: &RecordId, attempt: u32) {

@@ -15,7 +15,8 @@ const VERSION: u8 = 1;
 pub enum Verdict {
     /// Store this outcome; every retry gets it.
     Final(Outcome),
-    /// Nothing happened: free the key.
+    /// Nothing happened: free the key. After a finished step something has: the attempt is suspended,
+    /// and the next one goes on from there.
     Released,
     /// Nobody knows what happened, as after a panic: the lease is over at once, and the next claim
     /// follows `on_crash`. In a transaction everything is rolled back.

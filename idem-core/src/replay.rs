@@ -14,7 +14,7 @@ use crate::settings::Settings;
 pub struct ReleaseErrors;
 
 /// `errors = "store"`: an `Err` is final too, unless an idempotent call that the body has made was
-/// refused. What the body had done before is not known then: the attempt counts as crashed, and the
+/// refused, or a step was not kept. What the body had done before is not known then: the attempt counts as crashed, and the
 /// next one follows `on_crash`.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreErrors;
@@ -123,6 +123,18 @@ pub trait CarriesRefusal: From<Error> {}
 #[diagnostic::do_not_recommend]
 impl<E: From<Error>> CarriesRefusal for E {}
 
+impl Verdict {
+    /// Of a body that a call or a step within it has stopped. Where it was a step, the next attempt
+    /// goes on from there.
+    #[doc(hidden)]
+    pub fn of_one_stopped_within() -> Self {
+        match current::has_failed_step() {
+            true => Self::Released,
+            false => Self::Crashed,
+        }
+    }
+}
+
 impl<T: StorableValue, E: CarriesRefusal> Replayable<ReleaseErrors> for Result<T, E> {
     fn verdict(&self) -> Verdict {
         match self {
@@ -159,6 +171,8 @@ impl<T: StorableValue, E: StorableValue + CarriesRefusal> Replayable<StoreErrors
     fn verdict(&self) -> Verdict {
         match self {
             Ok(value) => json(value, Outcome::Value),
+            // The next attempt goes on where this one stopped.
+            Err(_) if current::has_failed_step() => Verdict::Released,
             // What was refused within would be refused for as long as this is kept.
             Err(_) if current::was_refused_within() => Verdict::Crashed,
             Err(error) => json(error, Outcome::Failure),

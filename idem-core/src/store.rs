@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::fingerprint::Fingerprint;
 use crate::listing::{Forgotten, Listing, Page};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
@@ -28,8 +29,10 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, lease over | claim to refuse | unchanged, [`Claimed::OutcomeUnknown`] |
 /// | finished | claim | unchanged, [`Claimed::Finished`] |
 /// | suspended, same fingerprint | claim, to rerun or to refuse | running, next attempt, new token and lease, with its steps |
-/// | running, right token | renew, complete, release, abandon | lease extended, finished, absent, lease over at once |
-/// | running, right token | suspend | suspended: nobody's, with its steps |
+/// | running, right token | renew, complete, abandon | lease extended, finished, lease over at once |
+/// | running, right token, without steps | release | absent |
+/// | running, right token, with steps | release | suspended: nobody's, with its steps |
+/// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
@@ -38,7 +41,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running or suspended, lease over for longer than the retention | any | absent |
 ///
 /// The steps are bytes that only grow while the record is not finished. Whoever takes a record over
-/// is handed them; a completion or a release drops them.
+/// is handed them; only a completion drops them.
 ///
 /// The right token still changes a record whose lease is over, as long as nobody has claimed
 /// it since: a late outcome is worth more than a doubt. An abandoned or suspended record is nobody's:
@@ -58,6 +61,12 @@ pub trait Store: Send + Sync + 'static {
     /// A short name for logs and errors, such as `"memory"`. Never an address.
     fn name(&self) -> &'static str;
 
+    /// The calls that this store answers at once, if it keeps its records in this process. The engine
+    /// then makes no future for them.
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        None
+    }
+
     /// Asks for the right to run one attempt.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 
@@ -70,7 +79,8 @@ pub trait Store: Send + Sync + 'static {
     /// A store with a bound accepts a completion past it: the effect has happened.
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError>;
 
-    /// Forgets the record: the attempt had no effect.
+    /// Forgets the record: the attempt had no effect. A record with steps is suspended instead: an
+    /// earlier attempt may have had one, and whoever releases need not know.
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError>;
 
     /// Ends the lease at once: the attempt crashed.
@@ -110,6 +120,22 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets a record that no lease protects, whatever it says: the next claim is a first one.
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError>;
+}
+
+/// What a [`Store`] that keeps its records in this process does without a wait: the usual cases of its
+/// methods, each one atomic step. Where the answer is no, nothing has changed, and the engine asks the
+/// method itself.
+pub trait ImmediateStore {
+    /// The outcome of a record that is finished, for this fingerprint: what
+    /// [`claim`](Store::claim) answers with [`Claimed::Finished`].
+    fn find_finished(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Bytes>;
+
+    /// [`claim`](Store::claim) of a record that is absent. `false` if it is not, or if there is no room
+    /// for another one.
+    fn claim_absent(&self, claim: &Claim) -> bool;
+
+    /// [`complete`](Store::complete). `false` where its answer would not be [`Change::Applied`].
+    fn complete_held(&self, lease: &Lease, outcome: &Bytes) -> bool;
 }
 
 /// Resolves when a watched record may have changed. Waking without a change is allowed.

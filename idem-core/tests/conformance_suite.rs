@@ -178,6 +178,7 @@ enum Bug {
     AppendsPastGaps,
     RenewsWithSteps,
     TakeoverForgetsSteps,
+    ReleaseForgetsSteps,
     SuspensionFrees,
     SuspensionIsACrash,
     SuspendsForAnyToken,
@@ -465,6 +466,13 @@ impl Store for Broken {
     async fn release(&self, name: &RecordId, token: &Token) -> Result<Change, StoreError> {
         let id = self.enter(name).await?;
         let token = self.unchecked(Bug::ReleasesForAnyToken, name, token);
+        if self.is(Bug::ReleaseForgetsSteps) {
+            let change = self.inner.release(&id, &token).await?;
+            if change == Change::Applied {
+                self.delete(name);
+            }
+            return Ok(change);
+        }
         self.inner.release(&id, &token).await
     }
 
@@ -729,8 +737,10 @@ caught! {
         "a suspended record is continued under either crash policy",
     ];
     a_suspension_that_frees_the_key_is_caught: SuspensionFrees by [
-        "a suspended record is continued under either crash policy",
-        "no token changes a suspended record",
+        "a suspended record without steps is continued as well",
+    ];
+    a_release_that_forgets_steps_is_caught: ReleaseForgetsSteps by [
+        "a release of a record with steps suspends it",
     ];
     a_suspension_that_looks_like_a_crash_is_caught: SuspensionIsACrash by [
         "a suspended record is continued under either crash policy",

@@ -1,15 +1,14 @@
 //! The store of one process. Its records end with the process, and none is dropped before its time.
 //!
-//! Running records are in a sharded map. Finished records are in a moka cache that removes them when their
-//! retention is over. A record's shard is locked during each of its transitions, for both, so that every
-//! transition is one atomic step. Moka's own entry methods are not used for that: they exclude each other
-//! only within one kind.
+//! Records are in a sharded map, running and finished ones alike: each transition is one look-up under
+//! one lock. Beside its records a shard keeps, in order, when to look whether they have expired. Claims
+//! do that for a few records each, so that no task has to run.
 
 mod clock;
 mod records;
+mod shard;
 
-use std::collections::hash_map::{Entry, OccupiedEntry};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,26 +17,27 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Cursor, Forgotten, Inspection, Lease, Listed, Listing, Page, Phase,
-    RecordHasher, RecordId, RecordState, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
+    Listing, Page, RecordId, Store, StoreError, Token, Watch,
 };
-use moka::sync::Cache;
-use tokio::sync::watch;
 
 pub use clock::ManualClock;
 use clock::{Clock, RuntimeClock};
-use records::{Finished, RECORD_BYTES, Retention, Running};
+use records::{RECORD_BYTES, Record};
+use shard::Shard;
 
 const NAME: &str = "memory";
 
 const SHARDS: usize = 64;
+
+/// How many expired records one claim removes. More than one, so that claims catch up.
+const EXPIRED_PER_CLAIM: usize = 16;
 
 /// Settings of a [`MemoryStore`].
 #[must_use]
 pub struct MemoryStoreBuilder {
     max_bytes: u64,
     clock: Arc<dyn Clock>,
-    moka_expires: bool,
 }
 
 impl MemoryStoreBuilder {
@@ -51,34 +51,20 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// Measures leases and retention by a clock that the caller moves. The memory of expired records is
-    /// then freed at the bound, and by [`MemoryStore::sweep`].
+    /// Measures leases and retention by a clock that the caller moves.
     pub fn manual_clock(mut self, clock: ManualClock) -> Self {
         self.clock = Arc::new(clock);
-        self.moka_expires = false;
         self
     }
 
     /// Builds the store.
     pub fn build(self) -> MemoryStore {
-        let used = Arc::new(AtomicU64::new(0));
-        let freed = Arc::clone(&used);
-        let finished = Cache::builder()
-            .eviction_listener(move |_, record: Arc<Finished>, _| {
-                freed.fetch_sub(record.bytes(), Ordering::AcqRel);
-            })
-            .expire_after(Retention {
-                applies: self.moka_expires,
-            })
-            .build_with_hasher(RecordHasher::default());
         MemoryStore {
             inner: Arc::new(Inner {
                 clock: self.clock,
-                clock_is_manual: !self.moka_expires,
                 max_bytes: self.max_bytes,
-                used,
-                running: (0..SHARDS).map(|_| Mutex::default()).collect(),
-                finished,
+                used: AtomicU64::new(0),
+                shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             }),
         }
     }
@@ -100,18 +86,9 @@ pub struct MemoryStore {
 
 struct Inner {
     clock: Arc<dyn Clock>,
-    clock_is_manual: bool,
     max_bytes: u64,
-    used: Arc<AtomicU64>,
-    running: Box<[Mutex<Shard>]>,
-    finished: Cache<RecordId, Arc<Finished>, RecordHasher>,
-}
-
-#[derive(Default)]
-struct Shard {
-    records: HashMap<RecordId, Running, RecordHasher>,
-    /// No record of the shard expires before this time.
-    next_expiry: Duration,
+    used: AtomicU64,
+    shards: Box<[Mutex<Shard>]>,
 }
 
 impl Default for MemoryStore {
@@ -131,7 +108,6 @@ impl MemoryStore {
         MemoryStoreBuilder {
             max_bytes: 256 * 1024 * 1024,
             clock: Arc::new(RuntimeClock::new()),
-            moka_expires: true,
         }
     }
 
@@ -140,46 +116,12 @@ impl MemoryStore {
         self.inner.used.load(Ordering::Acquire)
     }
 
-    fn remove_expired(&self) {
-        let now = self.inner.clock.now();
-        for shard in &self.inner.running {
-            self.inner.remove_expired(&mut lock(shard), now);
-        }
-    }
-
-    /// Frees the memory of all expired records. Needed with a manual clock only.
+    /// Frees the memory of all expired records. Claims free it bit by bit, and all of it at the bound.
     pub fn sweep(&self) {
-        self.remove_expired();
         let now = self.inner.clock.now();
-        let expired: Vec<RecordId> = self
-            .inner
-            .finished
-            .iter()
-            .filter(|(_, record)| record.expires_at <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expired {
-            // Under the lock: a new record of this id may have been finished since.
-            let _shard = self.inner.shard(&id);
-            if self
-                .inner
-                .finished
-                .get(&id)
-                .is_some_and(|record| record.expires_at <= now)
-            {
-                self.inner.finished.invalidate(&id);
-            }
-        }
-        self.inner.finished.run_pending_tasks();
-    }
-
-    /// Frees the memory of expired records.
-    fn free_expired(&self) {
-        if self.inner.clock_is_manual {
-            self.sweep();
-        } else {
-            self.remove_expired();
-            self.inner.finished.run_pending_tasks();
+        for shard in &self.inner.shards {
+            let freed = lock(shard).remove_expired(now, usize::MAX);
+            self.inner.free(freed);
         }
     }
 }
@@ -190,36 +132,14 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Inner {
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
-        lock(&self.running[usize::from(id.as_bytes()[0]) % SHARDS])
-    }
-
-    fn finished(&self, id: &RecordId, now: Duration) -> Option<Arc<Finished>> {
-        self.finished
-            .get(id)
-            .filter(|record| record.expires_at > now)
+        // A byte that the map's own hash does not use.
+        lock(&self.shards[usize::from(id.as_bytes()[31]) % SHARDS])
     }
 
     fn free(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
-    /// Removes the crashed records of a shard whose retention is over.
-    fn remove_expired(&self, shard: &mut Shard, now: Duration) {
-        if now < shard.next_expiry {
-            return;
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
         }
-        shard.next_expiry = Duration::MAX;
-        let mut freed = 0;
-        let next_expiry = &mut shard.next_expiry;
-        shard.records.retain(|_, record| {
-            let stays = now < record.expires_at;
-            match stays {
-                true => *next_expiry = record.expires_at.min(*next_expiry),
-                false => freed += record.bytes(),
-            }
-            stays
-        });
-        self.free(freed);
     }
 
     /// Reserves the bytes of one more record, if it fits.
@@ -236,137 +156,134 @@ impl Inner {
     fn claim(&self, claim: &Claim) -> Option<Claimed> {
         let now = self.clock.now();
         let mut shard = self.shard(&claim.id);
-        self.remove_expired(&mut shard, now);
-        if let Some(record) = shard.records.get_mut(&claim.id)
-            && now < record.expires_at
-        {
-            return Some(record.claim(claim, now));
+        self.free(shard.remove_expired(now, EXPIRED_PER_CLAIM));
+        if let Some(record) = shard.get_mut(&claim.id, now) {
+            return Some(record.claim(claim, now, &*self.clock));
         }
-        if let Some(record) = self.finished(&claim.id, now) {
-            return Some(if record.fingerprint == claim.fingerprint {
-                Claimed::Finished {
-                    outcome: record.outcome.clone(),
-                    retention_left: claim.ask_retention.then(|| record.expires_at - now),
-                    claimed_at: self.clock.time(record.claimed_at),
-                }
-            } else {
-                Claimed::Mismatch
-            });
+        let fits = self.create_first(&mut shard, claim, now);
+        fits.then_some(Claimed::acquired(1))
+    }
+
+    /// Creates the record of a first claim, if it fits.
+    fn create_first(&self, shard: &mut Shard, claim: &Claim, now: Duration) -> bool {
+        let fits = self.reserve();
+        if fits {
+            self.create(shard, &Lease::of(claim, 1), now);
         }
-        if !self.reserve() {
-            return None;
-        }
-        self.create(&mut shard, &Lease::of(claim, 1), now);
-        Some(Claimed::acquired(1))
+        fits
     }
 
     /// Inserts a running record, whose bytes are reserved.
     fn create(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
-        let record = Running::of(lease, now);
-        shard.next_expiry = shard.next_expiry.min(record.expires_at);
-        if let Some(expired) = shard.records.insert(lease.id, record) {
-            self.free(expired.bytes());
-        }
+        // It may be finished at once.
+        let look_at = now.saturating_add(lease.retention);
+        self.free(shard.insert(lease.id, Record::of(lease, now), look_at));
     }
 
-    /// Creates a forgotten record again whose owner's lease is unbroken. The bound does not apply: the
-    /// attempt may have had an effect.
-    fn recreate(&self, shard: &mut Shard, lease: &Lease, now: Duration) {
-        let is_running = |shard: &Shard| {
-            let record = shard.records.get(&lease.id);
-            record.is_some_and(|record| now < record.expires_at)
-        };
-        if lease.unbroken && !is_running(shard) && self.finished(&lease.id, now).is_none() {
+    /// The record that a lease was claimed for. One that the store has forgotten is created again where
+    /// its owner's lease is unbroken. The bound does not apply then: the attempt may have had an effect.
+    fn owned<'a>(
+        &self,
+        shard: &'a mut Shard,
+        lease: &Lease,
+        now: Duration,
+    ) -> Option<&'a mut Record> {
+        if lease.unbroken && shard.get(&lease.id, now).is_none() {
             self.used.fetch_add(RECORD_BYTES, Ordering::AcqRel);
             self.create(shard, lease, now);
         }
-    }
-
-    /// Changes the record if `token` holds it.
-    fn change(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
-    ) -> Change {
-        let now = self.clock.now();
-        change_held(&mut self.shard(id), id, token, now, change)
+        shard.get_mut(&lease.id, now)
     }
 
     fn renew(&self, lease: &Lease) -> Change {
         let now = self.clock.now();
         let mut shard = self.shard(&lease.id);
-        self.recreate(&mut shard, lease, now);
-        change_held(&mut shard, &lease.id, &lease.token, now, |mut record, _| {
-            record
-                .get_mut()
-                .set_lease(now, lease.duration, lease.retention);
-        })
+        match self.owned(&mut shard, lease, now) {
+            Some(record) if record.is_held_by(&lease.token) => {
+                record.set_lease(now, lease.duration, lease.retention);
+                Change::Applied
+            }
+            _ => Change::LeaseLost,
+        }
     }
 
     fn complete(&self, lease: &Lease, outcome: Bytes) -> Change {
-        let Lease {
-            id,
-            token,
-            retention,
-            ..
-        } = lease;
         let now = self.clock.now();
-        let mut shard = self.shard(id);
-        self.recreate(&mut shard, lease, now);
-        let change = change_held(&mut shard, id, token, now, |running, now| {
-            let running = running.remove();
-            let freed = running.bytes();
-            let finished = Arc::new(Finished {
-                fingerprint: running.fingerprint,
-                token: *token,
-                attempt: running.attempt,
-                outcome,
-                operation: running.operation,
-                claimed_at: running.claimed_at,
-                expires_at: now.saturating_add(*retention),
-                retention: *retention,
-            });
-            self.used.fetch_add(finished.bytes(), Ordering::AcqRel);
-            self.free(freed);
-            self.finished.insert(*id, finished);
-        });
-        drop(shard);
-        if change == Change::LeaseLost && self.finished_by(id, token) {
+        let mut shard = self.shard(&lease.id);
+        match self.owned(&mut shard, lease, now) {
+            Some(record) if record.is_held_by(&lease.token) => {
+                let before = record.bytes();
+                record.finish(outcome, now, lease.retention);
+                self.used.fetch_add(record.bytes(), Ordering::AcqRel);
+                self.free(before);
+                Change::Applied
+            }
             // The same completion again: its answer was lost.
-            return Change::Applied;
+            Some(record) if record.is_finished_by(&lease.token) => Change::Applied,
+            _ => Change::LeaseLost,
         }
-        change
     }
 
-    /// The records after the cursor, in the order of their ids. A record that finishes meanwhile is
-    /// seen where it was or where it is.
+    fn release(&self, id: &RecordId, token: &Token) -> Change {
+        let now = self.clock.now();
+        let mut shard = self.shard(id);
+        match shard.get_mut(id, now) {
+            Some(record) if record.is_held_by(token) && record.has_steps() => {
+                record.end_lease(now, true);
+                Change::Applied
+            }
+            Some(record) if record.is_held_by(token) => {
+                self.free(shard.remove(id));
+                Change::Applied
+            }
+            _ => Change::LeaseLost,
+        }
+    }
+
+    /// Ends the lease, and suspends the record or leaves it crashed.
+    fn end_lease(&self, id: &RecordId, token: &Token, is_suspended: bool) -> Change {
+        let now = self.clock.now();
+        match self.shard(id).get_mut(id, now) {
+            Some(record) if record.is_held_by(token) => {
+                record.end_lease(now, is_suspended);
+                Change::Applied
+            }
+            _ => Change::LeaseLost,
+        }
+    }
+
+    fn checkpoint(&self, lease: &Lease, at: usize, steps: &[u8]) -> Change {
+        let now = self.clock.now();
+        let mut shard = self.shard(&lease.id);
+        let record = shard.get_mut(&lease.id, now);
+        let held = record.filter(|record| record.is_held_by(&lease.token));
+        match held.and_then(|record| record.append(at, steps)) {
+            Some(appended) => {
+                self.used.fetch_add(appended as u64, Ordering::AcqRel);
+                Change::Applied
+            }
+            None => Change::LeaseLost,
+        }
+    }
+
+    /// The records after the cursor, in the order of their ids.
     fn list(&self, listing: &Listing) -> Page {
         let now = self.clock.now();
         let after = listing.after.as_ref().map(|after| after.as_str().parse());
         let after: Option<RecordId> = after.and_then(Result::ok);
         let mut found = BTreeMap::new();
-        let mut add = |listed: Listed| {
-            if after.is_none_or(|after| listed.id > after)
-                && listing.includes(listed.state, &listed.operation)
-            {
-                found.insert(listed.id, listed);
-                // One more than is asked for tells that there are more.
-                if found.len() > listing.limit() + 1 {
-                    found.pop_last();
+        for shard in &self.shards {
+            for (id, record) in lock(shard).iter(now) {
+                let listed = record.listed(*id, now, &*self.clock);
+                if after.is_none_or(|after| *id > after)
+                    && listing.includes(listed.state, &listed.operation)
+                {
+                    found.insert(*id, listed);
+                    // One more than is asked for tells that there are more.
+                    if found.len() > listing.limit() + 1 {
+                        found.pop_last();
+                    }
                 }
-            }
-        };
-        for shard in &self.running {
-            for (id, record) in &lock(shard).records {
-                if now < record.expires_at {
-                    add(self.listed_running(*id, record, now));
-                }
-            }
-        }
-        for (id, record) in &self.finished {
-            if now < record.expires_at {
-                add(self.listed_finished(*id, &record, now));
             }
         }
         let more = found.len() > listing.limit();
@@ -376,67 +293,35 @@ impl Inner {
         Page::new(records, next)
     }
 
-    fn listed_running(&self, id: RecordId, record: &Running, now: Duration) -> Listed {
-        let kept_for = record.expires_at - now;
-        let mut listed = Listed::new(id, record.state(now), record.attempt, kept_for);
-        listed.operation = record.operation;
-        listed.claimed_at = self.clock.time(record.claimed_at);
-        listed.lease_left = record.lease_left(now);
-        listed.bytes = record.steps.len();
-        listed
-    }
-
-    fn listed_finished(&self, id: RecordId, record: &Finished, now: Duration) -> Listed {
-        let kept_for = record.expires_at - now;
-        let mut listed = Listed::new(id, RecordState::Finished, record.attempt, kept_for);
-        listed.operation = record.operation;
-        listed.claimed_at = self.clock.time(record.claimed_at);
-        listed.bytes = record.outcome.len();
-        listed
-    }
-
     fn forget(&self, id: &RecordId) -> Forgotten {
         let now = self.clock.now();
         let mut shard = self.shard(id);
-        if let Some(record) = shard.records.get(id)
-            && now < record.expires_at
-        {
-            if let Some(lease_left) = record.lease_left(now) {
-                return Forgotten::Running { lease_left };
-            }
-            self.free(record.bytes());
-            shard.records.remove(id);
-            return Forgotten::Removed;
-        }
-        if self.finished(id, now).is_none() {
+        let Some(record) = shard.get(id, now) else {
             return Forgotten::Absent;
+        };
+        if let Some(lease_left) = record.lease_left(now) {
+            return Forgotten::Running { lease_left };
         }
-        self.finished.invalidate(id);
+        self.free(shard.remove(id));
         Forgotten::Removed
-    }
-
-    fn finished_by(&self, id: &RecordId, token: &Token) -> bool {
-        self.finished(id, self.clock.now())
-            .is_some_and(|record| record.token == *token)
     }
 }
 
-/// Changes a running record if `token` holds it.
-fn change_held(
-    shard: &mut Shard,
-    id: &RecordId,
-    token: &Token,
-    now: Duration,
-    change: impl FnOnce(OccupiedEntry<'_, RecordId, Running>, Duration),
-) -> Change {
-    match shard.records.entry(*id) {
-        Entry::Occupied(record)
-            if record.get().token == Some(*token) && now < record.get().expires_at =>
-        {
-            change(record, now);
-            Change::Applied
-        }
-        _ => Change::LeaseLost,
+impl ImmediateStore for Inner {
+    fn find_finished(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Bytes> {
+        let now = self.clock.now();
+        self.shard(id).get(id, now)?.finished(fingerprint)
+    }
+
+    fn claim_absent(&self, claim: &Claim) -> bool {
+        let now = self.clock.now();
+        let mut shard = self.shard(&claim.id);
+        self.free(shard.remove_expired(now, EXPIRED_PER_CLAIM));
+        shard.get(&claim.id, now).is_none() && self.create_first(&mut shard, claim, now)
+    }
+
+    fn complete_held(&self, lease: &Lease, outcome: &Bytes) -> bool {
+        self.complete(lease, outcome.clone()) == Change::Applied
     }
 }
 
@@ -446,11 +331,15 @@ impl Store for MemoryStore {
         NAME
     }
 
+    fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        Some(&*self.inner)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         if let Some(claimed) = self.inner.claim(claim) {
             return Ok(claimed);
         }
-        self.free_expired();
+        self.sweep();
         self.inner.claim(claim).ok_or(StoreError::Full {
             store: NAME,
             max_bytes: Some(self.inner.max_bytes),
@@ -466,15 +355,11 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |record, _| {
-            self.inner.free(record.remove().bytes());
-        }))
+        Ok(self.inner.release(id, token))
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |mut record, now| {
-            record.get_mut().end_lease(now, false);
-        }))
+        Ok(self.inner.end_lease(id, token, false))
     }
 
     async fn checkpoint(
@@ -483,59 +368,26 @@ impl Store for MemoryStore {
         at: usize,
         steps: Bytes,
     ) -> Result<Change, StoreError> {
-        let mut has_lost_some = false;
-        let change = self.inner.change(&lease.id, &lease.token, |mut record, _| {
-            let kept = &mut record.get_mut().steps;
-            has_lost_some = kept.len() < at;
-            if let Some(there) = kept.len().checked_sub(at)
-                && let Some(missing) = steps.get(there..)
-            {
-                kept.extend_from_slice(missing);
-                let bytes = missing.len() as u64;
-                self.inner.used.fetch_add(bytes, Ordering::AcqRel);
-            }
-        });
-        Ok(match has_lost_some {
-            true => Change::LeaseLost,
-            false => change,
-        })
+        Ok(self.inner.checkpoint(lease, at, &steps))
     }
 
     async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.inner.change(id, token, |mut record, now| {
-            record.get_mut().end_lease(now, true);
-        }))
+        Ok(self.inner.end_lease(id, token, true))
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
         let now = self.inner.clock.now();
         let shard = self.inner.shard(id);
-        if let Some(record) = shard.records.get(id)
-            && now < record.expires_at
-        {
-            let claimed_at = self.inner.clock.time(record.claimed_at);
-            let found = Inspection::new(record.fingerprint, record.attempt, record.phase(now))
-                .claimed(record.operation, claimed_at)
-                .steps(Bytes::copy_from_slice(&record.steps));
-            return Ok(Some(found));
-        }
-        Ok(self.inner.finished(id, now).map(|record| {
-            let outcome = record.outcome.clone();
-            let phase = Phase::Finished { outcome };
-            Inspection::new(record.fingerprint, record.attempt, phase)
-                .claimed(record.operation, self.inner.clock.time(record.claimed_at))
-        }))
+        let record = shard.get(id, now);
+        Ok(record.map(|record| record.inspect(now, &*self.inner.clock)))
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
+        let now = self.inner.clock.now();
         let mut shard = self.inner.shard(id);
-        let Some(record) = shard.records.get_mut(id) else {
+        let Some(mut watching) = shard.get_mut(id, now).and_then(Record::watch) else {
             return Ok(Watch::new(std::future::ready(())));
         };
-        let mut watching = record
-            .watched
-            .get_or_insert_with(|| watch::Sender::new(()))
-            .subscribe();
         Ok(Watch::new(async move {
             // The sender is dropped when the record changes, which is an error here.
             let _ = watching.changed().await;

@@ -6,7 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::conformance::{self, Harness};
-use idem_core::{Change, Claim, Claimed, Fingerprint, Lease, RecordId, Store, StoreError};
+use idem_core::{
+    Change, Claim, Claimed, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease, Listing,
+    Page, RecordId, Store, StoreError, Token, Watch,
+};
 use idem_stores::memory::{ManualClock, MemoryStore};
 
 struct OnManualClock {
@@ -62,8 +65,115 @@ impl Harness for OnRealTime {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conforms_in_real_time_where_moka_expires_records_too() {
+async fn conforms_in_real_time() {
     conformance::assert_conforms(&OnRealTime(MemoryStore::new())).await;
+}
+
+/// Asks for whatever the store answers at once in that way first, as the engine does.
+struct AtOnce(MemoryStore);
+
+impl AtOnce {
+    fn immediate(&self) -> &dyn ImmediateStore {
+        self.0.immediate().unwrap()
+    }
+}
+
+#[async_trait]
+impl Store for AtOnce {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        if !claim.ask_retention
+            && let Some(outcome) = self
+                .immediate()
+                .find_finished(&claim.id, &claim.fingerprint)
+        {
+            return Ok(Claimed::finished(outcome));
+        }
+        match self.immediate().claim_absent(claim) {
+            true => Ok(Claimed::acquired(1)),
+            false => self.0.claim(claim).await,
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
+        self.0.renew(lease).await
+    }
+
+    async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        match self.immediate().complete_held(lease, &outcome) {
+            true => Ok(Change::Applied),
+            false => self.0.complete(lease, outcome).await,
+        }
+    }
+
+    async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.release(id, token).await
+    }
+
+    async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.abandon(id, token).await
+    }
+
+    async fn checkpoint(
+        &self,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
+    ) -> Result<Change, StoreError> {
+        self.0.checkpoint(lease, at, steps).await
+    }
+
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.0.suspend(id, token).await
+    }
+
+    async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
+        self.0.inspect(id).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
+        self.0.watch(id).await
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.0.list(listing).await
+    }
+
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        self.0.forget(id).await
+    }
+}
+
+struct OnManualClockAtOnce(OnManualClock);
+
+#[async_trait]
+impl Harness for OnManualClockAtOnce {
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(AtOnce(self.0.store.clone()))
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.0.advance(by).await;
+    }
+
+    fn lease(&self) -> Duration {
+        self.0.lease()
+    }
+
+    fn notifies(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_where_it_answers_at_once() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    let harness = OnManualClockAtOnce(OnManualClock { store, clock });
+    conformance::assert_conforms(&harness).await;
 }
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -151,6 +261,54 @@ async fn every_way_out_gives_the_bytes_back() {
     assert_eq!(store.used_bytes(), 0);
     finish(&store, &claim(0), Bytes::from_static(b"again")).await;
     assert_eq!(store.used_bytes(), one);
+}
+
+/// A record of this shard.
+fn claim_in(shard: u8, number: u32) -> Claim {
+    let mut id = [shard; 32];
+    id[..4].copy_from_slice(&number.to_le_bytes());
+    let fingerprint = Fingerprint::of("request").unwrap();
+    Claim::new(RecordId::from_bytes(id), fingerprint, LEASE, TTL)
+}
+
+#[tokio::test]
+async fn claims_free_what_has_expired_as_they_come() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    for number in 0..1000 {
+        finish(&store, &claim_in(7, number), Bytes::from(vec![7; 100])).await;
+        clock.advance(Duration::from_millis(1));
+    }
+    let full = store.used_bytes();
+    // Half of them have expired; fewer claims than that free them all.
+    clock.advance(TTL - Duration::from_millis(501));
+    for number in 0..125 {
+        let other = claim_in(7, 1000 + number);
+        store.claim(&other).await.unwrap();
+        let _ = store.release(&other.id, &other.token).await.unwrap();
+    }
+    assert_eq!(store.used_bytes() * 2, full);
+    let replay = store.claim(&claim_in(7, 999)).await.unwrap();
+    assert!(matches!(replay, Claimed::Finished { .. }));
+}
+
+#[tokio::test]
+async fn a_record_whose_lease_is_renewed_outlives_its_first_retention() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::builder().manual_clock(clock.clone()).build();
+    let running = claim(1);
+    store.claim(&running).await.unwrap();
+    for _ in 0..4 {
+        clock.advance(TTL / 2);
+        let renewed = store.renew(&Lease::of(&running, 1)).await.unwrap();
+        assert_eq!(renewed, Change::Applied);
+        store.sweep();
+    }
+    let duplicate = store.claim(&running.by_another()).await.unwrap();
+    assert!(matches!(duplicate, Claimed::InFlight { .. }));
+    clock.advance(TTL + LEASE);
+    store.sweep();
+    assert_eq!(store.used_bytes(), 0);
 }
 
 #[tokio::test]

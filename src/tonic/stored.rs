@@ -55,9 +55,9 @@ pub(super) fn verdict<N: Message>(
                 // An error that says that it is none has no message to give back.
                 return Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured));
             }
-            if is_refusal(status) {
-                // A call within was refused, after whatever this one had done before.
-                return Verdict::Crashed;
+            if is_refusal(status) || idem_core::has_failed_step() {
+                // A call or a step within was refused, after whatever this one had done before.
+                return Verdict::of_one_stopped_within();
             }
             let code = i32::from(status.code());
             if release.iter().any(|released| i32::from(*released) == code) {

@@ -407,7 +407,7 @@ async fn an_owner_whose_store_has_forgotten_it_goes_on() {
         let here = operation_of(&Engine::new(store.clone()));
         let elsewhere = operation_of(&Engine::new(store.clone()));
         let body = async {
-            store.forget();
+            store.forget_all();
             assert_eq!(here.inspect("k").await.unwrap(), None);
             if when == "it renews" {
                 sleep(LEASE).await;
@@ -435,7 +435,7 @@ async fn an_owner_whose_lease_was_broken_creates_nothing_again() {
         faulty.fail_always(Method::Renew, Fault::Unavailable);
         sleep(LEASE * 2).await;
         assert!(idem::attempt().lease_lost());
-        store.forget();
+        store.forget_all();
         Ok::<_, Error>(7)
     };
     // What it made is its caller's.
@@ -445,10 +445,10 @@ async fn an_owner_whose_lease_was_broken_creates_nothing_again() {
 
 /// A store that forgets everything, as a failover does.
 #[derive(Clone, Default)]
-struct Forgetful(Arc<Mutex<MemoryStore>>);
+pub(crate) struct Forgetful(Arc<Mutex<MemoryStore>>);
 
 impl Forgetful {
-    fn forget(&self) {
+    pub(crate) fn forget_all(&self) {
         *self.0.lock().unwrap() = MemoryStore::new();
     }
 

@@ -15,4 +15,5 @@ mod leases;
 mod outages;
 mod policies;
 mod runtimes;
+mod steps;
 mod streams;

@@ -14,7 +14,7 @@ struct Feature {
 const FEATURES: &[Feature] = &[
     Feature {
         name: "memory",
-        brings: &["moka"],
+        brings: &[],
     },
     Feature {
         name: "redis",

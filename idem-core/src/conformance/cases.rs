@@ -68,7 +68,7 @@ const CASES: &[Case] = cases! {
     "steps of any size and of every byte value are kept" => steps::bytes,
     "a renewal and an abandonment keep the steps" => steps::renewal_and_abandonment,
     "a completion drops the steps" => steps::completion,
-    "a release drops the steps" => steps::release,
+    "a release of a record with steps suspends it" => steps::release,
     "the steps of an expired record are gone" => steps::expiry,
     "of checkpoints and a takeover that race each step is whole or absent" => steps::race,
     // Suspension.

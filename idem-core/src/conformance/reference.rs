@@ -211,6 +211,17 @@ impl Record {
         listed
     }
 
+    fn suspended(self, now: Duration) -> Self {
+        let Life::Running { retention, .. } = self.life else {
+            return self;
+        };
+        Self {
+            life: Life::Suspended,
+            absent_from: now.saturating_add(retention),
+            ..self
+        }
+    }
+
     /// The next attempt, with what the ones before it have finished.
     fn take_over(&mut self, now: Duration, claim: &Claim) -> Claimed {
         let attempt = self.attempt.saturating_add(1);
@@ -304,7 +315,10 @@ impl Store for ReferenceStore {
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.change(id, token, |_, _| None))
+        Ok(self.change(id, token, |now, record| {
+            let has_steps = !record.steps.is_empty();
+            has_steps.then(|| record.suspended(now))
+        }))
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
@@ -380,16 +394,7 @@ impl Store for ReferenceStore {
     }
 
     async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        Ok(self.change(id, token, |now, record| {
-            let Life::Running { retention, .. } = record.life else {
-                return Some(record);
-            };
-            Some(Record {
-                life: Life::Suspended,
-                absent_from: now.saturating_add(retention),
-                ..record
-            })
-        }))
+        Ok(self.change(id, token, |now, record| Some(record.suspended(now))))
     }
 
     async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::bench::{Bench, Checked, Failure, applied, gather, lost, same, takes_over};
-use crate::record::{Change, Claim, Claimed, OnCrash};
+use crate::record::{Change, Claim, Claimed, OnCrash, Phase};
 
 const FIRST: &[u8] = b"first;";
 const SECOND: &[u8] = b"\0second\xff;";
@@ -199,12 +199,21 @@ pub(super) async fn completion(bench: Bench) -> Checked {
 
 pub(super) async fn release(bench: Bench) -> Checked {
     let claim = bench.claim();
-    with_steps(&bench, &claim).await?;
+    let steps = with_steps(&bench, &claim).await?;
     applied("the release", bench.a.release(&claim).await?)?;
-    let steps = Bytes::from_static(FIRST);
+    bench
+        .stands("after the release", &claim, 1, &Phase::Suspended)
+        .await?;
     let late = bench.a.checkpoint(&claim, 0, &steps).await?;
     lost("a checkpoint after the release", late)?;
-    bench.is_free("after the release", &claim).await
+    // Whoever gives the next attempt up without having begun it loses nothing either.
+    for attempt in [2, 3] {
+        let next = claim.by_another().on_crash(OnCrash::Refuse);
+        let answer = bench.b.claim(&next).await?;
+        takes_over("a claim after a release", &answer, attempt, &steps)?;
+        applied("its release", bench.b.release(&next).await?)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn expiry(bench: Bench) -> Checked {

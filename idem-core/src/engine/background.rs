@@ -55,7 +55,7 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(engine: &Engine, settlement: &Settlement) -> Self {
         let bytes = match settlement {
-            Settlement::Complete(outcome) => outcome.len(),
+            Settlement::Complete(bytes) | Settlement::Suspend(bytes) => bytes.len(),
             Settlement::Release | Settlement::Abandon => 0,
         };
         let unsettled = &engine.inner.unsettled;

@@ -14,6 +14,7 @@ use super::execution::{ClaimedLease, Execution};
 use super::flight::{Ending, FlightGuard};
 use super::handle::Engine;
 use super::settlement::Settlement;
+use crate::attempt::Acquired;
 use crate::call::Call;
 use crate::observe::{self, Decision};
 use crate::record::{Claim, Claimed, Lease};
@@ -56,11 +57,15 @@ impl Leader for StoreLeader<'_> {
             let waited = waiter.is_some();
             match answer {
                 Ok(Answer {
-                    claimed: Claimed::Acquired { attempt, .. },
+                    claimed: Claimed::Acquired { attempt, steps },
                     may_come_again,
                 }) => {
-                    let claimed =
-                        ClaimedLease::new(engine, call, claim.token, attempt, sent, flight);
+                    let acquired = Acquired {
+                        number: attempt,
+                        token: claim.token,
+                        steps,
+                    };
+                    let claimed = ClaimedLease::new(engine, call, acquired, sent, flight);
                     claimed.expect_late_calls(may_come_again);
                     let execution = Execution::new(claimed, self.runtime.clone());
                     // Dropped where it is not begun, it frees the key.

@@ -156,6 +156,17 @@ pub enum Granted<Run> {
     Attach(LiveAnswer),
 }
 
+impl Granted<Begun> {
+    /// For a call that does not attach.
+    pub(super) fn into_begun(self, engine: &Engine) -> Result<Begun, Error> {
+        match self {
+            Self::Run(begun) => Ok(begun),
+            Self::Replay(outcome) => Ok(Begun::Replay(outcome)),
+            Self::Attach(_) => Err(engine.in_flight()),
+        }
+    }
+}
+
 /// What a store's answer means that is no right to run.
 #[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
 pub(super) enum Conclusion<Run> {

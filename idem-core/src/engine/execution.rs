@@ -20,7 +20,7 @@ use super::flight::{Ending, FlightGuard};
 use super::handle::Engine;
 use super::renewal::{keep, renew};
 use super::settlement::Settlement;
-use crate::attempt::{Attempt, OwnedLease, after};
+use crate::attempt::{Acquired, Attempt, OwnedLease, after};
 use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
@@ -28,7 +28,7 @@ use crate::observe;
 use crate::outcome::{Outcome, Verdict};
 #[cfg(feature = "http")]
 use crate::policy::InFlight;
-use crate::record::{Change, Token};
+use crate::record::Change;
 use crate::store::StoreError;
 
 /// The panic of a body, as [`std::panic::resume_unwind`] takes it.
@@ -87,15 +87,15 @@ impl ClaimedLease {
     pub(super) fn new(
         engine: &Engine,
         call: &Call,
-        token: Token,
-        attempt: u32,
+        acquired: Acquired,
         claimed: Instant,
         flight: FlightGuard,
     ) -> Self {
+        let keeper = Arc::clone(&engine.inner);
         let lease = Arc::new(OwnedLease::new(
+            keeper,
             call.clone(),
-            attempt,
-            token,
+            acquired,
             claimed + call.policy.lease,
             current::attempt_here(),
         ));
@@ -213,10 +213,17 @@ impl Execution {
         if claimed.lease.is_lost() && !Box::pin(claimed.regain()).await? {
             return Ok(false);
         }
-        claimed.flight.occupy();
-        let call = claimed.call();
-        observe::started(&call.operation, &call.id, claimed.lease.number);
+        self.report_start();
         Ok(true)
+    }
+
+    /// Duplicates learn that the record is taken.
+    pub(super) fn report_start(&self) {
+        if let Some(claimed) = &self.claimed {
+            claimed.flight.occupy();
+            let call = claimed.call();
+            observe::started(&call.operation, &call.id, claimed.lease.number);
+        }
     }
 
     /// Runs the body, renews the lease meanwhile, and stores the verdict before it returns the
@@ -355,6 +362,36 @@ impl Execution {
         }
     }
 
+    /// Stores the outcome where the store needs no wait. `false` has changed nothing.
+    fn complete_at_once(&mut self) -> bool {
+        let (Some(claimed), Settlement::Complete(outcome)) = (&self.claimed, &self.settlement)
+        else {
+            return false;
+        };
+        let engine = &claimed.engine;
+        let Some(store) = engine.store().immediate() else {
+            return false;
+        };
+        let complete = || store.complete_held(&claimed.lease.told(), outcome);
+        let completed = engine.immediate_call(
+            &claimed.call().operation,
+            self.settlement.as_str(),
+            complete,
+        );
+        if completed {
+            self.close(Change::Applied);
+        }
+        completed
+    }
+
+    /// The store has taken the attempt's end.
+    fn close(&mut self, change: Change) {
+        if let Some(claimed) = self.claimed.take() {
+            let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
+            claimed.close(&self.runtime, settlement, change);
+        }
+    }
+
     async fn settle(mut self) {
         let Some(claimed) = &self.claimed else {
             return;
@@ -368,12 +405,7 @@ impl Execution {
             .settle_now(call, &claimed.lease.told(), &self.settlement)
             .await;
         match settled {
-            Ok(change) => {
-                if let Some(claimed) = self.claimed.take() {
-                    let settlement = std::mem::replace(&mut self.settlement, Settlement::Abandon);
-                    claimed.close(&self.runtime, settlement, change);
-                }
-            }
+            Ok(change) => self.close(change),
             // The drop goes on in the background.
             Err(_) => {
                 observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
@@ -434,9 +466,10 @@ impl Running {
         let call = claimed.call();
         observe::body_took(&call.operation, &self.clock);
         let is_whole = matches!(verdict, Verdict::Final(Outcome::Response(_)));
-        let settlement = match attempt.is_released() {
-            true => Settlement::Release,
-            false => Settlement::of(verdict, call, &claimed.engine),
+        let settlement = match Settlement::of(verdict, call, &claimed.engine) {
+            Settlement::Release => Settlement::releasing(&claimed.lease),
+            _ if attempt.is_released() => Settlement::releasing(&claimed.lease),
+            settlement => settlement,
         };
         if matches!(settlement, Settlement::Abandon) {
             observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
@@ -445,7 +478,10 @@ impl Running {
             claimed.flight.unshare();
         }
         self.execution.settlement = settlement;
-        self.execution.settle().await;
+        if !self.execution.complete_at_once() {
+            // Boxed: it is large, and most attempts do without.
+            Box::pin(self.execution.settle()).await;
+        }
     }
 
     /// Abandons the attempt: the next claim follows `on_crash`.
@@ -457,7 +493,7 @@ impl Running {
             observe::body_took(&call.operation, &self.clock);
             observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
         }
-        self.execution.settle().await;
+        Box::pin(self.execution.settle()).await;
     }
 
     /// Whether duplicates may be given the answer while it is on its way.

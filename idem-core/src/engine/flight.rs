@@ -6,7 +6,7 @@
 //! are. A flight decides nothing: it tells what its leader knows, and [`super::begin`] judges.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -45,19 +45,42 @@ impl Flights {
     }
 
     pub(crate) fn enter(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Entry {
-        let mut shard = self.shard(&id);
-        if let Some((flight, _)) = shard.get(&id) {
-            let may_lead = flight.fingerprint == fingerprint;
-            if may_lead {
-                flight.successors.fetch_add(1, Ordering::Relaxed);
+        match self.shard(&id).entry(id) {
+            hash_map::Entry::Vacant(place) => Entry::Leader(self.lead_in(place, fingerprint)),
+            hash_map::Entry::Occupied(present) => {
+                let (flight, _) = present.get();
+                let may_lead = flight.fingerprint == fingerprint;
+                if may_lead {
+                    flight.successors.fetch_add(1, Ordering::Relaxed);
+                }
+                Entry::Duplicate(Joined {
+                    flights: Arc::clone(self),
+                    id,
+                    flight: Arc::clone(flight),
+                    may_lead,
+                })
             }
-            return Entry::Duplicate(Joined {
-                flights: Arc::clone(self),
-                id,
-                flight: Arc::clone(flight),
-                may_lead,
-            });
         }
+    }
+
+    /// Leads a new flight. `None` where there is one.
+    pub(super) fn lead(
+        self: &Arc<Self>,
+        id: RecordId,
+        fingerprint: Fingerprint,
+    ) -> Option<FlightGuard> {
+        match self.shard(&id).entry(id) {
+            hash_map::Entry::Vacant(place) => Some(self.lead_in(place, fingerprint)),
+            hash_map::Entry::Occupied(_) => None,
+        }
+    }
+
+    fn lead_in(
+        self: &Arc<Self>,
+        place: hash_map::VacantEntry<'_, RecordId, (Arc<Flight>, Ongoing)>,
+        fingerprint: Fingerprint,
+    ) -> FlightGuard {
+        let id = *place.key();
         let flight = Arc::new(Flight {
             fingerprint,
             state: AtomicU8::new(CLAIMING),
@@ -67,12 +90,12 @@ impl Flights {
             successors: AtomicUsize::new(0),
             held: Mutex::default(),
         });
-        shard.insert(id, (Arc::clone(&flight), self.activity.begin()));
-        Entry::Leader(FlightGuard {
+        place.insert((Arc::clone(&flight), self.activity.begin()));
+        FlightGuard {
             flights: Arc::clone(self),
             id,
             flight,
-        })
+        }
     }
 
     /// Looks at every lease that an attempt of this engine holds.

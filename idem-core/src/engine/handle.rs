@@ -160,6 +160,19 @@ impl Engine {
         call_of(self.store().name(), after, operation, call, answer).await
     }
 
+    /// A call that the store answers at once, as measured.
+    pub(super) fn immediate_call<T>(
+        &self,
+        operation: &str,
+        call: &'static str,
+        answer: impl FnOnce() -> T,
+    ) -> T {
+        let clock = observe::clock();
+        let answer = observe::store_call(operation, call).in_scope(answer);
+        observe::store_call_took(self.store().name(), call, &clock);
+        answer
+    }
+
     /// A call of another database than the store, as bounded as the store's.
     pub(super) async fn database_call<T>(
         &self,

@@ -6,12 +6,15 @@
 //! | `operation` | the public calls |
 //! | `resolve` | what an operator does with a record |
 //! | `begin` | from a request to a decision: joining, waiting |
+//! | `at_once` | the same where nothing has to be waited for |
 //! | `decision` | what a request may do, and what the store's answers mean |
 //! | `claim` | claims in the store |
 //! | `flight` | where duplicates of one process meet |
 //! | `transactional` | attempts inside a database's own transactions |
 //! | `cache` | finished outcomes kept in this process |
 //! | `execution` | the body, and how an attempt ends |
+//! | `checkpoints` | finished steps, on their way to the record |
+//! | `phase` | steps that commit with rows of a database |
 //! | `renewal`, `keepers` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
@@ -20,10 +23,12 @@
 //! | `backoff` | pauses between tries |
 
 mod activity;
+mod at_once;
 mod background;
 mod backoff;
 mod begin;
 mod cache;
+mod checkpoints;
 mod claim;
 mod decision;
 mod execution;
@@ -31,6 +36,7 @@ mod flight;
 mod handle;
 mod keepers;
 mod operation;
+mod phase;
 mod renewal;
 mod replays;
 mod resolve;
@@ -45,6 +51,7 @@ pub use execution::{Driven, Execution, ExecutionError, Flow, Panic, Running};
 pub use flight::LiveAnswer;
 pub use handle::{Engine, EngineBuilder, InstallError};
 pub use operation::{Keyed, Operation};
+pub use phase::{TransactionOf, phase};
 #[cfg(feature = "http")]
 pub(crate) use replays::Notice;
 pub use resolve::Resolution;

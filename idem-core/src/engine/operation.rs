@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
+use super::at_once::begin_at_once;
 use super::begin::begin;
 use super::decision::{Begun, Granted, Unprotected};
 use super::execution::ExecutionError;
@@ -89,11 +90,8 @@ impl Keyed {
         former: Option<FormerFingerprint>,
     ) -> Result<Begun, Error> {
         let (engine, mut call) = self.into_call(fingerprint);
-        Ok(match begin(&engine, &mut call, former).await? {
-            Granted::Run(begun) => begun,
-            Granted::Replay(outcome) => Begun::Replay(outcome),
-            Granted::Attach(_) => return Err(engine.in_flight()),
-        })
+        let granted = begin(&engine, &mut call, former).await?;
+        granted.into_begun(&engine)
     }
 
     /// The same for who can attach to an answer that is on its way, where the policy says so.
@@ -107,6 +105,22 @@ impl Keyed {
         let (engine, mut call) = self.into_call(fingerprint);
         call.attaches = attaches;
         begin(&engine, &mut call, former).await
+    }
+
+    /// [`begin_or_attach`](Self::begin_or_attach) where it needs no wait. An `Err` has changed nothing.
+    ///
+    /// # Errors
+    /// The caller has to wait.
+    #[doc(hidden)]
+    #[allow(clippy::result_large_err, reason = "it is moved once")]
+    pub fn begin_at_once(self, fingerprint: Fingerprint) -> Result<Granted<Begun>, Self> {
+        let (engine, call) = self.into_call(fingerprint);
+        begin_at_once(&engine, &call).ok_or(Self {
+            engine,
+            operation: call.operation,
+            policy: call.policy,
+            id: call.id,
+        })
     }
 
     /// Whether this record's attempt is lent to what runs here, by a layer of the same operation
@@ -239,9 +253,13 @@ impl Operation {
         F: Future<Output = T> + Unpin,
         T: Replayable<Errors>,
     {
-        let begun = match self.keyed(key) {
+        let begun = match self
+            .keyed(key)
+            .map(|keyed| keyed.begin_at_once(fingerprint))
+        {
+            Ok(Ok(granted)) => granted.into_begun(&self.engine),
             // Boxed: it is large, and gone before the body runs.
-            Ok(keyed) => Box::pin(keyed.begin(fingerprint)).await,
+            Ok(Err(keyed)) => Box::pin(keyed.begin(fingerprint)).await,
             Err(error) => Err(error),
         };
         let replayed: Result<T, Error> = match begun {

@@ -7,6 +7,7 @@ use super::settlement::Settlement;
 use crate::call::Call;
 use crate::error::Error;
 use crate::key::KeyPart;
+use crate::listing::Forgotten;
 use crate::outcome::Verdict;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 
@@ -52,8 +53,8 @@ impl Operation {
         Ok(engine.store_call(self.name(), "inspect", found).await?)
     }
 
-    /// Resolves by hand a record whose attempt crashed, for operations that refuse to run
-    /// again: [`Verdict::Released`] says that nothing happened and frees the key,
+    /// Resolves by hand a record whose attempt crashed or is suspended, for operations that refuse to run
+    /// again: [`Verdict::Released`] says that nothing happened, frees the key and forgets finished steps,
     /// [`Verdict::Final`] stores what did happen (`idem::http::outcome_of` makes an outcome of an
     /// HTTP response). [`Verdict::Crashed`] leaves it as it is.
     ///
@@ -99,8 +100,8 @@ impl Operation {
         let engine = &self.engine;
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;
-        let attempt = match claimed {
-            Claimed::Acquired { attempt, .. } => attempt,
+        let (attempt, steps) = match claimed {
+            Claimed::Acquired { attempt, steps } => (attempt, steps),
             Claimed::InFlight { lease_left } => {
                 return Ok(Resolution::StillRunning { lease_left });
             }
@@ -123,10 +124,19 @@ impl Operation {
             _ => Settlement::Release,
         };
         let lease = Lease::of(&claim, attempt);
+        let forgets = matches!(settlement, Settlement::Release) && !steps.is_empty();
         let change = engine.settle_now(&call, &lease, &settlement).await?;
-        Ok(match change {
-            Change::Applied if is_the_crashed_one => Resolution::Resolved,
-            _ => Resolution::ChangedMeanwhile,
-        })
+        if !is_the_crashed_one || change == Change::LeaseLost {
+            return Ok(Resolution::ChangedMeanwhile);
+        }
+        if forgets {
+            // Its finished steps have kept it from being freed.
+            let forgotten = engine.store().forget(id);
+            let forgotten = engine.store_call(self.name(), "forget", forgotten).await?;
+            if let Forgotten::Running { .. } = forgotten {
+                return Ok(Resolution::ChangedMeanwhile);
+            }
+        }
+        Ok(Resolution::Resolved)
     }
 }

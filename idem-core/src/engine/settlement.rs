@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::handle::Engine;
+use crate::attempt::OwnedLease;
 use crate::call::Call;
 use crate::observe;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
@@ -13,6 +14,8 @@ use crate::store::StoreError;
 pub(crate) enum Settlement {
     Complete(Bytes),
     Release,
+    /// The next attempt goes on with these steps.
+    Suspend(Bytes),
     Abandon,
 }
 
@@ -21,7 +24,19 @@ impl Settlement {
         match self {
             Self::Complete(_) => "complete",
             Self::Release => "release",
+            Self::Suspend(_) => "suspend",
             Self::Abandon => "abandon",
+        }
+    }
+
+    /// What a body leaves behind that says that nothing happened. Finished steps have: the key is not
+    /// freed then.
+    pub(super) fn releasing(lease: &OwnedLease) -> Self {
+        let steps = lease.step_bytes();
+        match (lease.has_lost_a_step(), steps.is_empty()) {
+            (true, _) => Self::Abandon,
+            (false, true) => Self::Release,
+            (false, false) => Self::Suspend(steps),
         }
     }
 
@@ -88,6 +103,11 @@ impl Engine {
         match settlement {
             Settlement::Complete(outcome) => store.complete(lease, outcome.clone()).await,
             Settlement::Release => store.release(&lease.id, &lease.token).await,
+            Settlement::Suspend(steps) => {
+                // All of them: the store may have forgotten some, or not been told.
+                let _ = store.checkpoint(lease, 0, steps.clone()).await?;
+                store.suspend(&lease.id, &lease.token).await
+            }
             Settlement::Abandon => store.abandon(&lease.id, &lease.token).await,
         }
     }

@@ -110,7 +110,7 @@ impl<D: Transactional> InTransaction<D> {
 
     /// [`run`](Self::run) for a key that was encoded before.
     #[doc(hidden)]
-    pub async fn run_encoded<B, F, T, Errors>(
+    pub async fn run_encoded<B, F, Tx, T, Errors>(
         &self,
         key: Result<Key, KeyError>,
         fingerprint: Fingerprint,
@@ -118,7 +118,8 @@ impl<D: Transactional> InTransaction<D> {
     ) -> T
     where
         B: FnOnce(D::Transaction) -> F,
-        F: Future<Output = (D::Transaction, T)>,
+        F: Future<Output = (Tx, T)>,
+        Tx: Into<Option<D::Transaction>>,
         T: Replayable<Errors>,
     {
         let granted = match self.keyed(key) {

@@ -37,7 +37,7 @@ pub enum ProblemKind {
     NotReplayable,
     /// 500: executed, and this version cannot read the answer.
     Undecodable,
-    /// 500: the handler panicked.
+    /// 500: the handler panicked, or a step of it could not be run or kept.
     Crashed,
     /// 500: the database refused to commit what the handler wrote; everything was rolled back.
     CommitRefused,
@@ -47,7 +47,8 @@ pub enum ProblemKind {
     StoreUnavailable,
     /// 503: the handler took longer than its deadline, and was stopped.
     DeadlineExceeded,
-    /// 503 with `Retry-After`: whether a transaction was committed is not known yet.
+    /// 503 with `Retry-After`: whether a transaction was committed, or a step will be kept, is not
+    /// known yet.
     Unsettled,
 }
 
@@ -266,7 +267,10 @@ impl From<&Error> for Problem {
             Error::NotReplayable(_) => ProblemKind::NotReplayable,
             Error::Undecodable(_) => ProblemKind::Undecodable,
             Error::Store(_) => ProblemKind::StoreUnavailable,
-            Error::Unsettled(_) => ProblemKind::Unsettled,
+            Error::Unsettled(_) | Error::StepNotStored(_) | Error::LeaseLost => {
+                ProblemKind::Unsettled
+            }
+            Error::Step(_) => ProblemKind::Crashed,
             Error::DeadlineExceeded { .. } => ProblemKind::DeadlineExceeded,
             Error::CommitRefused(_) => ProblemKind::CommitRefused,
             Error::Fingerprint(_)
@@ -280,7 +284,12 @@ impl From<&Error> for Problem {
         let detail = match error {
             // How the server is built and run is not the client's to know.
             Error::Store(_) => "this request was not executed; whether an earlier one with this key was is not known; retry with the same key".to_owned(),
-            Error::Unsettled(_) => UNSETTLED.to_owned(),
+            Error::Unsettled(_) | Error::StepNotStored(_) | Error::LeaseLost => {
+                UNSETTLED.to_owned()
+            }
+            Error::Step(_) => {
+                "the request stopped half-way; the server's log says why".to_owned()
+            }
             Error::CommitRefused(_) => {
                 "the request was executed, and everything it had written was rolled back; the server's log says why".to_owned()
             }
@@ -291,9 +300,11 @@ impl From<&Error> for Problem {
         };
         let retry_after = match error {
             Error::InFlight { retry_after } => Some(*retry_after),
-            Error::Store(_) | Error::Unsettled(_) | Error::DeadlineExceeded { .. } => {
-                Some(STORE_RETRY_AFTER)
-            }
+            Error::Store(_)
+            | Error::Unsettled(_)
+            | Error::StepNotStored(_)
+            | Error::LeaseLost
+            | Error::DeadlineExceeded { .. } => Some(STORE_RETRY_AFTER),
             _ => None,
         };
         Self {

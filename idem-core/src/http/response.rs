@@ -14,6 +14,7 @@ use super::flowing::{FlowingBody, Kept, Recording};
 use super::live::LiveSender;
 use super::settings::HttpSettings;
 use super::stored::{IDEMPOTENT_REPLAYED, store};
+use crate::current;
 use crate::engine::Running;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
 
@@ -57,7 +58,10 @@ where
         false => body.size_hint().exact(),
     };
     let (verdict, body) = match length {
-        _ if release.contains(&head.status.as_u16()) => {
+        _ if release.contains(&head.status.as_u16())
+            // The next attempt goes on where this one stopped.
+            || head.status.is_server_error() && current::has_failed_step() =>
+        {
             (Verdict::Released, CapturedBody::streamed(body))
         }
         // A protocol switch: what follows is no response that could be given again.

@@ -1,177 +1,228 @@
-//! The records, running and finished, and what each transition does to one of them.
+//! One record, running, suspended or finished, and what each transition does to it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use idem_core::{
-    Claim, Claimed, Fingerprint, Lease, OnCrash, OperationName, Phase, RecordId, RecordState, Token,
+    Claim, Claimed, Fingerprint, Inspection, Lease, Listed, OnCrash, OperationName, Phase,
+    RecordId, RecordState, Token,
 };
-use moka::Expiry;
 use tokio::sync::watch;
 
-/// The bytes of a record beside its outcome: the measured memory of the maps.
+use super::clock::Clock;
+
+/// The bytes of a record beside its outcome: the measured memory of the maps, just after they have grown.
 pub(super) const RECORD_BYTES: u64 = 640;
 
-pub(super) struct Running {
-    pub(super) fingerprint: Fingerprint,
-    /// `None` if the attempt was abandoned.
-    pub(super) token: Option<Token>,
-    pub(super) attempt: u32,
-    pub(super) lease_until: Duration,
-    /// When the record expires unless it is claimed.
+pub(super) struct Record {
+    fingerprint: Fingerprint,
+    /// Of the attempt that holds the record, or has finished it. `None` if nobody does.
+    token: Option<Token>,
+    attempt: u32,
+    operation: OperationName,
+    claimed_at: Duration,
+    state: State,
+    /// When the record expires unless it changes.
     pub(super) expires_at: Duration,
-    pub(super) operation: OperationName,
-    pub(super) claimed_at: Duration,
-    pub(super) steps: Vec<u8>,
-    /// No attempt holds it, and the next one goes on with its steps.
-    pub(super) is_suspended: bool,
-    /// Dropped at every change, which wakes all watches.
-    pub(super) watched: Option<watch::Sender<()>>,
 }
 
-impl Running {
+enum State {
+    Unfinished(Unfinished),
+    Finished(Bytes),
+}
+
+struct Unfinished {
+    lease_until: Duration,
+    steps: Vec<u8>,
+    /// No attempt holds it, and the next one goes on with its steps.
+    is_suspended: bool,
+    /// Dropped when the attempt ends, which wakes all watches.
+    watched: Option<watch::Sender<()>>,
+}
+
+impl Record {
     pub(super) fn of(lease: &Lease, now: Duration) -> Self {
         let mut record = Self {
             fingerprint: lease.fingerprint,
             token: Some(lease.token),
             attempt: lease.attempt,
-            lease_until: now,
-            expires_at: now,
             operation: lease.operation,
             claimed_at: now,
-            steps: Vec::new(),
-            is_suspended: false,
-            watched: None,
+            state: State::Unfinished(Unfinished {
+                lease_until: now,
+                steps: Vec::new(),
+                is_suspended: false,
+                watched: None,
+            }),
+            expires_at: now,
         };
         record.set_lease(now, lease.duration, lease.retention);
         record
     }
 
+    /// What it counts for at the store's bound.
+    pub(super) fn bytes(&self) -> u64 {
+        RECORD_BYTES + self.content_bytes() as u64
+    }
+
+    fn content_bytes(&self) -> usize {
+        match &self.state {
+            State::Unfinished(unfinished) => unfinished.steps.len(),
+            State::Finished(outcome) => outcome.len(),
+        }
+    }
+
+    pub(super) fn is_held_by(&self, token: &Token) -> bool {
+        matches!(self.state, State::Unfinished(_)) && self.token == Some(*token)
+    }
+
+    pub(super) fn is_finished_by(&self, token: &Token) -> bool {
+        matches!(self.state, State::Finished(_)) && self.token == Some(*token)
+    }
+
+    /// The outcome, for a request with this fingerprint.
+    pub(super) fn finished(&self, fingerprint: &Fingerprint) -> Option<Bytes> {
+        match &self.state {
+            State::Finished(outcome) if self.fingerprint == *fingerprint => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn has_steps(&self) -> bool {
+        matches!(&self.state, State::Unfinished(unfinished) if !unfinished.steps.is_empty())
+    }
+
     pub(super) fn lease_left(&self, now: Duration) -> Option<Duration> {
-        self.token?;
-        self.lease_until
-            .checked_sub(now)
-            .filter(|left| !left.is_zero())
+        match &self.state {
+            State::Unfinished(unfinished) if self.token.is_some() => {
+                let left = unfinished.lease_until.checked_sub(now);
+                left.filter(|left| !left.is_zero())
+            }
+            _ => None,
+        }
     }
 
     /// A claim that finds this record.
-    pub(super) fn claim(&mut self, claim: &Claim, now: Duration) -> Claimed {
+    pub(super) fn claim(&mut self, claim: &Claim, now: Duration, clock: &dyn Clock) -> Claimed {
         if self.fingerprint != claim.fingerprint {
             return Claimed::Mismatch;
         }
-        if self.token == Some(claim.token) {
-            return self.acquired();
+        let lease_left = self.lease_left(now);
+        let unfinished = match &mut self.state {
+            State::Unfinished(unfinished) => unfinished,
+            State::Finished(outcome) => {
+                return Claimed::Finished {
+                    outcome: outcome.clone(),
+                    retention_left: claim.ask_retention.then(|| self.expires_at - now),
+                    claimed_at: clock.time(self.claimed_at),
+                };
+            }
+        };
+        if self.token != Some(claim.token) {
+            if let Some(lease_left) = lease_left {
+                return Claimed::InFlight { lease_left };
+            }
+            if claim.on_crash == OnCrash::Refuse && !unfinished.is_suspended {
+                return Claimed::OutcomeUnknown {
+                    attempt: self.attempt,
+                };
+            }
+            unfinished.is_suspended = false;
+            self.attempt = self.attempt.saturating_add(1);
+            self.token = Some(claim.token);
+            self.operation = claim.operation;
+            self.claimed_at = now;
+            self.set_lease(now, claim.lease, claim.retention);
         }
-        if let Some(lease_left) = self.lease_left(now) {
-            return Claimed::InFlight { lease_left };
-        }
-        if claim.on_crash == OnCrash::Refuse && !self.is_suspended {
-            return Claimed::OutcomeUnknown {
-                attempt: self.attempt,
-            };
-        }
-        self.attempt = self.attempt.saturating_add(1);
-        self.token = Some(claim.token);
-        self.operation = claim.operation;
-        self.claimed_at = now;
-        self.is_suspended = false;
-        self.set_lease(now, claim.lease, claim.retention);
-        self.acquired()
-    }
-
-    fn acquired(&self) -> Claimed {
         Claimed::Acquired {
             attempt: self.attempt,
-            steps: Bytes::copy_from_slice(&self.steps),
+            steps: self.steps(),
+        }
+    }
+
+    fn steps(&self) -> Bytes {
+        match &self.state {
+            State::Unfinished(unfinished) => Bytes::copy_from_slice(&unfinished.steps),
+            State::Finished(_) => Bytes::new(),
+        }
+    }
+
+    pub(super) fn set_lease(&mut self, now: Duration, lease: Duration, retention: Duration) {
+        if let State::Unfinished(unfinished) = &mut self.state {
+            unfinished.lease_until = now.saturating_add(lease);
+            self.expires_at = unfinished.lease_until.saturating_add(retention);
         }
     }
 
     /// Nobody holds it from now on, and its watches wake.
     pub(super) fn end_lease(&mut self, now: Duration, is_suspended: bool) {
-        let retention = self.expires_at.saturating_sub(self.lease_until);
         self.token = None;
-        self.is_suspended = is_suspended;
-        self.watched = None;
+        let State::Unfinished(unfinished) = &mut self.state else {
+            return;
+        };
+        unfinished.is_suspended = is_suspended;
+        unfinished.watched = None;
         if is_suspended {
-            self.lease_until = now;
+            let retention = self.expires_at.saturating_sub(unfinished.lease_until);
+            unfinished.lease_until = now;
             self.expires_at = now.saturating_add(retention);
         }
     }
 
-    pub(super) fn phase(&self, now: Duration) -> Phase {
-        match self.is_suspended {
-            true => Phase::Suspended,
-            false => Phase::Running {
+    /// Appends what is missing of the steps from byte `at` on, and says how much that is. `None` if
+    /// the record has lost some before.
+    pub(super) fn append(&mut self, at: usize, steps: &[u8]) -> Option<usize> {
+        let State::Unfinished(Unfinished { steps: kept, .. }) = &mut self.state else {
+            return None;
+        };
+        let missing = steps.get(kept.len().checked_sub(at)?..).unwrap_or_default();
+        kept.extend_from_slice(missing);
+        Some(missing.len())
+    }
+
+    pub(super) fn finish(&mut self, outcome: Bytes, now: Duration, retention: Duration) {
+        self.state = State::Finished(outcome);
+        self.expires_at = now.saturating_add(retention);
+    }
+
+    /// Resolves when the attempt ends; `None` where none runs.
+    pub(super) fn watch(&mut self) -> Option<watch::Receiver<()>> {
+        let State::Unfinished(unfinished) = &mut self.state else {
+            return None;
+        };
+        let watched = &mut unfinished.watched;
+        let sender = watched.get_or_insert_with(|| watch::Sender::new(()));
+        Some(sender.subscribe())
+    }
+
+    pub(super) fn inspect(&self, now: Duration, clock: &dyn Clock) -> Inspection {
+        let phase = match &self.state {
+            State::Unfinished(unfinished) if unfinished.is_suspended => Phase::Suspended,
+            State::Unfinished(_) => Phase::Running {
                 lease_left: self.lease_left(now),
             },
-        }
+            State::Finished(outcome) => Phase::Finished {
+                outcome: outcome.clone(),
+            },
+        };
+        Inspection::new(self.fingerprint, self.attempt, phase)
+            .claimed(self.operation, clock.time(self.claimed_at))
+            .steps(self.steps())
     }
 
-    pub(super) fn state(&self, now: Duration) -> RecordState {
-        match self.lease_left(now) {
-            Some(_) => RecordState::Running,
-            None if self.is_suspended => RecordState::Suspended,
-            None => RecordState::Crashed,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        RECORD_BYTES + self.steps.len() as u64
-    }
-
-    pub(super) fn set_lease(&mut self, now: Duration, lease: Duration, retention: Duration) {
-        self.lease_until = now.saturating_add(lease);
-        self.expires_at = self.lease_until.saturating_add(retention);
-    }
-}
-
-pub(super) struct Finished {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) token: Token,
-    pub(super) attempt: u32,
-    pub(super) outcome: Bytes,
-    pub(super) operation: OperationName,
-    pub(super) claimed_at: Duration,
-    pub(super) expires_at: Duration,
-    pub(super) retention: Duration,
-}
-
-impl Finished {
-    pub(super) fn bytes(&self) -> u64 {
-        RECORD_BYTES + self.outcome.len() as u64
-    }
-}
-
-/// Lets moka free expired records. Whether a record has expired is decided by the store's clock at every
-/// look; moka only frees the memory.
-pub(super) struct Retention {
-    pub(super) applies: bool,
-}
-
-impl Retention {
-    fn of(&self, record: &Finished) -> Option<Duration> {
-        self.applies.then_some(record.retention)
-    }
-}
-
-impl Expiry<RecordId, Arc<Finished>> for Retention {
-    fn expire_after_create(
-        &self,
-        _: &RecordId,
-        record: &Arc<Finished>,
-        _: Instant,
-    ) -> Option<Duration> {
-        self.of(record)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &RecordId,
-        record: &Arc<Finished>,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.of(record)
+    pub(super) fn listed(&self, id: RecordId, now: Duration, clock: &dyn Clock) -> Listed {
+        let lease_left = self.lease_left(now);
+        let state = match (&self.state, lease_left) {
+            (State::Finished(_), _) => RecordState::Finished,
+            (_, Some(_)) => RecordState::Running,
+            (State::Unfinished(unfinished), _) if unfinished.is_suspended => RecordState::Suspended,
+            _ => RecordState::Crashed,
+        };
+        let mut listed = Listed::new(id, state, self.attempt, self.expires_at - now);
+        listed.operation = self.operation;
+        listed.claimed_at = clock.time(self.claimed_at);
+        listed.lease_left = lease_left;
+        listed.bytes = self.content_bytes();
+        listed
     }
 }

@@ -71,14 +71,16 @@ impl<D: Transactional> Execution<D> {
         self.commit_sent.clone()
     }
 
-    /// Runs the body on the caller's task, and commits or rolls back before it returns.
+    /// Runs the body on the caller's task, and commits or rolls back before it returns. A body may
+    /// drop the transaction where its verdict is not final.
     ///
     /// # Errors
     /// The body's panic; everything is rolled back.
-    pub async fn drive<B, F, V>(self, body: B) -> Result<Ended<V>, Panic>
+    pub async fn drive<B, F, Tx, V>(self, body: B) -> Result<Ended<V>, Panic>
     where
         B: FnOnce(D::Transaction) -> F,
-        F: Future<Output = (D::Transaction, Verdict, Writes, V)>,
+        F: Future<Output = (Tx, Verdict, Writes, V)>,
+        Tx: Into<Option<D::Transaction>>,
     {
         let Self {
             engine,
@@ -122,9 +124,7 @@ impl<D: Transactional> Execution<D> {
             Ok(Err(_)) => {
                 let number = attempt.number();
                 observe::crashed(&call.operation, &call.id, number, "deadline");
-                // What was dropped is rolled back behind its last statement: a retry that comes at once
-                // would find it in flight.
-                let _ = settling.find_out(&Bytes::new(), None).await;
+                settling.wait_for_roll_back().await;
                 return Ok(Ended::Refused(Error::DeadlineExceeded {
                     after: limit,
                     rolled_back: true,
@@ -141,9 +141,16 @@ impl<D: Transactional> Execution<D> {
             false => Settlement::of(verdict, call, engine),
         };
         let attempt = attempt.number();
-        let Settlement::Complete(outcome) = settlement else {
-            settling.roll_back(transaction).await;
-            return Ok(Ended::Value(value));
+        let (outcome, transaction) = match (settlement, transaction.into()) {
+            (Settlement::Complete(outcome), Some(transaction)) => (outcome, transaction),
+            (_, Some(transaction)) => {
+                settling.roll_back(transaction).await;
+                return Ok(Ended::Value(value));
+            }
+            (_, None) => {
+                settling.wait_for_roll_back().await;
+                return Ok(Ended::Value(value));
+            }
         };
         let committing = Instant::now();
         let ended = TransactionEnd {
@@ -197,6 +204,12 @@ enum Settled {
 }
 
 impl<D: Transactional> Settling<D> {
+    /// What was dropped is rolled back behind its last statement: a retry that comes at once would find
+    /// it in flight.
+    async fn wait_for_roll_back(&self) {
+        let _ = self.find_out(&Bytes::new(), None).await;
+    }
+
     async fn roll_back(&self, transaction: D::Transaction) {
         // A failure is reported there, and the database rolls back what it does not hear of.
         let rolled_back = self.database.roll_back(transaction);

@@ -119,8 +119,12 @@ impl Works {
         Reply::text(201, format!("{}: {body}", self.execute()))
     }
 
-    /// `/hanging`, `deadline = "100ms"`. It never ends the first time; "stream" begins an answer before.
+    /// `/hanging`, `deadline = "100ms"`. It never ends the first time; "stream" begins an answer before,
+    /// and "steps" finishes a step.
     pub(crate) async fn hang(&self, body: &str) -> Reply {
+        if body == "steps" {
+            return self.stop_between_steps().await;
+        }
         let number = self.execute();
         if number > 1 {
             return Reply::text(200, format!("attempt {}", idem::attempt().number()));
@@ -128,6 +132,21 @@ impl Works {
         match body {
             "stream" => Reply::streamed(chunks(["first "]).chain(stream::pending())),
             _ => std::future::pending().await,
+        }
+    }
+
+    /// It never ends the first time, frees its key the second time, and comes to its end the third time.
+    async fn stop_between_steps(&self) -> Reply {
+        let step = |name| idem::step(name, async { Ok::<_, idem::Error>(self.execute()) });
+        let held = step("hold").await.unwrap();
+        let attempt = idem::attempt().number();
+        if attempt == 1 {
+            std::future::pending::<()>().await;
+        }
+        let charged = step("charge").await.unwrap();
+        match attempt {
+            2 => Reply::text(503, "not yet"),
+            _ => Reply::text(201, format!("held {held}, charged {charged}")),
         }
     }
 

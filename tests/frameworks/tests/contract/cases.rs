@@ -40,6 +40,8 @@ macro_rules! all_cases {
             concurrency {
                 a_handler_that_hangs_is_stopped_at_its_deadline:
                     "a handler that hangs is stopped at its deadline: 503, and the retry runs",
+                steps_run_once_across_a_deadline_and_a_released_status:
+                    "steps run once, across a deadline and a status that frees the key",
                 a_stream_that_hangs_is_cut_off_at_the_deadline: "a stream that hangs is cut off there",
                 of_64_at_once_one_runs_and_63_wait_for_its_answer: "64 at once, `\"wait 5s\"`: one runs, 63 replays",
                 of_64_at_once_one_runs_and_63_are_told_to_come_back:

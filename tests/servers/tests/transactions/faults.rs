@@ -19,7 +19,7 @@ use crate::databases::{postgres, sqlite};
 
 /// What befalls a commit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     /// It happens, and its answer is lost.
     AfterEffect,
     /// It does not, and nobody says so.
@@ -29,7 +29,7 @@ enum Fault {
 }
 
 /// A database one commit of which goes wrong.
-struct Faulty<D> {
+pub(crate) struct Faulty<D> {
     database: D,
     fault: Fault,
     commits: Arc<AtomicU32>,
@@ -37,13 +37,13 @@ struct Faulty<D> {
 }
 
 /// Marks the sources of this file.
-struct Here;
+pub(crate) struct Here;
 
 #[derive(Clone)]
-struct FaultySource<S> {
-    source: S,
-    fault: Fault,
-    commits: Arc<AtomicU32>,
+pub(crate) struct FaultySource<S> {
+    pub(crate) source: S,
+    pub(crate) fault: Fault,
+    pub(crate) commits: Arc<AtomicU32>,
 }
 
 impl<S: TransactionSource<idem::stores::Sqlx>> TransactionSource<Here> for FaultySource<S> {

@@ -46,6 +46,24 @@ pub(crate) async fn a_handler_that_hangs_is_stopped_at_its_deadline<F: Framework
     assert_eq!(works.executed(), 2);
 }
 
+pub(crate) async fn steps_run_once_across_a_deadline_and_a_released_status<F: Framework>() {
+    let Setup { server, works, .. } = serve::<F>(|engine| engine).await;
+    let stopped = server.send(post("/hanging", "a", "steps")).await;
+    assert_eq!(problem(&stopped), "deadline-exceeded");
+    let released = server.send(post("/hanging", "a", "steps")).await;
+    assert_eq!(released.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(released.body(), "not yet");
+    let last = server.send(post("/hanging", "a", "steps")).await;
+    assert_eq!(
+        (last.status(), &last.body()[..]),
+        (StatusCode::CREATED, &b"held 1, charged 2"[..])
+    );
+    let replay = server.send(post("/hanging", "a", "steps")).await;
+    assert!(is_replay(&replay));
+    assert_eq!(replay.body(), last.body());
+    assert_eq!(works.executed(), 2);
+}
+
 pub(crate) async fn a_stream_that_hangs_is_cut_off_at_the_deadline<F: Framework>() {
     let Setup { server, engine, .. } = serve::<F>(|engine| engine).await;
     let first = server.exchange(post("/hanging", "a", "stream")).await;

@@ -1,0 +1,107 @@
+//! Instructions of one request in process, without SHA-256's: against the plain handler and the same
+//! thing by hand, and by function.
+
+use axum::routing::Router;
+use idem_benches::by_hand::Sharded;
+use idem_benches::callgrind::Profile;
+use idem_benches::http::Keys::{self, Fresh, Known};
+use idem_benches::http::{Client, by_hand_app, install_engine, plain_app, protected_app};
+use idem_benches::runtime;
+
+/// How many functions are printed.
+const FUNCTIONS: usize = 30;
+
+struct Path {
+    argument: &'static str,
+    title: &'static str,
+    app: fn() -> Router,
+    keys: Keys,
+}
+
+const PATHS: [Path; 5] = [
+    Path {
+        argument: "plain",
+        title: "plain handler",
+        app: plain_app,
+        keys: Fresh,
+    },
+    Path {
+        argument: "by-hand-first",
+        title: "first, by hand, sharded map",
+        app: by_hand,
+        keys: Fresh,
+    },
+    Path {
+        argument: "first",
+        title: "**first, idem**",
+        app: protected_app,
+        keys: Fresh,
+    },
+    Path {
+        argument: "by-hand-replay",
+        title: "replay, by hand, sharded map",
+        app: by_hand,
+        keys: Known,
+    },
+    Path {
+        argument: "replay",
+        title: "**replay, idem**",
+        app: protected_app,
+        keys: Known,
+    },
+];
+
+fn by_hand() -> Router {
+    by_hand_app(Sharded::<false>::default())
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().position(|argument| argument == "--count") {
+        Some(place) => count(&arguments[place + 1..]),
+        None => table(),
+    }
+}
+
+/// What callgrind runs: `PATH REQUESTS`.
+fn count(arguments: &[String]) {
+    let [argument, requests] = arguments else {
+        panic!("--count PATH REQUESTS");
+    };
+    install_engine();
+    let runtime = runtime();
+    for path in PATHS {
+        if path.argument == *argument {
+            let client = Client::new(&runtime, (path.app)(), path.keys);
+            client.round(&runtime, requests.parse().expect("a number"));
+        }
+    }
+}
+
+fn table() {
+    println!("\n### Instructions per request in process, without SHA-256's\n");
+    println!("| | instructions | of the plain handler |");
+    println!("|---|---:|---:|");
+    let mut plain = None;
+    let mut profiles = Vec::new();
+    for path in PATHS {
+        let profile = Profile::per_operation(|requests| {
+            let requests = requests.to_string();
+            vec!["--count".to_owned(), path.argument.to_owned(), requests]
+        });
+        let total = profile.total();
+        let plain = *plain.get_or_insert(total);
+        println!("| {} | {total:.0} | {:.2} |", path.title, total / plain);
+        if path.title.starts_with("**") {
+            profiles.push((path.title, profile));
+        }
+    }
+    for (title, profile) in profiles {
+        println!("\n{title}, by function:\n");
+        println!("| instructions | function |");
+        println!("|---:|---|");
+        for (function, instructions) in profile.functions().into_iter().take(FUNCTIONS) {
+            println!("| {instructions:.0} | `{function}` |");
+        }
+    }
+}
