@@ -120,10 +120,10 @@ impl PostgresStoreBuilder {
 
     call_settings!();
 
-    /// Whether [`connect`](Self::connect) creates the tables, and upgrades them to this version if the
-    /// login may; `true` unless given. With `false` they are created by hand, from
-    /// [`PostgresStore::MIGRATIONS`]: without tables it fails, and tables of an older version are used as
-    /// they are.
+    /// Whether [`connect`](Self::connect) creates the tables, and upgrades them to this version; `true`
+    /// unless given. With `false` they are created and upgraded by hand, from
+    /// [`PostgresStore::MIGRATIONS`]: without tables of this version it fails. Programs of the version
+    /// before go on using them.
     pub const fn migrate(mut self, migrate: bool) -> Self {
         self.settings.migrate = migrate;
         self
@@ -141,8 +141,9 @@ impl PostgresStoreBuilder {
     /// promises.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses the login; when the tables are missing, have a newer
-    /// version that this one may not use, or the login may not create or use them; and when a pooler
+    /// When the server cannot be reached or refuses the login; when the tables are missing, have an
+    /// older version or a newer one that this one may not use, or the login may not create, upgrade or use
+    /// them; and when a pooler
     /// gives each transaction another session and [`pooler`](Self::pooler) does not say so.
     pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
         let connections = Connections::own(self.options, &self.settings);
@@ -151,7 +152,7 @@ impl PostgresStoreBuilder {
         }
         let store = PostgresStore::new(connections, None);
         if self.settings.migrate {
-            store.migrate_if_allowed().await?;
+            store.migrate().await?;
         } else {
             store.check().await?;
         }

@@ -30,7 +30,7 @@ const ASK: &str = "SELECT current_setting('server_version_num')::integer AS numb
 
 /// Fails if the table is not the store's.
 const COLUMNS: &str = "SELECT lease_until, expires_at, sweep_at, attempt, watched, id, \
-    fingerprint, token, outcome FROM idem_records LIMIT 0";
+    fingerprint, token, outcome, operation, claimed_at, steps FROM idem_records LIMIT 0";
 
 /// Checks the server, and warns.
 ///

@@ -258,6 +258,20 @@ impl Call {
         read(&row?)
     }
 
+    /// Runs a statement whose answer has many rows, once.
+    pub(super) async fn run_for_rows(
+        &mut self,
+        statement: &Statement<'_>,
+    ) -> Result<Vec<PgRow>, Error> {
+        let limits = Limits {
+            timeout: statement.time_limit(self.timeout),
+        };
+        let connection = self.checkout.begin_statement()?;
+        let rows = statement.run_for_rows(connection, self.protocol, Some(limits));
+        let silent = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        timeout_at(self.deadline, rows).await.unwrap_or_else(silent)
+    }
+
     /// Ends the call.
     pub(super) fn finish<T>(self, answer: Result<T, Error>) -> Result<T, StoreError> {
         self.checkout.end(answer.as_ref().err());

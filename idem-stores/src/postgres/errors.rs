@@ -35,6 +35,8 @@ mod code {
     pub(super) const COMPLETION_UNKNOWN: &str = "40003";
     pub(super) const DEADLOCK_DETECTED: &str = "40P01";
     pub(super) const STATEMENT_EXISTS: &str = "42P05";
+    pub(super) const UNDEFINED_COLUMN: &str = "42703";
+    pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
     pub(super) const DISK_FULL: &str = "53100";
     pub(super) const CANCELED: &str = "57014";
     /// The tables of a prepared plan have changed.
@@ -93,6 +95,9 @@ pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
             Meaning::Unanswered => StoreError::unavailable(NAME, error),
             Meaning::NotReady => StoreError::not_ready(NAME, error),
             Meaning::Busy => StoreError::busy(NAME, error),
+            Meaning::Rejected if refusal.code() == code::UNDEFINED_COLUMN => {
+                StoreError::rejected(NAME, OldTables(error))
+            }
             Meaning::Rejected if is_prepared_statement_error(&error) => {
                 StoreError::rejected(NAME, PreparedStatementMixup(error))
             }
@@ -152,7 +157,11 @@ pub(super) fn schema_error(error: Error) -> ConnectError {
     match server_error(&error) {
         Some(refusal) if refusal.code().starts_with("42") => ConnectError::Unfit {
             store: NAME,
-            problem: format!("its tables cannot be created or read: {}", refusal.message()).into(),
+            problem: format!(
+                "its tables cannot be created, upgraded or read: {}; let their owner run the migrations",
+                refusal.message()
+            )
+            .into(),
         },
         Some(refusal) if refusal.code() == code::READ_ONLY_TRANSACTION => ConnectError::Unfit {
             store: NAME,
@@ -214,6 +223,11 @@ pub(super) fn is_serialization_failure(error: &Error) -> bool {
             code::SERIALIZATION_FAILURE | code::DEADLOCK_DETECTED
         )
     })
+}
+
+/// Whether a statement has waited for a lock for as long as it may.
+pub(super) fn is_lock_timeout(error: &Error) -> bool {
+    server_error(error).is_some_and(|error| error.code() == code::LOCK_NOT_AVAILABLE)
 }
 
 /// Whether the server takes no writes: a standby, or a primary that was demoted.
@@ -299,6 +313,26 @@ fn is_unexpected_row(error: &Error) -> bool {
 pub(super) fn server_error(error: &Error) -> Option<&PgDatabaseError> {
     let error = error.as_database_error()?;
     error.try_downcast_ref()
+}
+
+/// The tables lack what this version needs.
+#[derive(Debug)]
+struct OldTables(Error);
+
+impl fmt::Display for OldTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; its tables are of an older version: let the store migrate, or run its migrations by hand",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for OldTables {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 /// The server does not know a prepared statement, or knows another one under its name.

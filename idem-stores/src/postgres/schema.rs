@@ -4,22 +4,35 @@
 //! are found through `search_path`.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
 
+use idem_core::StoreError;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
+use tokio::time::{Instant, sleep};
 
 use super::NAME;
-use super::errors::schema_error;
+use super::errors::{is_lock_timeout, schema_error};
 use crate::ConnectError;
+use crate::backoff::Backoff;
 
 /// Each upgrades the tables by one version, which it notes in `idem_schema`.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_records.sql"),
     include_str!("migrations/0002_min_version.sql"),
+    include_str!("migrations/0003_steps.sql"),
 ];
 
-/// The version that this code upgrades the tables to. It can use older ones as they are.
+/// The version of the tables that this code needs, or a newer one that allows it.
 const VERSION: usize = MIGRATIONS.len();
+
+/// How long a migration is tried while other transactions use the tables: a copy of the whole table, or
+/// a body that runs in a transaction.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Pauses between the tries.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// The advisory lock of the process that migrates: "idem_001".
 const LOCK: i64 = 0x6964_656d_5f30_3031;
@@ -98,16 +111,48 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectEr
         0 => Err(unfit(
             "there is no table idem_records where search_path looks; let the store migrate, or run its migrations by hand",
         )),
+        version if version < VERSION => Err(unfit(format!(
+            "its tables are of version {version}, and this version of idem-rs needs version {VERSION}; let the store migrate, or run its migrations by hand: programs of before go on using the tables"
+        ))),
         _ => Ok(()),
     }
 }
 
 /// Upgrades the tables to this version. Of concurrent processes one does, and the others wait.
+///
+/// A migration gives up when it has waited for a lock for a moment, because claims wait behind it, and is
+/// tried again.
 pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), ConnectError> {
     // If there is nothing to do, nothing is locked, and no right is needed.
     if look(&mut *connection).await? >= VERSION {
         return Ok(());
     }
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        match try_to_migrate(connection).await? {
+            Migration::Done => return Ok(()),
+            Migration::InTheWay(error) if began.elapsed() > LONGEST_WAIT => {
+                return Err(ConnectError::Store(StoreError::busy(
+                    NAME,
+                    TablesInUse(error),
+                )));
+            }
+            Migration::InTheWay(_) => {
+                tries += 1;
+                sleep(BACKOFF.after(tries)).await;
+            }
+        }
+    }
+}
+
+enum Migration {
+    Done,
+    /// Other transactions use the tables. Nothing has changed.
+    InTheWay(sqlx::Error),
+}
+
+async fn try_to_migrate(connection: &mut PgConnection) -> Result<Migration, ConnectError> {
     let mut transaction = connection.begin().await.map_err(schema_error)?;
     // It may wait for another process, and take long.
     sqlx::raw_sql("SET LOCAL statement_timeout = 0")
@@ -122,10 +167,34 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<(), Connect
         .map_err(schema_error)?;
     let version = look(&mut transaction).await?;
     for migration in MIGRATIONS.iter().skip(version) {
-        sqlx::raw_sql(*migration)
-            .execute(&mut *transaction)
-            .await
-            .map_err(schema_error)?;
+        match sqlx::raw_sql(*migration).execute(&mut *transaction).await {
+            Ok(_) => {}
+            Err(error) if is_lock_timeout(&error) => {
+                transaction.rollback().await.map_err(schema_error)?;
+                return Ok(Migration::InTheWay(error));
+            }
+            Err(error) => return Err(schema_error(error)),
+        }
     }
-    transaction.commit().await.map_err(schema_error)
+    transaction.commit().await.map_err(schema_error)?;
+    Ok(Migration::Done)
+}
+
+/// Other transactions have used the tables for as long as a migration was tried.
+#[derive(Debug)]
+struct TablesInUse(sqlx::Error);
+
+impl fmt::Display for TablesInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the table idem_records was not upgraded: for {LONGEST_WAIT:?} there was always a transaction that uses it; see pg_locks, and start again when that has ended"
+        )
+    }
+}
+
+impl std::error::Error for TablesInUse {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
 }

@@ -55,6 +55,8 @@ pub(super) enum Value<'q> {
     /// Bytes that are owned.
     Fingerprint([u8; idem_core::Fingerprint::LEN]),
     MaybeBytes(Option<&'q [u8]>),
+    /// A word of letters.
+    MaybeWord(Option<&'static str>),
     Integer(i32),
     Bigint(i64),
     MaybeBigint(Option<i64>),
@@ -128,10 +130,35 @@ impl<'q> Statement<'q> {
             }
             Protocol::Simple => self.send(connection, limits).await,
         };
-        let row = row?.ok_or_else(another_statement)?;
+        self.recognise(row?)
+    }
+
+    /// Sends it, and returns its rows: one at least.
+    pub(super) async fn run_for_rows(
+        &self,
+        connection: &mut PgConnection,
+        protocol: Protocol,
+        limits: Option<Limits>,
+    ) -> Result<Vec<PgRow>, Error> {
+        let rows = match protocol {
+            Protocol::Prepared => connection.fetch_all(self.query(self.text.sql)).await,
+            Protocol::PreparedMarked => connection.fetch_all(self.query(&self.text.marked)).await,
+            Protocol::Simple => {
+                let message = AssertSqlSafe(self.message(limits));
+                sqlx::raw_sql(message).fetch_all(connection).await
+            }
+        };
+        let mut rows = rows?.into_iter();
+        let first = self.recognise(rows.next())?;
+        Ok(std::iter::once(first).chain(rows).collect())
+    }
+
+    /// The first row of an answer, if it is this statement's.
+    fn recognise(&self, first: Option<PgRow>) -> Result<PgRow, Error> {
+        let first = first.ok_or_else(another_statement)?;
         // By its position: another statement's row may have other columns.
-        match row.try_get::<&str, _>(0) {
-            Ok(name) if name == self.text.name => Ok(row),
+        match first.try_get::<&str, _>(0) {
+            Ok(name) if name == self.text.name => Ok(first),
             _ => Err(another_statement()),
         }
     }
@@ -151,6 +178,7 @@ impl<'q> Statement<'q> {
             Value::Bytes(bytes) => query.bind(bytes),
             Value::Fingerprint(bytes) => query.bind(bytes),
             Value::MaybeBytes(bytes) => query.bind(bytes),
+            Value::MaybeWord(word) => query.bind(word),
             Value::Integer(number) => query.bind(number),
             Value::Bigint(number) => query.bind(number),
             Value::MaybeBigint(number) => query.bind(number),
@@ -158,8 +186,8 @@ impl<'q> Statement<'q> {
         })
     }
 
-    /// The statement with its values. They are numbers and hexadecimal digits, which mean the same under all
-    /// settings of a session.
+    /// The statement with its values. They are numbers, letters and hexadecimal digits, which mean the same
+    /// under all settings of a session.
     fn message(&self, limits: Option<Limits>) -> String {
         let bytes = self.values.iter().map(|value| match value {
             Value::Bytes(bytes) | Value::MaybeBytes(Some(bytes)) => bytes.len(),
@@ -212,6 +240,8 @@ impl Value<'_> {
             }
             Self::Fingerprint(bytes) => write!(message, "decode('{}', 'hex')", Hex(&bytes)),
             Self::MaybeBytes(None) => write!(message, "NULL::bytea"),
+            Self::MaybeWord(Some(word)) => write!(message, "'{word}'"),
+            Self::MaybeWord(None) => write!(message, "NULL::text"),
             Self::Integer(number) => write!(message, "({number})"),
             Self::Bigint(number) | Self::MaybeBigint(Some(number)) => {
                 write!(message, "({number})")

@@ -1,12 +1,21 @@
 //! The statements, one per transition, and how their rows are read.
 //!
 //! Each is a transaction of its own: one round trip, and nothing to clean up. The only clock is the
-//! server's `now()`, the start of that transaction. Each returns exactly one row.
+//! server's `now()`, the start of that transaction. Each returns exactly one row, and a listing more.
+//!
+//! A record has finished steps, and no outcome, where `steps` is not null and `outcome` is `'steps'`, or
+//! `'suspended'`. Programs of before only look whether `outcome` is null: they take such a record for a
+//! finished one whose outcome they cannot read, and leave it as it is. Either column alone says nothing:
+//! such a program leaves `steps` as they are when it writes over an expired record, and any bytes may be
+//! an outcome. Whoever holds a record has written both itself.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, Token};
+use idem_core::{
+    Claim, Claimed, Cursor, Fingerprint, Forgotten, Inspection, Lease, Listed, Listing, OnCrash,
+    OperationName, Page, Phase, RecordId, RecordState, Token,
+};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 
@@ -16,15 +25,19 @@ use super::statement::{Statement, Text, Value, bytes_of, text};
 const MAX_DURATION: Duration = Duration::from_secs(200 * 365 * 24 * 60 * 60);
 const MIN_DURATION: Duration = Duration::from_millis(1);
 
-static CLAIM: Text = text!("claim 1", "statements/claim.sql");
-static FINISHED: Text = text!("finished 1", "statements/finished.sql");
-static RENEW: Text = text!("renew 1", "statements/renew.sql");
-static COMPLETE: Text = text!("complete 1", "statements/complete.sql");
-static RECREATE: Text = text!("recreate 1", "statements/recreate.sql");
-static RELEASE: Text = text!("release 1", "statements/release.sql");
-static ABANDON: Text = text!("abandon 1", "statements/abandon.sql");
-static INSPECT: Text = text!("inspect 1", "statements/inspect.sql");
-static WATCH: Text = text!("watch 1", "statements/watch.sql");
+static CLAIM: Text = text!("claim 2", "statements/claim.sql");
+static FINISHED: Text = text!("finished 2", "statements/finished.sql");
+static RENEW: Text = text!("renew 2", "statements/renew.sql");
+static COMPLETE: Text = text!("complete 2", "statements/complete.sql");
+static RECREATE: Text = text!("recreate 2", "statements/recreate.sql");
+static RELEASE: Text = text!("release 2", "statements/release.sql");
+static ABANDON: Text = text!("abandon 2", "statements/abandon.sql");
+static INSPECT: Text = text!("inspect 2", "statements/inspect.sql");
+static CHECKPOINT: Text = text!("checkpoint 1", "statements/checkpoint.sql");
+static SUSPEND: Text = text!("suspend 1", "statements/suspend.sql");
+static FORGET: Text = text!("forget 1", "statements/forget.sql");
+static LIST: Text = text!("list 1", "statements/list.sql");
+static WATCH: Text = text!("watch 2", "statements/watch.sql");
 static SWEEP: Text = text!("sweep 1", "statements/sweep.sql");
 
 /// A duration in microseconds, rounded up.
@@ -41,6 +54,12 @@ fn duration(micros: i64) -> Duration {
     Duration::from_micros(micros.try_into().unwrap_or(0))
 }
 
+/// The name that a record says. Null: not known.
+pub(super) fn name(operation: &OperationName) -> Value<'_> {
+    let name = operation.as_str().as_bytes();
+    Value::MaybeBytes(Some(name).filter(|name| !name.is_empty()))
+}
+
 pub(super) fn claim(claim: &Claim) -> Statement<'_> {
     Statement::new(
         &CLAIM,
@@ -51,6 +70,7 @@ pub(super) fn claim(claim: &Claim) -> Statement<'_> {
             micros(claim.lease),
             micros(claim.retention),
             Value::Boolean(claim.on_crash == OnCrash::Rerun),
+            name(&claim.operation),
         ],
     )
 }
@@ -78,11 +98,14 @@ pub(super) fn claimed(row: &PgRow) -> Result<Option<Claimed>, Error> {
         return Ok(Some(Claimed::Finished {
             outcome,
             retention_left: row.try_get::<Option<_>, _>("kept")?.map(duration),
-            claimed_at: None,
+            claimed_at: claimed_at(row)?,
         }));
     }
     if row.try_get::<Option<bool>, _>("own")? == Some(true) {
-        return Ok(Some(Claimed::acquired(attempt)));
+        return Ok(Some(Claimed::Acquired {
+            attempt,
+            steps: bytes_of(row, "steps")?.unwrap_or_default(),
+        }));
     }
     Ok(Some(match lease_left(row)? {
         Some(lease_left) => Claimed::InFlight { lease_left },
@@ -130,6 +153,7 @@ pub(super) fn recreate<'q>(lease: &'q Lease, outcome: Option<&'q [u8]>) -> State
             micros(kept),
             micros(lease.duration),
             Value::MaybeBytes(outcome),
+            name(&lease.operation),
         ],
     )
 }
@@ -140,6 +164,23 @@ pub(super) fn release<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
 
 pub(super) fn abandon<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
     of_holder(&ABANDON, id, token)
+}
+
+pub(super) fn suspend<'q>(id: &'q RecordId, token: &'q Token) -> Statement<'q> {
+    of_holder(&SUSPEND, id, token)
+}
+
+pub(super) fn checkpoint<'q>(lease: &'q Lease, at: usize, steps: &'q [u8]) -> Statement<'q> {
+    Statement::new(
+        &CHECKPOINT,
+        [
+            Value::Bytes(lease.id.as_bytes()),
+            Value::Bytes(lease.token.as_bytes()),
+            // No record has so many.
+            Value::Integer(i32::try_from(at).unwrap_or(i32::MAX)),
+            Value::Bytes(steps),
+        ],
+    )
 }
 
 fn of_holder<'q>(text: &'static Text, id: &'q RecordId, token: &'q Token) -> Statement<'q> {
@@ -165,14 +206,104 @@ pub(super) fn inspection(row: &PgRow) -> Result<Option<Option<Inspection>>, Erro
     let fingerprint = fingerprint[..]
         .try_into()
         .map_err(|error| Error::Decode(Box::new(error)))?;
+    let is_suspended = row.try_get::<Option<bool>, _>("suspended")? == Some(true);
     let phase = match outcome(row)? {
         Some(outcome) => Phase::Finished { outcome },
+        None if is_suspended => Phase::Suspended,
         None => Phase::Running {
             lease_left: lease_left(row)?,
         },
     };
-    let fingerprint = Fingerprint::from_bytes(fingerprint);
-    Ok(Some(Some(Inspection::new(fingerprint, attempt, phase))))
+    let found = Inspection::new(Fingerprint::from_bytes(fingerprint), attempt, phase)
+        .claimed(operation(row)?, claimed_at(row)?)
+        .steps(bytes_of(row, "steps")?.unwrap_or_default());
+    Ok(Some(Some(found)))
+}
+
+/// A page, and one record more if there are more.
+pub(super) fn list<'q>(listing: &'q Listing, after: &'q [u8]) -> Statement<'q> {
+    let limit = listing.limit() + 1;
+    let operation = listing.operation.as_ref().map(name);
+    Statement::new(
+        &LIST,
+        [
+            Value::Bytes(after),
+            Value::Bigint(i64::try_from(limit).unwrap_or(i64::MAX)),
+            Value::MaybeWord(listing.state.map(RecordState::as_str)),
+            operation.unwrap_or(Value::MaybeBytes(None)),
+        ],
+    )
+}
+
+/// The id that a listing goes on behind: that of a page's last record. From the beginning if the cursor is
+/// not one of this store's.
+pub(super) fn listed_to(listing: &Listing) -> Vec<u8> {
+    let id = |cursor: &Cursor| cursor.as_str().parse().ok();
+    let id: Option<RecordId> = listing.after.as_ref().and_then(id);
+    id.map(|id| id.as_bytes().to_vec()).unwrap_or_default()
+}
+
+pub(super) fn page(rows: &[PgRow], listing: &Listing) -> Result<Page, Error> {
+    let mut records = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Some(id) = id(row, "id")? {
+            records.push(listed(id, row)?);
+        }
+    }
+    let next = match records.get(listing.limit()) {
+        Some(_) => records.get(listing.limit() - 1).map(|last| last.id),
+        None => match rows.first() {
+            Some(first) => id(first, "looked_to")?,
+            None => None,
+        },
+    };
+    records.truncate(listing.limit());
+    Ok(Page::new(
+        records,
+        next.map(|next| Cursor::new(next.to_string())),
+    ))
+}
+
+fn listed(id: RecordId, row: &PgRow) -> Result<Listed, Error> {
+    let state: &str = row.try_get("state")?;
+    let state = RecordState::ALL
+        .into_iter()
+        .find(|known| known.as_str() == state);
+    let state = state.ok_or(Error::RowNotFound)?;
+    let attempt = attempt(row)?.unwrap_or_default();
+    let kept_for = duration(row.try_get("kept")?);
+    let mut listed = Listed::new(id, state, attempt, kept_for);
+    listed.operation = operation(row)?;
+    listed.claimed_at = claimed_at(row)?;
+    listed.lease_left = lease_left(row)?;
+    let bytes: i32 = row.try_get("bytes")?;
+    listed.bytes = usize::try_from(bytes).unwrap_or_default();
+    Ok(listed)
+}
+
+fn id(row: &PgRow, column: &str) -> Result<Option<RecordId>, Error> {
+    let id = bytes_of(row, column)?.map(|id| {
+        let id = id[..].try_into();
+        id.map(RecordId::from_bytes)
+            .map_err(|error| Error::Decode(Box::new(error)))
+    });
+    id.transpose()
+}
+
+pub(super) fn forget(id: &RecordId) -> Statement<'_> {
+    Statement::new(&FORGET, [Value::Bytes(id.as_bytes())])
+}
+
+/// What became of the record. `None`: run it again.
+pub(super) fn forgotten(row: &PgRow) -> Result<Option<Forgotten>, Error> {
+    if row.try_get("removed")? {
+        return Ok(Some(Forgotten::Removed));
+    }
+    if !row.try_get::<bool, _>("stood")? {
+        return Ok(Some(Forgotten::Absent));
+    }
+    let alive = lease_left(row)?;
+    Ok(alive.map(|lease_left| Forgotten::Running { lease_left }))
 }
 
 pub(super) fn watch(id: &RecordId) -> Statement<'_> {
@@ -198,6 +329,18 @@ fn attempt(row: &PgRow) -> Result<Option<u32>, Error> {
 
 fn outcome(row: &PgRow) -> Result<Option<Bytes>, Error> {
     bytes_of(row, "outcome")
+}
+
+fn operation(row: &PgRow) -> Result<OperationName, Error> {
+    let name = bytes_of(row, "operation")?.unwrap_or_default();
+    Ok(OperationName::new(&String::from_utf8_lossy(&name)))
+}
+
+/// When the newest attempt was claimed.
+pub(super) fn claimed_at(row: &PgRow) -> Result<Option<SystemTime>, Error> {
+    let at: Option<i64> = row.try_get("claimed_at")?;
+    let at = at.and_then(|micros| u64::try_from(micros).ok());
+    Ok(at.and_then(|micros| SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))))
 }
 
 /// `None` if the lease is over.
@@ -230,7 +373,19 @@ mod tests {
     #[test]
     fn every_statement_calls_itself_by_its_name() {
         let texts = [
-            &CLAIM, &FINISHED, &RENEW, &COMPLETE, &RECREATE, &RELEASE, &ABANDON, &INSPECT, &WATCH,
+            &CLAIM,
+            &FINISHED,
+            &RENEW,
+            &COMPLETE,
+            &RECREATE,
+            &RELEASE,
+            &ABANDON,
+            &CHECKPOINT,
+            &SUSPEND,
+            &INSPECT,
+            &LIST,
+            &FORGET,
+            &WATCH,
             &SWEEP,
         ];
         for Text { name, sql, .. } in texts {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
+    StoreError, Token, Watch,
 };
-use tracing::warn;
 
 use super::connections::Connections;
 use super::errors::is_read_only;
@@ -80,14 +80,17 @@ impl PostgresStore {
 
     /// Creates the tables, or upgrades them to this version, in one transaction. Of concurrent processes
     /// one does, and the others wait for it, for as long as it takes. Claims and the ends of attempts go
-    /// on meanwhile. If the tables have this version already, or a newer one that this one may use,
+    /// on meanwhile: an upgrade waits for the transactions that use the table `idem_records`, for 50
+    /// milliseconds at most, because others wait behind it. Then it lets them go first, and tries again
+    /// for a minute. If the tables have this version already, or a newer one that this one may use,
     /// nothing is locked, and the right to create tables is not needed. Dropping the future rolls back.
     ///
     /// The application's own migrations are neither used nor touched.
     ///
     /// # Errors
     /// When the server cannot be reached, the login may not create or change the tables, or they have a
-    /// newer version that this one may not use; and when a pooler gives each transaction another session
+    /// newer version that this one may not use; when other transactions have used the table for a minute
+    /// without a gap; and when a pooler gives each transaction another session
     /// and the store was not told so.
     pub async fn migrate(&self) -> Result<(), ConnectError> {
         let connections = self.connections();
@@ -97,23 +100,6 @@ impl PostgresStore {
         connections
             .with(async |connection| schema::migrate(connection).await)
             .await
-    }
-
-    /// Migrates. Tables of an older version are used as they are if this login may not change them, or
-    /// the server is a standby.
-    pub(super) async fn migrate_if_allowed(&self) -> Result<(), ConnectError> {
-        let Err(refused) = self.migrate().await else {
-            return Ok(());
-        };
-        if !matches!(refused, ConnectError::Unfit { .. }) || self.check().await.is_err() {
-            return Err(refused);
-        }
-        warn!(
-            target: "idem",
-            error = &refused as &dyn std::error::Error,
-            "the tables of the postgres store are of an older version and are used as they are; let their owner run the migrations"
-        );
-        Ok(())
     }
 
     pub(super) async fn check(&self) -> Result<(), ConnectError> {
@@ -268,23 +254,29 @@ impl Store for PostgresStore {
 
     async fn checkpoint(
         &self,
-        _lease: &Lease,
-        _at: usize,
-        _steps: Bytes,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
     ) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+        let statement = statements::checkpoint(lease, at, &steps);
+        self.change(Lane::End, statement, None).await
     }
 
-    async fn suspend(&self, _id: &RecordId, _token: &Token) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.end(token, statements::suspend(id, token), None).await
     }
 
-    async fn list(&self, _listing: &idem_core::Listing) -> Result<idem_core::Page, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        let after = statements::listed_to(listing);
+        let mut call = self.connections().begin(Lane::Other).await?;
+        let rows = call.run_for_rows(&statements::list(listing, &after)).await;
+        call.finish(rows.and_then(|rows| statements::page(&rows, listing)))
     }
 
-    async fn forget(&self, _id: &RecordId) -> Result<idem_core::Forgotten, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        self.connections()
+            .run(Lane::Other, &statements::forget(id), statements::forgotten)
+            .await
     }
 }
 

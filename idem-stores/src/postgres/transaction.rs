@@ -29,21 +29,21 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, SqlSafeStr, Transaction, raw_sql};
 use tokio::runtime::Handle;
 
-use super::NAME;
 use super::connections::Connections;
 use super::errors::{Sent, commit_error, finish_error, store_error};
 use super::hung_sessions::Session;
 use super::pool_state::{PoolState, database_id_of};
 use super::statement::{Protocol, Statement, Text, Value, bytes_of, text};
 use super::target::{Pooler, Settings};
+use super::{NAME, statements};
 use crate::Sqlx;
 
 /// Rolls the body's writes back. The savepoint's name is one that no body uses: of several with one name,
 /// the newest counts.
 const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO SAVEPOINT idem_rs_before_body";
 
-static LOOK: Text = text!("look 1", "statements/transaction_look.sql");
-static FINISH: Text = text!("finish 1", "statements/transaction_finish.sql");
+static LOOK: Text = text!("look 2", "statements/transaction_look.sql");
+static FINISH: Text = text!("finish 2", "statements/transaction_finish.sql");
 
 /// A PostgreSQL database that an operation's transactions are opened in.
 ///
@@ -289,6 +289,7 @@ impl PgTransactions {
                 Value::Bytes(claim.token.as_bytes()),
                 Value::Bigint(retention),
                 Value::Bytes(&ended.outcome),
+                statements::name(&claim.operation),
             ],
         );
         let row = finish.run(transaction, self.protocol(), None).await?;
@@ -338,15 +339,18 @@ fn answer(row: &PgRow, locked: bool, claim: &Claim) -> Result<Claimed, Error> {
         return Ok(Claimed::Finished {
             outcome,
             retention_left: Some(Duration::from_micros(kept.unsigned_abs())),
-            claimed_at: None,
+            claimed_at: statements::claimed_at(row)?,
         });
     }
-    // A record of the store, without a transaction.
+    // A record of the store, without a transaction. The steps that it may have are for bodies without a
+    // transaction.
     let crashed: bool = row.try_get("crashed")?;
-    Ok(match (crashed, claim.on_crash) {
-        (true, OnCrash::Rerun) if locked => Claimed::acquired(attempt.saturating_add(1)),
-        (true, OnCrash::Rerun) | (false, _) => in_flight,
-        (true, _) => Claimed::OutcomeUnknown { attempt },
+    let is_suspended = row.try_get::<Option<bool>, _>("suspended")? == Some(true);
+    let goes_on = is_suspended || claim.on_crash == OnCrash::Rerun;
+    Ok(match crashed {
+        true if goes_on && locked => Claimed::acquired(attempt.saturating_add(1)),
+        true if !goes_on => Claimed::OutcomeUnknown { attempt },
+        _ => in_flight,
     })
 }
 

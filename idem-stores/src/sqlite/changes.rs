@@ -10,6 +10,15 @@ pub(super) struct Completion {
     pub(super) outcome: Bytes,
 }
 
+/// Finished steps.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) lease: Lease,
+    /// Where the bytes begin.
+    pub(super) at: usize,
+    pub(super) steps: Bytes,
+}
+
 /// The end of an attempt without an outcome.
 #[derive(Debug)]
 pub(super) struct End {
@@ -20,8 +29,10 @@ pub(super) struct End {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transition {
-    /// The record is deleted.
+    /// The record is deleted; if it has steps, it is suspended.
     Release,
     /// The record is kept, and no attempt holds it.
     Abandon,
+    /// As [`Self::Abandon`], and the next attempt goes on with its steps.
+    Suspend,
 }

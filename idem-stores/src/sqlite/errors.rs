@@ -16,6 +16,8 @@
 //! The driver's own errors are in the same function: a worker that has crashed, a pool without a
 //! connection, a row that cannot be read.
 
+use std::fmt;
+
 use idem_core::StoreError;
 
 use super::NAME;
@@ -119,7 +121,38 @@ fn store_error(error: sqlx::Error, was_writing: bool) -> StoreError {
             store: NAME,
             max_bytes: None,
         },
+        _ if is_of_old_tables(&error) => StoreError::rejected(NAME, OldTables(error)),
         _ => StoreError::rejected(NAME, error),
+    }
+}
+
+/// Whether the tables lack a column.
+fn is_of_old_tables(error: &sqlx::Error) -> bool {
+    let lacks = ["no such column", "has no column named"];
+    is_refused_statement(error)
+        && error.as_database_error().is_some_and(|error| {
+            let message = error.message();
+            lacks.iter().any(|words| message.contains(words))
+        })
+}
+
+/// The tables lack what this version needs.
+#[derive(Debug)]
+struct OldTables(sqlx::Error);
+
+impl fmt::Display for OldTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; its tables are of an older version: call SqliteStore::migrate",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for OldTables {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
     }
 }
 
@@ -188,7 +221,6 @@ pub(super) fn unfit(problem: impl Into<std::borrow::Cow<'static, str>>) -> Conne
 mod tests {
     use std::borrow::Cow;
     use std::error::Error;
-    use std::fmt;
 
     use sqlx::error::{DatabaseError, ErrorKind};
 

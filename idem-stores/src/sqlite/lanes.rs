@@ -9,7 +9,7 @@ use super::limits::max_queue_wait;
 use super::queue::waited_too_long;
 use super::writes::{Lane, Write};
 
-/// The most writes of one transaction, and the most bytes of outcomes. They bound how long the others
+/// The most writes of one transaction, and the most bytes of outcomes and steps. They bound how long the others
 /// wait.
 const MAX_BATCH_WRITES: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -59,7 +59,7 @@ impl Lanes {
                 if !next.is_wanted() {
                     continue;
                 }
-                bytes += next.outcome_bytes();
+                bytes += next.content_bytes();
                 let is_isolated = next.is_isolated();
                 batch.push(next);
                 if is_isolated {

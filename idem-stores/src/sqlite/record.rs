@@ -1,9 +1,12 @@
 //! A record as a row, and its answer to a claim that changes nothing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, Token};
+use idem_core::{
+    Claim, Claimed, Cursor, Fingerprint, Inspection, Listed, Listing, OnCrash, OperationName, Page,
+    Phase, RecordId, RecordState, Token,
+};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -22,6 +25,10 @@ pub(super) struct Record {
     fingerprint: Fingerprint,
     attempt: u32,
     token: Option<Token>,
+    operation: OperationName,
+    claimed_at: Option<SystemTime>,
+    /// Empty if they were not read.
+    steps: Bytes,
     state: State,
 }
 
@@ -30,6 +37,7 @@ enum State {
     Running {
         lease_left: Option<Duration>,
     },
+    Suspended,
     Finished {
         /// Empty if it was not read.
         outcome: Bytes,
@@ -44,22 +52,28 @@ impl Record {
     /// When this version does not write such a row.
     pub(super) fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let left = |column| Ok::<_, sqlx::Error>(positive(row.try_get(column)?));
+        let state = match state(row)? {
+            RecordState::Finished => State::Finished {
+                outcome: bytes(row, "outcome")?,
+                left: left("left")?.unwrap_or_default(),
+            },
+            RecordState::Suspended => State::Suspended,
+            _ => State::Running {
+                lease_left: left("lease_left")?,
+            },
+        };
+        let has_steps = !matches!(state, State::Finished { .. });
         Ok(Self {
             fingerprint: Fingerprint::from_bytes(array(row.try_get("fingerprint")?)?),
             attempt: attempt(row)?,
             token: token(row)?,
-            state: if row.try_get("is_finished")? {
-                State::Finished {
-                    outcome: row
-                        .try_get::<Option<Vec<u8>>, _>("outcome")?
-                        .map_or_else(Bytes::new, Bytes::from),
-                    left: left("left")?.unwrap_or_default(),
-                }
-            } else {
-                State::Running {
-                    lease_left: left("lease_left")?,
-                }
+            operation: operation(row)?,
+            claimed_at: claimed_at(row)?,
+            steps: match has_steps {
+                true => bytes(row, "steps")?,
+                false => Bytes::new(),
             },
+            state,
         })
     }
 
@@ -73,11 +87,13 @@ impl Record {
             State::Finished { outcome, left } => Some(Claimed::Finished {
                 outcome,
                 retention_left: claim.ask_retention.then_some(left),
-                claimed_at: None,
+                claimed_at: self.claimed_at,
             }),
-            State::Running { .. } if self.token == Some(claim.token) => {
-                Some(Claimed::acquired(attempt))
-            }
+            State::Running { .. } if self.token == Some(claim.token) => Some(Claimed::Acquired {
+                attempt,
+                steps: self.steps,
+            }),
+            State::Suspended => None,
             State::Running {
                 lease_left: Some(lease_left),
             } => Some(Claimed::InFlight { lease_left }),
@@ -96,10 +112,98 @@ impl Record {
     pub(super) fn inspection(self) -> Inspection {
         let phase = match self.state {
             State::Running { lease_left } => Phase::Running { lease_left },
+            State::Suspended => Phase::Suspended,
             State::Finished { outcome, .. } => Phase::Finished { outcome },
         };
         Inspection::new(self.fingerprint, self.attempt, phase)
+            .claimed(self.operation, self.claimed_at)
+            .steps(self.steps)
     }
+
+    /// What is left of the lease that an attempt holds.
+    pub(super) const fn lease_left(&self) -> Option<Duration> {
+        match self.state {
+            State::Running { lease_left } if self.token.is_some() => lease_left,
+            _ => None,
+        }
+    }
+}
+
+/// Reads what `list.sql` answers.
+///
+/// # Errors
+/// When this version does not write such a row.
+pub(super) fn page(rows: &[SqliteRow], listing: &Listing) -> Result<Page, sqlx::Error> {
+    let mut records = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let Some(id) = id(row, "id")? {
+            records.push(listed(id, row)?);
+        }
+    }
+    let next = match records.get(listing.limit()) {
+        Some(_) => records.get(listing.limit() - 1).map(|last| last.id),
+        None => match rows.first() {
+            Some(first) => id(first, "looked_to")?,
+            None => None,
+        },
+    };
+    records.truncate(listing.limit());
+    let next = next.map(|next| Cursor::new(next.to_string()));
+    Ok(Page::new(records, next))
+}
+
+/// The id that a listing goes on behind: that of a page's last record. From the beginning if the cursor is
+/// not one of this store's.
+pub(super) fn listed_to(listing: &Listing) -> Vec<u8> {
+    let id = |cursor: &Cursor| cursor.as_str().parse().ok();
+    let id: Option<RecordId> = listing.after.as_ref().and_then(id);
+    id.map(|id| id.as_bytes().to_vec()).unwrap_or_default()
+}
+
+fn listed(id: RecordId, row: &SqliteRow) -> Result<Listed, sqlx::Error> {
+    let state = state(row)?;
+    let kept_for = positive(row.try_get("kept")?).unwrap_or_default();
+    let mut listed = Listed::new(id, state, attempt(row)?, kept_for);
+    listed.operation = operation(row)?;
+    listed.claimed_at = claimed_at(row)?;
+    if state == RecordState::Running {
+        listed.lease_left = positive(row.try_get("lease_left")?);
+    }
+    let bytes: i64 = row.try_get("bytes")?;
+    listed.bytes = usize::try_from(bytes).unwrap_or_default();
+    Ok(listed)
+}
+
+fn id(row: &SqliteRow, column: &str) -> Result<Option<RecordId>, sqlx::Error> {
+    let id: Option<&[u8]> = row.try_get(column)?;
+    id.map(|id| Ok(RecordId::from_bytes(array(id)?)))
+        .transpose()
+}
+
+fn state(row: &SqliteRow) -> Result<RecordState, sqlx::Error> {
+    let state: &str = row.try_get("state")?;
+    let state = RecordState::ALL
+        .into_iter()
+        .find(|known| known.as_str() == state);
+    state.ok_or(sqlx::Error::RowNotFound)
+}
+
+fn operation(row: &SqliteRow) -> Result<OperationName, sqlx::Error> {
+    let name: Option<&str> = row.try_get("operation")?;
+    Ok(name.map_or(OperationName::UNKNOWN, OperationName::new))
+}
+
+/// When the newest attempt was claimed.
+fn claimed_at(row: &SqliteRow) -> Result<Option<SystemTime>, sqlx::Error> {
+    let at: Option<i64> = row.try_get("claimed_at")?;
+    let at = at.and_then(|millis| u64::try_from(millis).ok());
+    Ok(at.and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))))
+}
+
+/// The bytes of a column; none if they were not read.
+pub(super) fn bytes(row: &SqliteRow, column: &str) -> Result<Bytes, sqlx::Error> {
+    let bytes: Option<Vec<u8>> = row.try_get(column)?;
+    Ok(bytes.map_or_else(Bytes::new, Bytes::from))
 }
 
 /// An attempt's number in an answer.

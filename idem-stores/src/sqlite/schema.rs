@@ -12,10 +12,11 @@ use crate::ConnectError;
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_records.sql"),
     include_str!("migrations/0002_min_version.sql"),
+    include_str!("migrations/0003_steps.sql"),
 ];
 
-/// The version that this code upgrades the tables to. It can use older ones as they are.
-const VERSION: usize = MIGRATIONS.len();
+/// The version of the tables that this code needs, or a newer one that allows it.
+pub(super) const VERSION: usize = MIGRATIONS.len();
 
 const TABLES: &str = "SELECT name FROM sqlite_schema \
     WHERE name IN ('idem_schema', 'idem_records') ORDER BY name";

@@ -1,16 +1,25 @@
 //! The statements, on any connection to the database. In a transaction or not, each statement decides by
 //! the time that it reads itself.
 //!
+//! A record has finished steps, and no outcome, where `steps` is not NULL and `outcome` is `x'00'`, or
+//! `x'ff'` if it is suspended. Programs of before only look whether `outcome` is NULL: they take such a
+//! record for a finished one whose outcome they cannot read, and leave it as it is. Either column alone
+//! says nothing: such a program leaves `steps` as they are when it writes over an expired record, and any
+//! bytes may be an outcome. Whoever holds a record has written both itself.
+//!
 //! A statement that writes is always run to its end. Outside of a transaction it commits when it ends,
 //! and the driver would not report a commit that failed behind the first row.
 
 mod many;
 
-use idem_core::{Change, Claim, Claimed, Fingerprint, Lease, OnCrash, RecordId, Token};
+use idem_core::{
+    Change, Claim, Claimed, Forgotten, Lease, Listing, OnCrash, OperationName, Page, RecordId,
+    RecordState, Token,
+};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 
-use super::changes::{Completion, End, Transition};
+use super::changes::{Checkpoint, Completion, End, Transition};
 use super::record::{self, Record, millis};
 pub(super) use many::MANY;
 use many::Many;
@@ -30,6 +39,10 @@ const RENEW: &str = on_the_clock!("renew");
 const COMPLETE: &str = on_the_clock!("complete");
 const RELEASE: &str = on_the_clock!("release");
 const ABANDON: &str = on_the_clock!("abandon");
+const SUSPEND: &str = on_the_clock!("suspend");
+const CHECKPOINT: &str = on_the_clock!("checkpoint");
+const FORGET: &str = on_the_clock!("forget");
+const LIST: &str = on_the_clock!("list");
 const LOOK: &str = on_the_clock!("look");
 const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
@@ -39,12 +52,18 @@ const TRANSACTION_FINISH: &str = concat!(
     "RELEASE idem_rs_before_body;\n",
     on_the_clock!("transaction_finish")
 );
-static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?)");
+static CLAIM_MANY: Many = Many::new(on_the_clock!("claim_many"), "(?, ?, ?, ?, ?, ?)");
 static COMPLETE_MANY: Many = Many::new(on_the_clock!("complete_many"), "(?, ?, ?, ?)");
 
 /// Bytes of outcomes after which a sweep ends. Each page of them is read, and the other writes wait
 /// meanwhile.
 const MAX_SWEPT_BYTES: i64 = 4 * 1024 * 1024;
+
+/// The name that a record says. NULL: not known.
+fn name(operation: &OperationName) -> Option<String> {
+    let name = operation.as_str();
+    Some(name.to_owned()).filter(|name| !name.is_empty())
+}
 
 /// One claim.
 pub(super) async fn claim(
@@ -59,11 +78,14 @@ pub(super) async fn claim(
             .bind(millis(claim.lease))
             .bind(millis(claim.retention))
             .bind(claim.on_crash == OnCrash::Rerun)
+            .bind(name(&claim.operation))
             .fetch_all(&mut *connection)
             .await?;
         if let Some(row) = acquired.first() {
-            let attempt = record::attempt(row)?;
-            return Ok(Claimed::acquired(attempt));
+            return Ok(Claimed::Acquired {
+                attempt: record::attempt(row)?,
+                steps: record::bytes(row, "steps")?,
+            });
         }
         if let Some(answer) = answer(connection, claim).await? {
             return Ok(answer);
@@ -85,7 +107,8 @@ pub(super) async fn claim_many(
             .bind(claim.fingerprint.to_bytes().as_slice())
             .bind(claim.token.as_bytes().as_slice())
             .bind(millis(claim.lease))
-            .bind(millis(claim.retention));
+            .bind(millis(claim.retention))
+            .bind(name(&claim.operation));
     }
     let done = query.execute(&mut *connection).await?;
     if done.rows_affected() == claims.len() as u64 {
@@ -103,19 +126,21 @@ pub(super) async fn answer(
     connection: &mut SqliteConnection,
     claim: &Claim,
 ) -> Result<Option<Claimed>, sqlx::Error> {
-    let record = look(connection, &claim.id, Some(&claim.fingerprint)).await?;
+    let record = look(connection, &claim.id, Some(claim)).await?;
     Ok(record.and_then(|record| record.answer(claim)))
 }
 
-/// The record. Its outcome is read only if the fingerprint is equal, or none is given.
+/// The record. If it is for a claim, its outcome is read only if the fingerprint is equal, and its steps
+/// only if the token is.
 pub(super) async fn look(
     connection: &mut SqliteConnection,
     id: &RecordId,
-    fingerprint: Option<&Fingerprint>,
+    claim: Option<&Claim>,
 ) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(LOOK)
         .bind(id.as_bytes().as_slice())
-        .bind(fingerprint.map(|fingerprint| fingerprint.to_bytes().to_vec()))
+        .bind(claim.map(|claim| claim.fingerprint.to_bytes().to_vec()))
+        .bind(claim.map(|claim| claim.token.as_bytes().to_vec()))
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(Record::read).transpose()
@@ -134,6 +159,7 @@ pub(super) async fn renew(
         .bind(lease.fingerprint.to_bytes().as_slice())
         .bind(lease.attempt)
         .bind(lease.unbroken)
+        .bind(name(&lease.operation))
         .execute(connection)
         .await?;
     Ok(changed(&done))
@@ -153,6 +179,7 @@ pub(super) async fn complete(
         .bind(lease.fingerprint.to_bytes().as_slice())
         .bind(lease.attempt)
         .bind(lease.unbroken)
+        .bind(name(&lease.operation))
         .execute(connection)
         .await?;
     Ok(changed(&done))
@@ -177,6 +204,7 @@ pub(super) async fn finish(
         .bind(claim.token.as_bytes().as_slice())
         .bind(millis(claim.retention))
         .bind(outcome)
+        .bind(name(&claim.operation))
         .fetch_all(connection)
         .await?;
     Ok(match written.is_empty() {
@@ -209,21 +237,87 @@ pub(super) async fn complete_many(
     Ok(answers)
 }
 
-/// One release or abandonment.
+/// One release, abandonment or suspension. The second statement of a release is for a record with steps,
+/// which the first has left as it is; between the two only the token's own calls change it.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     end: &End,
 ) -> Result<Change, sqlx::Error> {
-    let statement = match end.transition {
-        Transition::Release => RELEASE,
-        Transition::Abandon => ABANDON,
+    let statements: &[_] = match end.transition {
+        Transition::Release => &[RELEASE, SUSPEND],
+        Transition::Abandon => &[ABANDON],
+        Transition::Suspend => &[SUSPEND],
     };
-    let done = sqlx::query(statement)
-        .bind(end.id.as_bytes().as_slice())
-        .bind(end.token.as_bytes().as_slice())
+    for statement in statements {
+        let done = sqlx::query(*statement)
+            .bind(end.id.as_bytes().as_slice())
+            .bind(end.token.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await?;
+        if changed(&done) == Change::Applied {
+            return Ok(Change::Applied);
+        }
+    }
+    Ok(Change::LeaseLost)
+}
+
+/// One checkpoint.
+pub(super) async fn checkpoint(
+    connection: &mut SqliteConnection,
+    checkpoint: &Checkpoint,
+) -> Result<Change, sqlx::Error> {
+    let Checkpoint { lease, at, steps } = checkpoint;
+    let done = sqlx::query(CHECKPOINT)
+        .bind(lease.id.as_bytes().as_slice())
+        .bind(lease.token.as_bytes().as_slice())
+        // No record has so many.
+        .bind(i64::try_from(*at).unwrap_or(i64::MAX))
+        .bind(&steps[..])
         .execute(connection)
         .await?;
     Ok(changed(&done))
+}
+
+/// Forgets one record, unless its lease is alive.
+pub(super) async fn forget(
+    connection: &mut SqliteConnection,
+    id: &RecordId,
+) -> Result<Forgotten, sqlx::Error> {
+    loop {
+        let done = sqlx::query(FORGET)
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await?;
+        if done.rows_affected() > 0 {
+            return Ok(Forgotten::Removed);
+        }
+        match look(connection, id, None).await? {
+            None => return Ok(Forgotten::Absent),
+            // Without one, the lease ended between the two statements.
+            Some(record) => {
+                if let Some(lease_left) = record.lease_left() {
+                    return Ok(Forgotten::Running { lease_left });
+                }
+            }
+        }
+    }
+}
+
+/// One page of the records.
+pub(super) async fn list(
+    connection: &mut SqliteConnection,
+    listing: &Listing,
+) -> Result<Page, sqlx::Error> {
+    // One more than is asked for tells that there are more.
+    let limit = i64::try_from(listing.limit() + 1).unwrap_or(i64::MAX);
+    let rows = sqlx::query(LIST)
+        .bind(record::listed_to(listing))
+        .bind(limit)
+        .bind(listing.state.map(RecordState::as_str))
+        .bind(listing.operation.as_ref().and_then(name))
+        .fetch_all(connection)
+        .await?;
+    record::page(&rows, listing)
 }
 
 fn changed(done: &SqliteQueryResult) -> Change {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::changes::{Completion, End, Transition};
+use super::changes::{Checkpoint, Completion, End, Transition};
 use super::limits::Limits;
 use super::readers::Readers;
 use super::record::Record;
@@ -17,7 +17,8 @@ use crate::ConnectError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
+    StoreError, Token, Watch,
 };
 
 /// Keeps records in a SQLite database. Clones share its connections, which close with the last
@@ -167,23 +168,36 @@ impl Store for SqliteStore {
 
     async fn checkpoint(
         &self,
-        _lease: &Lease,
-        _at: usize,
-        _steps: Bytes,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
     ) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+        let checkpoint = Checkpoint {
+            lease: *lease,
+            at,
+            steps,
+        };
+        self.inner.writer.request(checkpoint, Job::Checkpoint).await
     }
 
-    async fn suspend(&self, _id: &RecordId, _token: &Token) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        self.end(id, token, Transition::Suspend).await
     }
 
-    async fn list(&self, _listing: &idem_core::Listing) -> Result<idem_core::Page, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        self.inner
+            .readers
+            .read(Instant::now(), async |connection| {
+                statements::list(connection, listing).await
+            })
+            .await
     }
 
-    async fn forget(&self, _id: &RecordId) -> Result<idem_core::Forgotten, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        let writer = &self.inner.writer;
+        writer
+            .request_queued(*id, Instant::now(), Job::Forget)
+            .await
     }
 }
 

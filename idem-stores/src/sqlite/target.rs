@@ -210,6 +210,7 @@ impl Target {
 async fn take_over(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let problem = match schema::check(connection).await {
         Ok(0) => unfit("it has no tables of the store"),
+        Ok(version) if version < schema::VERSION => unfit("its tables are of an older version"),
         Ok(_) => return Ok(()),
         Err(problem) => problem,
     };

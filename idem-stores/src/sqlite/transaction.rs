@@ -214,7 +214,7 @@ async fn begin(
     }
     // As `Pool::begin_with`.
     let mut transaction = Transaction::begin(connection, Some(BEGIN.into_sql_str())).await?;
-    let standing = statements::look(&mut transaction, &claim.id, Some(&claim.fingerprint)).await?;
+    let standing = statements::look(&mut transaction, &claim.id, Some(claim)).await?;
     let attempt = standing.as_ref().map_or(1, Record::next_attempt);
     match standing.and_then(|record| record.answer(claim)) {
         None => Ok(BegunTransaction::Acquired {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use idem_core::{Change, Claim, Claimed, Lease, RecordId, StoreError};
+use idem_core::{Change, Claim, Claimed, Forgotten, Lease, RecordId, StoreError};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::oneshot;
 
-use super::changes::{Completion, End};
+use super::changes::{Checkpoint, Completion, End};
 use super::queue::QueuePlace;
 use super::statements::{self, MANY};
 
@@ -14,8 +14,9 @@ use super::statements::{self, MANY};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Renewals,
-    /// Completions, releases and abandonments.
+    /// Checkpoints, completions, releases, abandonments and suspensions.
     Ends,
+    /// And what an operator asks for.
     Claims,
     Sweeps,
 }
@@ -56,9 +57,11 @@ impl<T, A> Request<T, A> {
 
 pub(super) enum Job {
     Renew(Request<Lease, Change>),
+    Checkpoint(Request<Checkpoint, Change>),
     Complete(Request<Completion, Change>),
     End(Request<End, Change>),
     Claim(Request<Claim, Claimed>),
+    Forget(Request<RecordId, Forgotten>),
     Sweep(Request<u32, u64>),
     #[cfg(test)]
     Panic,
@@ -91,8 +94,8 @@ impl Write {
     pub(super) const fn lane(&self) -> Lane {
         match self.job {
             Job::Renew(_) => Lane::Renewals,
-            Job::Complete(_) | Job::End(_) => Lane::Ends,
-            Job::Claim(_) => Lane::Claims,
+            Job::Checkpoint(_) | Job::Complete(_) | Job::End(_) => Lane::Ends,
+            Job::Claim(_) | Job::Forget(_) => Lane::Claims,
             Job::Sweep(_) => Lane::Sweeps,
             #[cfg(test)]
             Job::Panic => Lane::Claims,
@@ -169,13 +172,15 @@ impl Write {
         match &self.job {
             Job::Claim(request) => !request.caller.is_closed(),
             Job::Renew(request) => !request.caller.is_closed(),
+            Job::Forget(request) => !request.caller.is_closed(),
             _ => true,
         }
     }
 
-    /// The bytes of the outcome that it writes.
-    pub(super) fn outcome_bytes(&self) -> usize {
+    /// The bytes of the outcome or the steps that it writes.
+    pub(super) fn content_bytes(&self) -> usize {
         match &self.job {
+            Job::Checkpoint(request) => request.content.steps.len(),
             Job::Complete(request) => request.content.outcome.len(),
             _ => 0,
         }
@@ -202,6 +207,11 @@ impl Write {
                 content: End { id, .. },
                 answer: Some(Change::Applied),
                 ..
+            })
+            | Job::Forget(Request {
+                content: id,
+                answer: Some(Forgotten::Removed),
+                ..
             }) => Some(id),
             _ => None,
         }
@@ -211,9 +221,11 @@ impl Write {
     pub(super) fn reply(self) {
         match self.job {
             Job::Renew(request) => request.reply(),
+            Job::Checkpoint(request) => request.reply(),
             Job::Complete(request) => request.reply(),
             Job::End(request) => request.reply(),
             Job::Claim(request) => request.reply(),
+            Job::Forget(request) => request.reply(),
             Job::Sweep(request) => request.reply(),
             #[cfg(test)]
             Job::Panic => {}
@@ -224,9 +236,11 @@ impl Write {
     pub(super) fn fail(self, error: StoreError) {
         match self.job {
             Job::Renew(request) => request.fail(error),
+            Job::Checkpoint(request) => request.fail(error),
             Job::Complete(request) => request.fail(error),
             Job::End(request) => request.fail(error),
             Job::Claim(request) => request.fail(error),
+            Job::Forget(request) => request.fail(error),
             Job::Sweep(request) => request.fail(error),
             #[cfg(test)]
             Job::Panic => {}
@@ -240,6 +254,9 @@ impl Job {
             Self::Renew(request) => {
                 request.answer = Some(statements::renew(connection, &request.content).await?);
             }
+            Self::Checkpoint(request) => {
+                request.answer = Some(statements::checkpoint(connection, &request.content).await?);
+            }
             Self::Complete(request) => {
                 request.answer = Some(statements::complete(connection, &request.content).await?);
             }
@@ -248,6 +265,9 @@ impl Job {
             }
             Self::Claim(request) => {
                 request.answer = Some(statements::claim(connection, &request.content).await?);
+            }
+            Self::Forget(request) => {
+                request.answer = Some(statements::forget(connection, &request.content).await?);
             }
             Self::Sweep(request) => {
                 request.answer = Some(statements::sweep(connection, request.content).await?);

@@ -2,16 +2,19 @@
 -- One row says whether the record is finished by the token. Null: it is just being changed, ask
 -- again.
 WITH held AS (
-    SELECT outcome FROM idem_records WHERE id = $2 AND token = $3 AND expires_at > now()
+    SELECT outcome IS NULL OR steps IS NOT NULL AS runs
+    FROM idem_records WHERE id = $2 AND token = $3 AND expires_at > now()
 ), finished AS (
     UPDATE idem_records SET
         outcome = $4,
+        steps = NULL,
         expires_at = now() + $5::bigint * interval '1 microsecond',
         sweep_at = greatest(sweep_at, now() + $5::bigint * interval '1 microsecond')
-    WHERE $1 = 'complete 1' AND id = $2 AND token = $3 AND outcome IS NULL AND expires_at > now()
+    WHERE $1 = 'complete 2' AND id = $2 AND token = $3 AND expires_at > now()
+        AND (outcome IS NULL OR steps IS NOT NULL)
     RETURNING CASE WHEN watched THEN pg_notify('idem', encode(id, 'hex')) END
 )
-SELECT 'complete 1' AS statement, CASE
+SELECT 'complete 2' AS statement, CASE
     WHEN EXISTS (SELECT FROM finished) THEN true
-    WHEN NOT EXISTS (SELECT FROM held WHERE outcome IS NULL) THEN EXISTS (SELECT FROM held)
+    WHEN NOT EXISTS (SELECT FROM held WHERE runs) THEN EXISTS (SELECT FROM held)
     END AS applied

@@ -8,7 +8,8 @@ WITH renewed AS (
             THEN now() + lease + lease + retention ELSE sweep_at END
     FROM (SELECT $4::bigint * interval '1 microsecond' AS lease,
         $5::bigint * interval '1 microsecond' AS retention) AS times
-    WHERE $1 = 'renew 1' AND id = $2 AND token = $3 AND outcome IS NULL AND expires_at > now()
+    WHERE $1 = 'renew 2' AND id = $2 AND token = $3 AND expires_at > now()
+        AND (outcome IS NULL OR steps IS NOT NULL)
     RETURNING true
 )
-SELECT 'renew 1' AS statement, EXISTS (SELECT FROM renewed) AS applied
+SELECT 'renew 2' AS statement, EXISTS (SELECT FROM renewed) AS applied

@@ -1,7 +1,7 @@
 -- $1 this statement, $2 record, $3 fingerprint
 -- One row: whether this transaction has the record's lock and may write, what is there, and, where
 -- the server ends sessions by itself, after how long, and which this one is.
-SELECT 'look 1' AS statement,
+SELECT 'look 2' AS statement,
     current_setting('idem.locked') <> '' AS locked,
     current_setting('transaction_read_only') = 'on' AS read_only,
     has_any_column_privilege('idem_records', 'INSERT')
@@ -13,11 +13,13 @@ SELECT 'look 1' AS statement,
     r.attempt,
     r.fingerprint = $3 AS same,
     r.token IS NULL OR r.lease_until <= now() AS crashed,
-    r.outcome,
+    r.steps IS NOT NULL AND r.outcome = 'suspended' AS suspended,
+    CASE WHEN r.steps IS NULL OR r.outcome NOT IN ('steps', 'suspended') THEN r.outcome END AS outcome,
+    (extract(epoch FROM r.claimed_at) * 1000000)::bigint AS claimed_at,
     (extract(epoch FROM r.expires_at - now()) * 1000000)::bigint AS kept
 FROM (
     SELECT silence, whole, silence <> '0' OR whole <> '0' AS ends
     FROM (SELECT current_setting('idle_in_transaction_session_timeout') AS silence,
         coalesce(current_setting('transaction_timeout', true), '0') AS whole) AS limits
 ) AS session
-LEFT JOIN idem_records AS r ON $1 = 'look 1' AND r.id = $2 AND r.expires_at > now()
+LEFT JOIN idem_records AS r ON $1 = 'look 2' AND r.id = $2 AND r.expires_at > now()

@@ -4,4 +4,4 @@ UPDATE idem_records SET
   lease_until = min(lease_until, now),
   gone_at = min(lease_until, now) + (gone_at - lease_until)
 FROM clock
-WHERE id = ?1 AND token = ?2 AND outcome IS NULL AND gone_at > now
+WHERE id = ?1 AND token = ?2 AND (outcome IS NULL OR steps IS NOT NULL) AND gone_at > now

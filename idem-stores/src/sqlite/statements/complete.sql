@@ -1,17 +1,25 @@
 -- ?1 id, ?2 token, ?3 outcome, ?4 retention, ?5 fingerprint, ?6 attempt, ?7 whether the lease is
--- unbroken: an absent record is then created again.
+-- unbroken: an absent record is then created again, ?8 the operation's name
 -- The same completion again finds an outcome there, and leaves it as it is.
-INSERT INTO idem_records (id, fingerprint, attempt, token, lease_until, gone_at, outcome)
-SELECT ?1, ?5, ?6, ?2, now, now + ?4, ?3 FROM clock
+INSERT INTO idem_records
+  (id, fingerprint, attempt, token, lease_until, gone_at, outcome, operation, claimed_at)
+SELECT ?1, ?5, ?6, ?2, now, now + ?4, ?3, ?8, now FROM clock
 WHERE ?7 OR EXISTS (SELECT 1 FROM idem_records WHERE id = ?1)
 ON CONFLICT (id) DO UPDATE SET
   fingerprint = iif(gone_at > (SELECT now FROM clock), fingerprint, excluded.fingerprint),
   attempt = iif(gone_at > (SELECT now FROM clock), attempt, excluded.attempt),
   token = excluded.token,
   outcome = iif(
-    gone_at > (SELECT now FROM clock) AND outcome IS NOT NULL, outcome, excluded.outcome
+    gone_at > (SELECT now FROM clock) AND outcome IS NOT NULL AND steps IS NULL,
+    outcome,
+    excluded.outcome
   ),
   gone_at = iif(
-    gone_at > (SELECT now FROM clock) AND outcome IS NOT NULL, gone_at, excluded.gone_at
-  )
+    gone_at > (SELECT now FROM clock) AND outcome IS NOT NULL AND steps IS NULL,
+    gone_at,
+    excluded.gone_at
+  ),
+  operation = iif(gone_at > (SELECT now FROM clock), operation, excluded.operation),
+  claimed_at = iif(gone_at > (SELECT now FROM clock), claimed_at, excluded.claimed_at),
+  steps = NULL
 WHERE iif(gone_at > (SELECT now FROM clock), token = excluded.token, ?7)

@@ -1,7 +1,8 @@
 -- ?1 id, ?2 token, ?3 lease, ?4 retention, ?5 fingerprint, ?6 attempt, ?7 whether the lease is
--- unbroken: an absent record is then created again.
-INSERT INTO idem_records (id, fingerprint, attempt, token, lease_until, gone_at)
-SELECT ?1, ?5, ?6, ?2, now + ?3, now + ?3 + ?4 FROM clock
+-- unbroken: an absent record is then created again, ?8 the operation's name
+INSERT INTO idem_records
+  (id, fingerprint, attempt, token, lease_until, gone_at, operation, claimed_at)
+SELECT ?1, ?5, ?6, ?2, now + ?3, now + ?3 + ?4, ?8, now FROM clock
 WHERE ?7 OR EXISTS (SELECT 1 FROM idem_records WHERE id = ?1)
 ON CONFLICT (id) DO UPDATE SET
   fingerprint = iif(gone_at > (SELECT now FROM clock), fingerprint, excluded.fingerprint),
@@ -9,9 +10,12 @@ ON CONFLICT (id) DO UPDATE SET
   token = excluded.token,
   lease_until = excluded.lease_until,
   gone_at = excluded.gone_at,
-  outcome = NULL
+  operation = iif(gone_at > (SELECT now FROM clock), operation, excluded.operation),
+  claimed_at = iif(gone_at > (SELECT now FROM clock), claimed_at, excluded.claimed_at),
+  steps = iif(gone_at > (SELECT now FROM clock), steps, NULL),
+  outcome = iif(gone_at > (SELECT now FROM clock), outcome, NULL)
 WHERE iif(
   gone_at > (SELECT now FROM clock),
-  token = excluded.token AND outcome IS NULL,
+  token = excluded.token AND (outcome IS NULL OR steps IS NOT NULL),
   ?7
 )

@@ -195,7 +195,7 @@ async fn a_replay_always_says_how_long_it_is_kept() {
     let Claimed::Finished {
         outcome,
         retention_left: Some(left),
-        claimed_at: None,
+        claimed_at: Some(_),
     } = answer
     else {
         panic!("{answer:?}");

@@ -22,7 +22,11 @@ mod hung;
 mod lanes;
 mod late;
 mod limits;
+mod listing;
 mod logins;
+mod older;
+#[path = "../support/older.rs"]
+mod older_processes;
 mod outages;
 mod poolers;
 mod previous;

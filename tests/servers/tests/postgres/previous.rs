@@ -1,18 +1,17 @@
-//! Databases and processes of the version before: tables of version 1, and the statements that its
-//! processes go on to use.
+//! Databases of the versions before, and how they are upgraded while they are in use.
 
 use std::time::Duration;
 
-use idem::store::{Change, Claim, Claimed, Lease, Store, Token};
-use idem::stores::postgres::PostgresStore;
-use idem::{Fingerprint, OnCrash, RecordId};
-use idem_tests::Postgres;
-use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{Connection, Row};
+use idem::store::{Change, Claim, Claimed, Lease, Listing, Store, Token};
+use idem::stores::postgres::{PgTransactions, PostgresStore};
+use idem::transactional::Transactional;
+use idem::{Fingerprint, OnCrash, Phase, RecordId, StoreError};
+use idem_tests::{Postgres, wait_until};
+use sqlx::postgres::PgPool;
 
 use crate::conformance::finish;
 use crate::limits::Transaction;
-use crate::log::listen;
+use crate::older::Old;
 
 /// The tables of version 1, as its migration left them.
 const TABLES: &str = "
@@ -114,19 +113,55 @@ async fn reads_every_row(store: &PostgresStore) {
 async fn a_database_of_version_1_is_migrated_and_every_row_is_read() {
     let postgres = version_1();
     reads_every_row(&PostgresStore::connect(&postgres.url()).await.unwrap()).await;
-    assert_eq!(version(&postgres), "2");
+    assert_eq!(version(&postgres), "3");
 }
 
 #[tokio::test]
-async fn tables_of_version_1_are_used_as_they_are_where_the_store_is_not_to_migrate() {
+async fn rows_of_before_do_not_say_what_was_not_kept_of_them() {
     let postgres = version_1();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    for number in 1..=4 {
+        let found = store.inspect(&of(number).id).await.unwrap().unwrap();
+        assert_eq!(found.operation.as_str(), "");
+        assert_eq!(found.claimed_at, None);
+        assert!(found.steps.is_empty());
+        assert_ne!(found.phase, Phase::Suspended);
+    }
+    let listed = store.list(&Listing::new(10)).await.unwrap();
+    assert_eq!(listed.records.len(), 4);
+    assert!(listed.records.iter().all(|row| row.claimed_at.is_none()));
+}
+
+/// Tables of before are named by what the store cannot do with them, and nothing is changed.
+#[tokio::test]
+async fn without_the_migration_tables_of_version_1_are_refused_and_stay() {
+    let postgres = version_1();
+    let rows = "SELECT * FROM idem_records ORDER BY id";
+    let before = postgres.psql(rows);
     let url = format!("{}?migrate=off", postgres.url());
-    reads_every_row(&PostgresStore::connect(&url).await.unwrap()).await;
-    assert_eq!(version(&postgres), "1");
+    let refused = PostgresStore::connect(&url).await.unwrap_err().to_string();
+    for part in ["of version 1", "needs version 3", "migrations by hand"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    // Nobody has asked before the first call.
+    let pool = PgPool::connect(&postgres.url()).await.unwrap();
+    let store = PostgresStore::pool_builder(pool.clone());
+    let store = store.sweep_every(None).build();
+    let error = store.claim(&of(3)).await.unwrap_err();
+    let begun = PgTransactions::new(pool).begin(&of(3)).await.map(drop);
+    for error in [error, begun.unwrap_err()] {
+        let StoreError::Rejected { source, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(source.to_string().contains("older version"), "{source}");
+    }
+    assert_eq!(postgres.psql(rows), before);
+    store.migrate().await.unwrap();
+    reads_every_row(&store).await;
 }
 
 #[tokio::test]
-async fn tables_of_version_1_are_used_as_they_are_where_the_login_may_not_migrate() {
+async fn where_the_login_may_not_migrate_the_owner_does_by_hand() {
     let postgres = version_1();
     postgres.psql(
         "CREATE ROLE app LOGIN; \
@@ -134,151 +169,101 @@ async fn tables_of_version_1_are_used_as_they_are_where_the_login_may_not_migrat
          GRANT SELECT ON idem_schema TO app",
     );
     let url = postgres.url().replace("//postgres@", "//app@");
-    let (log, _guard) = listen();
+    let refused = PostgresStore::connect(&url).await.unwrap_err().to_string();
+    assert!(refused.contains("must be owner"), "{refused}");
+    assert!(refused.contains("let their owner run"), "{refused}");
+    assert_eq!(version(&postgres), "1");
+    for migration in &PostgresStore::MIGRATIONS[1..] {
+        postgres.psql(&format!("BEGIN; {migration}; COMMIT"));
+    }
     reads_every_row(&PostgresStore::connect(&url).await.unwrap()).await;
-    let said = log.take();
-    assert!(
-        said.contains("must be owner of table idem_schema"),
-        "{said}"
-    );
-    assert!(
-        said.contains("let their owner run the migrations"),
-        "{said}"
-    );
-    // Who asks for no more than the migration is told that there was none.
-    let pool = PgPool::connect(&url).await.unwrap();
-    let refused = PostgresStore::from_pool(pool).migrate().await.unwrap_err();
-    assert!(refused.to_string().contains("must be owner"), "{refused}");
-    assert_eq!(version(&postgres), "1");
-
-    // By hand, while the process runs.
-    postgres.psql(PostgresStore::MIGRATIONS[1]);
-    log.take();
-    let store = PostgresStore::connect(&url).await.unwrap();
-    assert_eq!(log.take(), "");
-    replays(&store, &of(5), b"first").await;
 }
 
-#[tokio::test]
-async fn the_migration_waits_for_no_record_and_none_for_it() {
-    let postgres = version_1();
-    let url = format!("{}?migrate=off", postgres.url());
-    let before = PostgresStore::connect(&url).await.unwrap();
-    let migration = PostgresStore::MIGRATIONS[1];
-    let migrates = Transaction::begin(&postgres, migration);
-    finish(&before, &of(6), b"meanwhile").await;
-    replays(&before, &of(6), b"meanwhile").await;
-    // It has rolled back.
-    drop(migrates);
-    assert_eq!(version(&postgres), "1");
+/// How long claims may wait for a migration.
+const MOMENT: Duration = Duration::from_millis(1500);
 
-    let lock = "LOCK TABLE idem_records IN ACCESS EXCLUSIVE MODE";
-    let locked = Transaction::begin(&postgres, lock);
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn claims_go_on_while_a_live_table_is_migrated_and_while_the_migration_must_wait() {
+    let postgres = version_1();
+    for migration in &PostgresStore::MIGRATIONS[1..2] {
+        postgres.psql(migration);
+    }
+    // As many rows as somebody may have.
+    postgres.psql(
+        "INSERT INTO idem_records (lease_until, expires_at, sweep_at, attempt, id, fingerprint, \
+            token, outcome) \
+         SELECT now(), '2100-01-01', '2100-01-01', 1, sha256(n::text::bytea), '\\x01', '\\x02', \
+            sha256(n::text::bytea) \
+         FROM generate_series(1, 100000) AS n",
+    );
+    let (migrated, is_migrated) = tokio::sync::watch::channel(false);
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (url, is_migrated) = (postgres.url(), is_migrated.clone());
+            tokio::spawn(async move {
+                let old = Old::connect(&url).await;
+                let (mut calls, mut longest) = (0, Duration::ZERO);
+                let mut left = 50;
+                while left > 0 {
+                    left -= u32::from(*is_migrated.borrow());
+                    let mut claim = of(0);
+                    claim.id = RecordId::from_bytes(rand::random());
+                    let began = std::time::Instant::now();
+                    assert_eq!(old.claim(&claim).await.unwrap(), Claimed::acquired(1));
+                    longest = longest.max(began.elapsed());
+                    let lease = Lease::of(&claim, 1);
+                    let done = old.complete(&lease, "done".into()).await;
+                    assert_eq!(done.unwrap(), Change::Applied);
+                    calls += 1;
+                }
+                (calls, longest)
+            })
+        })
+        .collect();
+    // A body that runs in a transaction has looked at the table, and takes its time.
+    let reads = "SELECT count(*) FROM idem_records WHERE id = ''";
+    let body = Transaction::begin(&postgres, reads);
     let pool = PgPool::connect(&postgres.url()).await.unwrap();
-    PostgresStore::from_pool(pool).migrate().await.unwrap();
+    let migrates = tokio::spawn(async move { PostgresStore::from_pool(pool).migrate().await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted";
+    for _ in 0..3 {
+        wait_until(
+            "the migration waits",
+            Duration::from_secs(30),
+            || match &*postgres.psql(waits) {
+                "1" => Ok(()),
+                other => Err(other.to_owned()),
+            },
+        );
+    }
     assert_eq!(version(&postgres), "2");
-    drop(locked);
-    replays(&before, &of(6), b"meanwhile").await;
-}
-
-/// A process of the version before: its statements, word for word.
-struct Old(PgConnection);
-
-impl Old {
-    async fn claim(&mut self, claim: &Claim) -> (i32, Option<Vec<u8>>) {
-        let row = sqlx::query(
-            "WITH standing AS (
-    SELECT attempt, fingerprint = $2 AS same, token = $3 AS own, outcome,
-        CASE WHEN token IS NOT NULL THEN lease_until - now() END AS lease_left,
-        expires_at - now() AS kept
-    FROM idem_records
-    WHERE id = $1 AND expires_at > now() AND NOT (
-        $6 AND outcome IS NULL AND fingerprint = $2
-        AND (token IS NULL OR token <> $3 AND lease_until <= now()))
-), acquired AS (
-    INSERT INTO idem_records AS r
-        (id, fingerprint, attempt, token, lease_until, expires_at, sweep_at)
-    SELECT $1, $2, 1, $3, now() + $4, now() + $4 + $5, now() + $4 + $4 + $5
-    WHERE NOT EXISTS (SELECT FROM standing)
-    ON CONFLICT (id) DO UPDATE SET
-        fingerprint = excluded.fingerprint,
-        attempt = CASE WHEN r.expires_at > now() THEN least(r.attempt, 2147483646) + 1 ELSE 1 END,
-        token = excluded.token,
-        lease_until = excluded.lease_until,
-        expires_at = excluded.expires_at,
-        sweep_at = excluded.sweep_at,
-        watched = r.watched AND r.expires_at > now(),
-        outcome = NULL
-    WHERE r.expires_at <= now() OR (
-        $6 AND r.outcome IS NULL AND r.fingerprint = $2
-        AND (r.token IS NULL OR r.token <> $3 AND r.lease_until <= now()))
-    RETURNING attempt
-)
-SELECT attempt, true AS same, true AS own, NULL::bytea AS outcome,
-    NULL::interval AS lease_left, NULL::interval AS kept
-FROM acquired
-UNION ALL
-SELECT attempt, same, own, outcome, lease_left, kept FROM standing",
-        )
-        .bind(&claim.id.as_bytes()[..])
-        .bind(claim.fingerprint.to_bytes().to_vec())
-        .bind(&claim.token.as_bytes()[..])
-        .bind(claim.lease)
-        .bind(claim.retention)
-        .bind(claim.on_crash == OnCrash::Rerun)
-        .fetch_one(&mut self.0)
-        .await
-        .unwrap();
-        (row.get("attempt"), row.get("outcome"))
+    drop(body);
+    migrates.await.unwrap().unwrap();
+    assert_eq!(version(&postgres), "3");
+    migrated.send_replace(true);
+    for caller in callers {
+        let (calls, longest) = caller.await.unwrap();
+        println!("{calls} calls, the longest claim took {longest:?}");
+        assert!(longest < MOMENT, "a claim has waited for {longest:?}");
     }
-
-    async fn complete(&mut self, claim: &Claim, outcome: &[u8]) -> bool {
-        sqlx::query_scalar(
-            "WITH held AS (
-    SELECT outcome FROM idem_records WHERE id = $1 AND token = $2 AND expires_at > now()
-), finished AS (
-    UPDATE idem_records SET
-        outcome = $3,
-        expires_at = now() + $4,
-        sweep_at = greatest(sweep_at, now() + $4)
-    WHERE id = $1 AND token = $2 AND outcome IS NULL AND expires_at > now()
-    RETURNING CASE WHEN watched THEN pg_notify('idem', encode(id, 'hex')) END
-)
-SELECT EXISTS (SELECT FROM finished) OR EXISTS (SELECT FROM held)
-WHERE EXISTS (SELECT FROM finished) OR NOT EXISTS (SELECT FROM held WHERE outcome IS NULL)",
-        )
-        .bind(&claim.id.as_bytes()[..])
-        .bind(&claim.token.as_bytes()[..])
-        .bind(outcome)
-        .bind(claim.retention)
-        .fetch_one(&mut self.0)
-        .await
-        .unwrap()
-    }
+    // Not a row was touched.
+    let untouched =
+        "SELECT count(*) FROM idem_records WHERE expires_at = '2100-01-01' AND steps IS NULL";
+    assert!(postgres.psql(untouched).parse::<u32>().unwrap() >= 100_000);
 }
 
 #[tokio::test]
-async fn processes_of_both_versions_share_the_tables() {
+async fn a_migration_by_hand_that_must_wait_changes_nothing_and_says_so() {
     let postgres = version_1();
-    let mut old = Old(PgConnection::connect(&postgres.url()).await.unwrap());
-    // It has begun before the migration, and goes on after it.
-    let begun = of(6);
-    assert_eq!(old.claim(&begun).await, (1, None));
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    postgres.psql(PostgresStore::MIGRATIONS[1]);
+    let body = Transaction::begin(&postgres, "SELECT count(*) FROM idem_records");
+    let pool = PgPool::connect(&postgres.url()).await.unwrap();
+    let by_hand = format!("BEGIN; {}; COMMIT", PostgresStore::MIGRATIONS[2]);
+    let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(by_hand.clone()));
+    let refused = refused.execute(&pool).await.unwrap_err().to_string();
+    assert!(refused.contains("lock timeout"), "{refused}");
     assert_eq!(version(&postgres), "2");
-    let refused = store.claim(&of(6)).await.unwrap();
-    assert!(matches!(refused, Claimed::InFlight { .. }), "{refused:?}");
-    assert!(old.complete(&begun, b"by the old one").await);
-    replays(&store, &of(6), b"by the old one").await;
-
-    let begun = of(7);
-    let acquired = store.claim(&begun).await.unwrap();
-    assert_eq!(acquired, Claimed::acquired(1));
-    assert_eq!(old.claim(&of(7)).await, (1, None));
-    assert!(!old.complete(&of(7), b"not its own").await);
-    let lease = Lease::of(&begun, 1);
-    let done = store.complete(&lease, "by the new one".into()).await;
-    assert_eq!(done.unwrap(), Change::Applied);
-    let replayed = old.claim(&of(7)).await;
-    assert_eq!(replayed, (1, Some(b"by the new one".to_vec())));
+    drop(body);
+    postgres.psql(&by_hand);
+    assert_eq!(version(&postgres), "3");
 }

@@ -29,7 +29,7 @@ async fn replays_the_first_alone(store: &PostgresStore) {
         let Claimed::Finished {
             outcome,
             retention_left: Some(_),
-            claimed_at: None,
+            claimed_at: Some(_),
         } = replayed
         else {
             panic!("{replayed:?}");

@@ -103,6 +103,10 @@ async fn rows_of_every_kind_are_read_behind_a_pooler_of_transactions() {
 async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
     let postgres = stored();
     let pool = PgPool::connect(&postgres.url()).await.unwrap();
+    PostgresStore::from_pool(pool.clone())
+        .migrate()
+        .await
+        .unwrap();
     let database = TransactionSource::<Sqlx>::database(&pool);
     for record in records::FINISHED {
         match database.begin(&record.retry()).await.unwrap() {

@@ -22,7 +22,11 @@ mod holder;
 mod kills;
 mod lanes;
 mod late;
+mod listing;
 mod locks;
+mod older;
+#[path = "../support/older.rs"]
+mod older_processes;
 mod previous;
 mod processes;
 mod refusals;

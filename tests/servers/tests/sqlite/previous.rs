@@ -1,15 +1,15 @@
-//! Databases and processes of the version before: tables of version 1, and the statements that its
-//! processes go on to use.
+//! Files of the versions before, and how they are upgraded while they are in use.
 
 use std::time::Duration;
 
-use idem::store::{Change, Claim, Claimed, Lease, Store, Token};
-use idem::stores::sqlite::SqliteStore;
-use idem::{Fingerprint, OnCrash, RecordId};
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqlitePoolOptions};
+use idem::store::{Change, Claim, Claimed, Lease, Listing, Store, Token};
+use idem::stores::sqlite::{SqliteStore, SqliteTransactions};
+use idem::transactional::Transactional;
+use idem::{Fingerprint, OnCrash, Phase, RecordId, StoreError};
+use sqlx::sqlite::SqlitePoolOptions;
 
-use crate::file::{File, acquire, again, claim, complete, finish, replays};
+use crate::file::{File, acquire, claim, finish, replays, whole};
+use crate::older::Old;
 
 /// The tables of version 1, as its migration left them.
 const TABLES: &str = "
@@ -99,183 +99,40 @@ async fn reads_every_row(store: &SqliteStore) {
 async fn a_file_of_version_1_is_migrated_and_every_row_is_read() {
     let file = version_1().await;
     reads_every_row(&file.store().await).await;
-    assert_eq!(file.number("SELECT version FROM idem_schema").await, 2);
+    assert_eq!(file.number("SELECT version FROM idem_schema").await, 3);
 }
 
 #[tokio::test]
-async fn tables_of_version_1_in_an_applications_database_are_used_as_they_are() {
+async fn without_the_migration_tables_of_version_1_are_refused_and_stay() {
     let file = version_1().await;
     let pool = SqlitePoolOptions::new().connect_lazy_with(file.options());
     let store = SqliteStore::from_pool(&pool).await.unwrap();
-    reads_every_row(&store).await;
+    let error = store.claim(&of(3)).await.unwrap_err();
+    let begun = SqliteTransactions::new(pool).begin(&of(3)).await.map(drop);
+    for error in [error, begun.unwrap_err()] {
+        assert!(matches!(error, StoreError::Rejected { .. }), "{error:?}");
+        assert!(whole(&error).contains("older version"), "{error:?}");
+    }
     assert_eq!(file.number("SELECT version FROM idem_schema").await, 1);
-}
-
-macro_rules! on_the_clock {
-    ($statement:literal) => {
-        concat!(
-            "WITH clock (now) AS MATERIALIZED (
-               SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER) + clock_offset_ms
-               FROM idem_schema
-             ) ",
-            $statement
-        )
-    };
-}
-
-/// A process of the version before: its statements, word for word.
-struct Old(SqliteConnection);
-
-impl Old {
-    async fn open(file: &File) -> Self {
-        Self(file.connection().await)
-    }
-
-    async fn claim(&mut self, claim: &Claim) -> Option<i64> {
-        let claimed = sqlx::query(on_the_clock!(
-            "INSERT INTO idem_records (id, fingerprint, attempt, token, lease_until, gone_at)
-             SELECT ?1, ?2, 1, ?3, now + ?4, now + ?4 + ?5 FROM clock WHERE true
-             ON CONFLICT (id) DO UPDATE SET
-               fingerprint = excluded.fingerprint,
-               attempt = iif(gone_at <= (SELECT now FROM clock), 1, min(attempt + 1, 4294967295)),
-               token = excluded.token,
-               lease_until = excluded.lease_until,
-               gone_at = excluded.gone_at,
-               outcome = NULL
-             WHERE gone_at <= (SELECT now FROM clock)
-               OR (
-                 ?6
-                 AND outcome IS NULL
-                 AND lease_until <= (SELECT now FROM clock)
-                 AND fingerprint = excluded.fingerprint
-                 AND token IS NOT excluded.token
-               )
-             RETURNING attempt"
-        ))
-        .bind(claim.id.as_bytes().to_vec())
-        .bind(claim.fingerprint.to_bytes().to_vec())
-        .bind(claim.token.as_bytes().to_vec())
-        .bind(30_000)
-        .bind(3_600_000)
-        .bind(true)
-        .fetch_all(&mut self.0)
-        .await
-        .unwrap();
-        claimed.first().map(|row| row.get("attempt"))
-    }
-
-    async fn renew(&mut self, claim: &Claim) -> u64 {
-        self.of(
-            on_the_clock!(
-                "UPDATE idem_records SET lease_until = now + 30000, gone_at = now + 3630000
-                 FROM clock
-                 WHERE id = ?1 AND token = ?2 AND outcome IS NULL AND gone_at > now"
-            ),
-            claim,
-        )
-        .await
-    }
-
-    async fn complete(&mut self, claim: &Claim) -> u64 {
-        self.of(
-            on_the_clock!(
-                "UPDATE idem_records SET
-                   outcome = coalesce(outcome, x'6f6c64'),
-                   gone_at = iif(outcome IS NULL, now + 3600000, gone_at)
-                 FROM clock
-                 WHERE id = ?1 AND token = ?2 AND gone_at > now"
-            ),
-            claim,
-        )
-        .await
-    }
-
-    async fn abandon(&mut self, claim: &Claim) -> u64 {
-        self.of(
-            on_the_clock!(
-                "UPDATE idem_records SET
-                   token = NULL,
-                   lease_until = min(lease_until, now),
-                   gone_at = min(lease_until, now) + (gone_at - lease_until)
-                 FROM clock
-                 WHERE id = ?1 AND token = ?2 AND outcome IS NULL AND gone_at > now"
-            ),
-            claim,
-        )
-        .await
-    }
-
-    async fn of(&mut self, statement: &'static str, claim: &Claim) -> u64 {
-        let done = sqlx::query(statement)
-            .bind(claim.id.as_bytes().to_vec())
-            .bind(claim.token.as_bytes().to_vec())
-            .execute(&mut self.0)
-            .await;
-        done.unwrap().rows_affected()
-    }
-
-    /// The outcome of a finished record.
-    async fn look(&mut self, claim: &Claim) -> Option<Vec<u8>> {
-        let row = sqlx::query(on_the_clock!(
-            "SELECT
-               fingerprint,
-               attempt,
-               token,
-               outcome IS NOT NULL AS is_finished,
-               iif(?2 IS NULL OR ?2 = fingerprint, outcome, NULL) AS outcome,
-               lease_until - now AS lease_left,
-               gone_at - now AS left
-             FROM clock CROSS JOIN idem_records
-             WHERE id = ?1 AND gone_at > now"
-        ))
-        .bind(claim.id.as_bytes().to_vec())
-        .bind(claim.fingerprint.to_bytes().to_vec())
-        .fetch_optional(&mut self.0)
-        .await
-        .unwrap();
-        row.and_then(|row| row.get("outcome"))
-    }
-
-    /// What it asks for when it starts, and never again.
-    async fn version(&mut self) -> i64 {
-        let version = sqlx::query_scalar("SELECT version FROM idem_schema");
-        version.fetch_one(&mut self.0).await.unwrap()
-    }
+    store.migrate().await.unwrap();
+    reads_every_row(&store).await;
+    assert_eq!(file.number("SELECT version FROM idem_schema").await, 3);
 }
 
 #[tokio::test]
-async fn a_process_of_the_version_before_goes_on_beside_new_ones() {
+async fn rows_of_before_do_not_say_what_was_not_kept_of_them() {
     let file = version_1().await;
-    let mut old = Old::open(&file).await;
-    // Prepared before the migration.
-    let before = claim();
-    assert_eq!(old.claim(&before).await, Some(1));
-    assert_eq!(old.version().await, 1);
-
     let store = file.store().await;
-    let duplicate = store.claim(&again(&before)).await.unwrap();
-    assert!(
-        matches!(duplicate, Claimed::InFlight { .. }),
-        "{duplicate:?}"
-    );
-    assert_eq!(old.renew(&before).await, 1);
-    assert_eq!(old.complete(&before).await, 1);
-    replays(&store, &before, b"old").await;
-
-    let (new, crashing) = (claim(), claim());
-    acquire(&store, &new).await;
-    assert_eq!(old.claim(&again(&new)).await, None);
-    assert_eq!(old.look(&new).await, None);
-    complete(&store, &new, b"new").await;
-    assert_eq!(old.look(&new).await.as_deref(), Some(b"new".as_slice()));
-
-    assert_eq!(old.claim(&crashing).await, Some(1));
-    assert_eq!(old.abandon(&crashing).await, 1);
-    let next = store.claim(&again(&crashing)).await.unwrap();
-    assert_eq!(next, Claimed::acquired(2));
-
-    // One that starts now does not: it refuses every version but its own.
-    assert_eq!(old.version().await, 2);
+    for number in 1..=4 {
+        let found = store.inspect(&of(number).id).await.unwrap().unwrap();
+        assert_eq!(found.operation.as_str(), "");
+        assert_eq!(found.claimed_at, None);
+        assert!(found.steps.is_empty());
+        assert_ne!(found.phase, Phase::Suspended);
+    }
+    let listed = store.list(&Listing::new(10)).await.unwrap();
+    assert_eq!(listed.records.len(), 4);
+    assert!(listed.records.iter().all(|row| row.claimed_at.is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,14 +145,12 @@ async fn a_live_file_is_migrated_within_a_short_transaction() {
     )
     .await;
     let (migrated, mut is_migrated) = tokio::sync::watch::channel(false);
-    let mut old = Old::open(&file).await;
+    let old = Old::open(&file).await;
     let calls = tokio::spawn(async move {
         let mut calls = 0;
         // Some before, some meanwhile, and some after it.
         while !*is_migrated.borrow_and_update() || calls < 100 {
-            let claim = claim();
-            assert_eq!(old.claim(&claim).await, Some(1));
-            assert_eq!(old.complete(&claim).await, 1);
+            finish(&old, &claim(), b"old").await;
             calls += 1;
         }
         calls

@@ -87,7 +87,7 @@ async fn many_may_migrate_an_applications_database_at_once() {
     }
     all.join_all().await;
     assert_eq!(objects(&file).await, OURS);
-    assert_eq!(versions(&file).await, (2, 1));
+    assert_eq!(versions(&file).await, (3, 1));
     assert_eq!(file.number("SELECT count(*) FROM idem_records").await, 16);
 }
 
@@ -161,22 +161,22 @@ async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_wher
     finish(&file.store().await, &known, b"outcome").await;
 
     // As a later version of this crate would leave them, before one of these processes goes back.
-    file.run("UPDATE idem_schema SET version = 7, min_version = 2; ALTER TABLE idem_records ADD COLUMN later BLOB")
+    file.run("UPDATE idem_schema SET version = 7, min_version = 3; ALTER TABLE idem_records ADD COLUMN later BLOB")
         .await;
     replays(&file.store().await, &known, b"outcome").await;
     let beside = SqliteStore::from_pool(&pool(&file)).await.unwrap();
     beside.migrate().await.unwrap();
     replays(&beside, &known, b"outcome").await;
     finish(&beside, &claim(), b"outcome").await;
-    assert_eq!(versions(&file).await, (7, 2));
+    assert_eq!(versions(&file).await, (7, 3));
 
-    file.run("UPDATE idem_schema SET min_version = 3").await;
+    file.run("UPDATE idem_schema SET min_version = 4").await;
     let message = unfit(&file).await;
     assert!(message.contains("version 7"), "{message}");
-    assert!(message.contains("know version 3"), "{message}");
-    assert!(message.contains("knows 2"), "{message}");
-    assert_eq!(versions(&file).await, (7, 3));
-    file.run("UPDATE idem_schema SET min_version = 2").await;
+    assert!(message.contains("know version 4"), "{message}");
+    assert!(message.contains("knows 3"), "{message}");
+    assert_eq!(versions(&file).await, (7, 4));
+    file.run("UPDATE idem_schema SET min_version = 3").await;
     replays(&file.store().await, &known, b"outcome").await;
 }
 

@@ -88,6 +88,7 @@ async fn rows_of_every_kind_are_read_in_an_applications_database() {
     let file = stored().await;
     let pool = SqlitePoolOptions::new().connect_lazy_with(file.options());
     let store = SqliteStore::from_pool(&pool).await.unwrap();
+    store.migrate().await.unwrap();
     records::read_all(store).await;
 }
 
@@ -95,6 +96,8 @@ async fn rows_of_every_kind_are_read_in_an_applications_database() {
 async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
     let file = stored().await;
     let pool = SqlitePoolOptions::new().connect_lazy_with(file.options());
+    let store = SqliteStore::from_pool(&pool).await.unwrap();
+    store.migrate().await.unwrap();
     let database = TransactionSource::<Sqlx>::database(&pool);
     for record in records::FINISHED {
         match database.begin(&record.retry()).await.unwrap() {

@@ -1,0 +1,7 @@
+-- ?1 id, ?2 token
+UPDATE idem_records SET
+  token = NULL,
+  lease_until = min(lease_until, now),
+  gone_at = min(lease_until, now) + (gone_at - lease_until)
+FROM clock
+WHERE id = ?1 AND token = ?2 AND outcome IS NULL AND gone_at > now
