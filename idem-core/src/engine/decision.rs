@@ -2,15 +2,17 @@
 //! table's answers are judged.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
 
 use super::activity::Ongoing;
-use super::execution::{Execution, Panic, panic_of};
+use super::detaching::Detaching;
+use super::execution::{Execution, Panic};
 use super::flight::{Ending, FlightGuard, LiveAnswer};
 use super::handle::Engine;
 use crate::attempt::Attempt;
@@ -75,7 +77,7 @@ impl Unprotected {
         output
     }
 
-    /// Runs the body on a task of its own, which a caller that goes away does not stop.
+    /// Runs the body, which a caller that goes away does not stop: it goes on on a task of its own.
     ///
     /// # Errors
     /// The body's panic.
@@ -83,10 +85,10 @@ impl Unprotected {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let body = self.drive(body).in_current_span();
+        let body = AssertUnwindSafe(self.drive(body)).catch_unwind();
         match Handle::try_current() {
-            Ok(runtime) => runtime.spawn(body).await.map_err(panic_of),
-            Err(_) => Ok(body.await),
+            Ok(runtime) => Detaching::new(runtime, body).await,
+            Err(_) => body.await,
         }
     }
 }

@@ -11,9 +11,9 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument;
 
 use super::background::Entry;
+use super::detaching::Detaching;
 #[cfg(feature = "http")]
 use super::flight::LiveAnswer;
 use super::flight::{Ending, FlightGuard};
@@ -317,10 +317,10 @@ impl Execution {
         }
     }
 
-    /// Like [`drive`](Self::drive), at once, on a task of its own: dropping this future, as a
-    /// server does when a client hangs up, does not stop the body, and its outcome is stored.
+    /// Like [`drive`](Self::drive), and dropping this future, as a server does when a client hangs
+    /// up, does not stop the body: it goes on on a task of its own, and its outcome is stored.
     ///
-    /// The task inherits the caller's tracing span, and no other task-local value.
+    /// That task inherits the caller's tracing span, and no other task-local value.
     ///
     /// # Errors
     /// As [`drive`](Self::drive).
@@ -349,17 +349,7 @@ impl Execution {
         T: Send + 'static,
         R: Flow<T> + Send + 'static,
     {
-        let runtime = self.runtime.clone();
-        // Its keeper is spawned before the body, which takes its place as the worker's next task, so
-        // that another worker finds it if the body blocks this one.
-        self.keep_lease();
-        let running = runtime.spawn(self.run(body).in_current_span());
-        async move {
-            match running.await {
-                Ok(ended) => ended,
-                Err(error) => Err(ExecutionError::Panicked(panic_of(error))),
-            }
-        }
+        Detaching::new(self.runtime.clone(), self.drive_flowing(body))
     }
 
     /// Stores the outcome where the store needs no wait. `false` has changed nothing.
