@@ -25,6 +25,7 @@ use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
+use crate::observer::EventKind;
 use crate::outcome::{Outcome, Verdict};
 #[cfg(feature = "http")]
 use crate::policy::InFlight;
@@ -136,7 +137,15 @@ impl ClaimedLease {
         // to change: only a completion says that the lease was lost.
         let Settlement::Complete(outcome) = settlement else {
             // A claim or a renewal that arrives from now on takes a lease that nobody will use.
-            if self.lease.may_have_late_calls() {
+            let attempt = self.lease.number;
+            let late = self.lease.may_have_late_calls();
+            match settlement {
+                Settlement::Release => self.engine.tell(call, EventKind::Released { attempt }),
+                Settlement::Suspend(_) => self.engine.tell(call, EventKind::Suspended { attempt }),
+                // It was told when it crashed.
+                Settlement::Abandon | Settlement::Complete(_) => {}
+            }
+            if late {
                 let told = self.lease.told();
                 self.engine
                     .undo_late_calls(runtime, call, told, settlement, false);
@@ -148,11 +157,14 @@ impl ClaimedLease {
                 let until = self.ended.and_then(|at| at.checked_add(call.policy.ttl));
                 let cache = &self.engine.inner.cache;
                 cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
+                let attempt = self.lease.number;
+                self.engine.tell(call, EventKind::Finished { attempt });
                 self.flight.end(Ending::Outcome(outcome));
             }
             Change::LeaseLost => {
                 self.lease.lose();
-                observe::lease_lost(&call.operation, &call.id, self.lease.number);
+                let attempt = self.lease.number;
+                self.engine.tell(call, EventKind::LeaseLost { attempt });
             }
         }
         // Where the flight was not ended it ends with its guard: ask the store.
@@ -174,7 +186,8 @@ impl ClaimedLease {
             Some(change) => self.close(&runtime, settlement, change),
             None => {
                 let call = self.call();
-                observe::settling_gave_up(&call.operation, &call.id, settlement.as_str());
+                let change = settlement.as_str();
+                self.engine.tell(call, EventKind::ChangeGivenUp { change });
             }
         }
         drop(entry);
@@ -222,7 +235,8 @@ impl Execution {
         if let Some(claimed) = &self.claimed {
             claimed.flight.occupy();
             let call = claimed.call();
-            observe::started(&call.operation, &call.id, claimed.lease.number);
+            let attempt = claimed.lease.number;
+            claimed.engine.tell(call, EventKind::Started { attempt });
         }
     }
 
@@ -398,7 +412,10 @@ impl Execution {
             Ok(change) => self.close(change),
             // The drop goes on in the background.
             Err(_) => {
-                observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
+                let change = self.settlement.as_str();
+                claimed
+                    .engine
+                    .tell(call, EventKind::ChangeRetried { change });
             }
         }
     }
@@ -462,7 +479,10 @@ impl Running {
             settlement => settlement,
         };
         if matches!(settlement, Settlement::Abandon) {
-            observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
+            let (attempt, how) = (attempt.number(), "no outcome");
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         if !is_whole || !matches!(settlement, Settlement::Complete(_)) {
             claimed.flight.unshare();
@@ -481,7 +501,10 @@ impl Running {
             claimed.lease.end();
             claimed.flight.unshare();
             observe::body_took(&call.operation, &self.clock);
-            observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
+            let attempt = claimed.lease.number;
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         Box::pin(self.execution.settle()).await;
     }
@@ -543,7 +566,10 @@ impl Drop for Execution {
         // A panic has said so already.
         if matches!(self.settlement, Settlement::Abandon) && !lease.is_ending() {
             let call = claimed.call();
-            observe::crashed(&call.operation, &call.id, lease.number, "dropped");
+            let (attempt, how) = (lease.number, "dropped");
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         lease.end();
         if !matches!(self.settlement, Settlement::Complete(_)) {
