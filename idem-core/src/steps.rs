@@ -53,14 +53,15 @@ pub enum StepError {
     /// The step did not run.
     Unreadable,
     /// The record's steps would be larger than its outcome may be. Where the value is what is too
-    /// large, the step has run: its attempt counts as crashed.
+    /// large, the step has run: its attempt counts as crashed. Of a phase nothing is committed.
     TooLarge {
         /// The step.
         name: String,
         /// What names and values of all steps may take, in bytes.
         max_bytes: usize,
     },
-    /// The step has run, and its value cannot be written as JSON: its attempt counts as crashed.
+    /// The step has run, and its value cannot be written as JSON: its attempt counts as crashed. Of a
+    /// phase nothing is committed.
     NotWritten {
         /// The step.
         name: String,
@@ -206,6 +207,22 @@ impl Steps {
                     name: name.to_owned(),
                 }))
             }
+        }
+    }
+
+    /// Whether a step with this name may finish with a value of so many bytes.
+    pub(crate) fn check_room(
+        &self,
+        name: &str,
+        value: usize,
+        max_bytes: usize,
+    ) -> Result<(), StepError> {
+        match self.known().bytes.len() + HEAD + name.len() + value > max_bytes {
+            false => Ok(()),
+            true => Err(StepError::TooLarge {
+                name: name.to_owned(),
+                max_bytes,
+            }),
         }
     }
 

@@ -96,12 +96,29 @@ impl Attempt {
             Key::of(&key),
             call.fingerprint,
             async |transaction| match body(transaction).await {
-                Ok((transaction, value)) => (Some(transaction), Ok(value)),
+                Ok((transaction, value)) => match check_value(lease, name, &value) {
+                    Ok(()) => (Some(transaction), Ok(value)),
+                    // A commit would leave rows whose value nobody is ever given.
+                    Err(error) => (None, Err(self.refuse(error))),
+                },
                 Err(error) => (None, Err(error)),
             },
         );
         self.step(name, commit).await
     }
+}
+
+/// Whether the value can be kept.
+fn check_value(
+    lease: &OwnedLease,
+    name: &str,
+    value: &impl StorableValue,
+) -> Result<(), StepError> {
+    let written = serde_json::to_vec(value).map_err(|_| StepError::NotWritten {
+        name: name.to_owned(),
+    })?;
+    let max_bytes = lease.keeper.max_bytes();
+    lease.steps().check_room(name, written.len(), max_bytes)
 }
 
 /// The operation whose records are the phases of this attempt's operation.

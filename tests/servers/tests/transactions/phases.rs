@@ -1,15 +1,19 @@
 //! Phases: steps whose rows and value commit together, whichever store holds the lease.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use idem::conformance::faults::{Fault, FaultyStore, Method};
+use idem::store::{Listing, RecordState, Store};
 use idem::stores::memory::MemoryStore;
-use idem::{Engine, Error, Fingerprint, Operation, Phase, StepError};
+use idem::{Engine, EngineBuilder, Error, Fingerprint, InFlight, Operation, Phase, StepError};
 use tokio::sync::Notify;
 
 use crate::faults::{Fault as CommitFault, FaultySource};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn request() -> Fingerprint {
     Fingerprint::of("the request").unwrap()
@@ -25,10 +29,10 @@ fn operation(store: &FaultyStore) -> Operation {
 }
 
 macro_rules! suite {
-    ($module:ident, $Pool:ty, $Connection:ty) => {
+    ($module:ident, $Pool:ty, $Connection:ty, $beside:ident, $expire:literal) => {
         mod $module {
             use super::*;
-            use crate::databases::$module as open;
+            use crate::databases::{$beside as beside, $module as open};
 
             async fn write(tx: &mut $Connection, amount: i64) {
                 sqlx::query("INSERT INTO entries (reference, amount) VALUES ('k', $1)")
@@ -118,6 +122,101 @@ macro_rules! suite {
                 };
                 assert_eq!(operation.run("k", request(), body).await.unwrap(), 2);
                 assert_eq!(entries(&pool).await, [2]);
+            }
+
+            #[tokio::test]
+            async fn a_value_that_cannot_be_kept_commits_nothing() {
+                let (_server, pool) = open(4).await;
+                let engine = EngineBuilder::new(Arc::new(leases())).max_outcome_bytes(1000);
+                let operation = engine.build().operation("tests.phases");
+                let body = async {
+                    let too_large: Result<String, Error> =
+                        idem::phase("reserve", &pool, async |mut tx| {
+                            write(&mut tx, 1).await;
+                            Ok((tx, "x".repeat(1000)))
+                        })
+                        .await;
+                    too_large.map(|_| 1)
+                };
+                let error = operation.run("k", request(), body).await.unwrap_err();
+                let is_too_large = matches!(error, Error::Step(StepError::TooLarge { .. }));
+                assert!(is_too_large, "{error:?}");
+                assert!(entries(&pool).await.is_empty());
+                gives_its_own(&operation, &pool, 2).await;
+
+                let body = async {
+                    let unwritten: Result<HashMap<(u8, u8), u8>, Error> =
+                        idem::phase("reserve", &pool, async |mut tx| {
+                            write(&mut tx, 3).await;
+                            // JSON has no such keys.
+                            Ok((tx, HashMap::from([((1, 2), 3)])))
+                        })
+                        .await;
+                    unwritten.map(|_| 3)
+                };
+                let error = operation.run("another", request(), body).await.unwrap_err();
+                let is_unwritten = matches!(error, Error::Step(StepError::NotWritten { .. }));
+                assert!(is_unwritten, "{error:?}");
+                assert_eq!(entries(&pool).await, [2]);
+            }
+
+            /// The phase is not finished, and runs.
+            async fn gives_its_own(operation: &Operation, pool: &$Pool, amount: i64) {
+                let body = async { reserve(pool, amount).await };
+                let answer = operation.run("k", request(), body).await;
+                assert_eq!(answer.unwrap(), amount);
+                assert_eq!(entries(pool).await, [amount]);
+            }
+
+            #[tokio::test]
+            async fn a_phase_that_panics_or_is_dropped_rolls_back_and_runs_again() {
+                for panics in [true, false] {
+                    let (_server, pool) = open(4).await;
+                    let operation = operation(&leases());
+                    let written = Arc::new(Notify::new());
+                    let running = {
+                        let (operation, pool) = (operation.clone(), pool.clone());
+                        let written = written.clone();
+                        tokio::spawn(async move {
+                            let body = async {
+                                idem::phase("reserve", &pool, async |mut tx| {
+                                    write(&mut tx, 1).await;
+                                    written.notify_one();
+                                    match panics {
+                                        true => panic!("as asked"),
+                                        false => std::future::pending::<()>().await,
+                                    }
+                                    Ok::<_, Error>((tx, 1))
+                                })
+                                .await
+                            };
+                            operation.run("k", request(), body).await
+                        })
+                    };
+                    written.notified().await;
+                    if !panics {
+                        running.abort();
+                    }
+                    running.await.unwrap_err();
+                    let operation = operation.clone().in_flight(InFlight::Wait(LIMIT));
+                    gives_its_own(&operation, &pool, 2).await;
+                }
+            }
+
+            #[tokio::test]
+            async fn a_phase_is_kept_for_longer_than_its_operation_and_swept_with_the_others() {
+                let (_server, pool) = open(4).await;
+                let ttl = Duration::from_secs(3600);
+                let operation = operation(&leases()).ttl(ttl);
+                gives_its_own(&operation, &pool, 1).await;
+                let store = beside(&pool).await;
+                let listed = store.list(&Listing::new(10)).await.unwrap().records;
+                assert_eq!(listed.len(), 1);
+                assert_eq!(listed[0].operation.as_str(), "tests.phases phases");
+                assert_eq!(listed[0].state, RecordState::Finished);
+                assert!(listed[0].kept_for > ttl, "{:?}", listed[0]);
+                sqlx::raw_sql($expire).execute(&pool).await.unwrap();
+                assert_eq!(store.sweep(10).await.unwrap(), 1);
             }
 
             #[tokio::test]
@@ -235,5 +334,17 @@ macro_rules! suite {
     };
 }
 
-suite!(sqlite, sqlx::SqlitePool, sqlx::SqliteConnection);
-suite!(postgres, sqlx::PgPool, sqlx::PgConnection);
+suite!(
+    sqlite,
+    sqlx::SqlitePool,
+    sqlx::SqliteConnection,
+    sqlite_store,
+    "UPDATE idem_records SET gone_at = 1"
+);
+suite!(
+    postgres,
+    sqlx::PgPool,
+    sqlx::PgConnection,
+    postgres_store,
+    "UPDATE idem_records SET expires_at = now(), sweep_at = now()"
+);
