@@ -20,8 +20,8 @@ use crate::call::Call;
 use crate::error::Error;
 #[cfg(feature = "http")]
 use crate::http::HttpSettings;
-use crate::observe;
-use crate::observer::{Event, EventKind, Observer, Observers};
+use crate::observe::{self, Observers};
+use crate::observer::{Event, EventKind, Observer};
 use crate::policy::{Policy, at_most};
 use crate::registry::{NameTaken, names_taken};
 use crate::settings::Settings;
