@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use http::{Extensions, Response};
@@ -44,6 +45,11 @@ pub(crate) enum Responded<B: Body<Data = Bytes>, E = Infallible> {
     #[cfg(feature = "tower")]
     NotCalled(E),
 }
+
+/// What leads to a response. It is of one type for all handlers of a framework, so that what is done with
+/// it is compiled once.
+pub(crate) type Responding<B, E = Infallible> =
+    Pin<Box<dyn Future<Output = Responded<B, E>> + Send>>;
 
 type Answer<B, E> = Result<Response<CapturedBody<B>>, E>;
 
@@ -113,12 +119,11 @@ impl Admitted {
         ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))
     }
 
-    /// Runs the handler on a task of its own: a client that hangs up does not stop it.
-    pub(crate) async fn run_detached<B, E, F>(self, respond: F) -> Answer<B, E>
+    /// Runs the handler. A client that hangs up does not stop it: it goes on on a task of its own.
+    pub(crate) async fn run_detached<B, E>(self, respond: Responding<B, E>) -> Answer<B, E>
     where
         B: Body<Data = Bytes, Error: Send> + Send + 'static,
         E: Send + 'static,
-        F: Future<Output = Responded<B, E>> + Send + 'static,
     {
         let Self {
             permit, refusals, ..
@@ -127,13 +132,17 @@ impl Admitted {
             Permit::Attached(attached) => return Ok(attached.into_response()),
             Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
             Permit::Unprotected(unprotected) => {
-                let ended = unprotected.drive_detached(Box::pin(run_unrecorded(respond)));
-                ended.await.map_err(ExecutionError::Panicked)
+                let body = EnclosingAttempt::NONE.scope(run_unrecorded(respond));
+                // Boxed, as whatever is rare here: what encloses this moves it.
+                let ended = Box::pin(unprotected.drive_detached(body)).await;
+                ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
                 let captured = run_and_capture(respond, release, refusals.engine().clone());
                 let body = async move { captured.await.driven(Recording::spawn) };
-                execution.drive_flowing_detached(Box::pin(body)).await
+                // Boxed, so that what encloses it moves a pointer.
+                let body = Box::pin(EnclosingAttempt::NONE.scope(body));
+                execution.drive_flowing_detached(body).await
             }
         };
         ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))

@@ -191,11 +191,12 @@ pub use idem_core::StoreError;
 #[cfg(feature = "conformance")]
 pub use idem_core::conformance;
 pub use idem_core::{
-    Attempt, Begun, CarriesRefusal, Engine, EngineBuilder, Error, Execution, ExecutionError,
-    Fingerprint, FingerprintError, Fingerprinter, InFlight, InTransaction, InstallError, Key,
-    KeyError, KeyPart, Keyed, NameTaken, NotReplayable, OnCrash, Operation, Outcome, Panic, Policy,
-    PolicyError, ReleaseErrors, Replayable, Resolution, StepError, StorableValue, StoreErrors,
-    Undecodable, Unprotected, Verdict, attempt, detached, phase, step,
+    Attempt, Begun, CarriesRefusal, Decision, Engine, EngineBuilder, Error, Event, EventKind,
+    Execution, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, InFlight,
+    InTransaction, InstallError, Key, KeyError, KeyPart, Keyed, NameTaken, NotReplayable, Observer,
+    OnCrash, Operation, Outcome, Panic, Policy, PolicyError, ReleaseErrors, Replayable, Resolution,
+    StepError, StorableValue, StoreErrors, Undecodable, Unprotected, Verdict, attempt, detached,
+    phase, step,
 };
 /// What an operator sees of a record: see [`Operation::inspect`].
 pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};

@@ -282,8 +282,8 @@ impl<S> Layer<S> for IdempotencyLayer {
 ///
 /// The request's body is read whole, up to the limit of [`HttpSettings`], where it is protected: it
 /// is of a type `From<Vec<u8>>`, such as `axum::body::Body` or `http_body_util::Full<Bytes>`. The response's
-/// body is in a [`CapturedBody`]. The inner service runs on a task of its own: a client that hangs
-/// up does not stop it. Its error is no response: it goes to the caller as it is, and the attempt
+/// body is in a [`CapturedBody`]. A client that hangs up does not stop the inner service: it goes on
+/// on a task of its own. Its error is no response: it goes to the caller as it is, and the attempt
 /// counts as crashed.
 ///
 /// It is always ready. What bounds requests within, such as a `ConcurrencyLimit`, is asked once a
@@ -370,8 +370,7 @@ where
     }
 }
 
-/// Runs the inner service on a task of its own: a client that hangs up does not stop it, once it is
-/// called.
+/// Runs the inner service. A client that hangs up does not stop it, once it is called.
 async fn run<R, E>(
     admitted: handler::Admitted,
     respond: impl Future<Output = Responded<R, E>> + Send + 'static,
@@ -381,7 +380,7 @@ where
     E: Send + 'static,
 {
     let (waiting, caller) = Caller::new();
-    let answer = admitted.run_detached(caller.scope(respond)).await;
+    let answer = admitted.run_detached(Box::pin(caller.scope(respond))).await;
     drop(waiting);
     answer
 }

@@ -65,7 +65,7 @@ fn main() {
 
 /// What callgrind runs: `PATH REQUESTS`.
 fn count(arguments: &[String]) {
-    let [argument, requests] = arguments else {
+    let [argument, requests, ..] = arguments else {
         panic!("--count PATH REQUESTS");
     };
     install_engine();

@@ -6,6 +6,7 @@
 
 pub mod business;
 pub mod by_hand;
+pub mod callgrind;
 pub mod crowd;
 pub mod http;
 pub mod pgbench;

@@ -140,7 +140,7 @@ impl Way for RedisStore {
     async fn first(&self, call: &Call) {
         let claim = &call.claim;
         let claimed = Store::claim(self, claim).await.expect("an answer");
-        assert!(matches!(claimed, Claimed::acquired(1)));
+        assert!(matches!(claimed, Claimed::Acquired { attempt: 1, .. }));
         let outcome = Bytes::copy_from_slice(call.outcome.as_bytes());
         let changed = Store::complete(self, &Lease::of(claim, 1), outcome).await;
         assert_eq!(changed.expect("an answer"), Change::Applied);

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
+use crate::observer::Observers;
 use crate::policy::Policy;
 use crate::record::{Lease, OperationName, RecordId, Token};
 use crate::steps::Steps;
@@ -80,6 +81,9 @@ pub(crate) enum Protected<'a> {
 pub(crate) trait StepKeeper: Send + Sync {
     /// What the steps of a record may take, in bytes.
     fn max_bytes(&self) -> usize;
+
+    /// Who is told of finished steps.
+    fn observers(&self) -> &Observers;
 
     /// The engine itself.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;

@@ -35,8 +35,8 @@ impl EnclosingAttempt {
     }
 
     /// Runs what it is enclosing to.
-    pub async fn scope<F: Future>(self, within: F) -> F::Output {
-        ENCLOSING.scope(self.0, within).await
+    pub fn scope<F: Future>(self, within: F) -> impl Future<Output = F::Output> {
+        ENCLOSING.scope(self.0, within)
     }
 }
 

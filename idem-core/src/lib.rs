@@ -18,6 +18,7 @@ mod fingerprint;
 mod key;
 mod listing;
 mod observe;
+mod observer;
 mod outcome;
 mod policy;
 mod record;
@@ -56,6 +57,7 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
 pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+pub use observer::{Decision, Event, EventKind, Observer};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
 #[doc(hidden)]

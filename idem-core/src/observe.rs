@@ -3,64 +3,17 @@
 //! Operation names and decisions are labels; keys, scopes, record contents and errors of the
 //! user's code are not.
 
+use std::time::SystemTime;
+
 use tracing::{debug, error, warn};
 
 use crate::error::Error;
 use crate::key::KeyError;
+use crate::observer::{Decision, Event, EventKind, Observer};
 use crate::outcome::NotReplayable;
 use crate::record::RecordId;
 use crate::registry::NameTaken;
 use crate::store::StoreError;
-
-/// How a request was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub(crate) enum Decision {
-    /// The body ran.
-    Executed,
-    /// A stored outcome was given back at once.
-    Replayed,
-    /// The call waited for a running attempt and got its outcome.
-    Waited,
-    /// The call joined a response that is on its way.
-    Attached,
-    /// Refused: another attempt is running.
-    InFlight,
-    /// Refused: the key belongs to another request.
-    Mismatch,
-    /// Refused: an attempt crashed and nobody has resolved it.
-    OutcomeUnknown,
-    /// Refused: there is no key.
-    KeyMissing,
-    /// Refused: the key or the scope is not acceptable.
-    KeyInvalid,
-    /// Refused: the store cannot answer.
-    StoreUnavailable,
-    /// Refused: the outcome was not kept, or cannot be read.
-    NotReplayable,
-    /// The body ran without a record: no key was sent, or the engine fails open.
-    Unprotected,
-}
-
-impl Decision {
-    /// The word used in logs and metrics.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Executed => "executed",
-            Self::Replayed => "replayed",
-            Self::Waited => "waited",
-            Self::Attached => "attached",
-            Self::InFlight => "in_flight",
-            Self::Mismatch => "mismatch",
-            Self::OutcomeUnknown => "outcome_unknown",
-            Self::KeyMissing => "key_missing",
-            Self::KeyInvalid => "key_invalid",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::NotReplayable => "not_replayable",
-            Self::Unprotected => "unprotected",
-        }
-    }
-}
 
 impl Decision {
     /// The decision that an error stands for.
@@ -103,6 +56,114 @@ pub(crate) fn name_taken(taken: &NameTaken) {
     );
 }
 
+/// Tells the log.
+pub(crate) struct Logs;
+
+impl Observer for Logs {
+    fn observe(&self, event: &Event<'_>) {
+        let operation = event.operation;
+        let record = event.record.as_ref().map(tracing::field::display);
+        match event.kind {
+            EventKind::Decided {
+                decision,
+                first_claimed_at,
+            } => {
+                let decision = decision.as_str();
+                let first_claimed_at = first_claimed_at.map(seconds);
+                debug!(target: "idem", operation, record, decision, first_claimed_at, "idempotency decision");
+            }
+            EventKind::Started {
+                attempt: attempt @ 1,
+            } => {
+                debug!(target: "idem", operation, record, attempt, "attempt started");
+            }
+            EventKind::Started { attempt } => {
+                warn!(target: "idem", operation, record, attempt, "an earlier attempt ended without an outcome; running again");
+            }
+            EventKind::Step {
+                attempt,
+                name,
+                given_back,
+            } => {
+                debug!(target: "idem", operation, record, attempt, step = name, given_back, "step");
+            }
+            EventKind::Finished { attempt } => {
+                debug!(target: "idem", operation, record, attempt, "attempt finished");
+            }
+            EventKind::Released { attempt } => {
+                debug!(target: "idem", operation, record, attempt, "key freed: nothing has happened");
+            }
+            EventKind::Suspended { attempt } => {
+                warn!(target: "idem", operation, record, attempt, "attempt suspended after finished steps; the next one continues");
+            }
+            EventKind::Crashed { attempt, how } => {
+                warn!(target: "idem", operation, record, attempt, how, "attempt abandoned; the next claim follows on_crash");
+            }
+            EventKind::LeaseLost { attempt } => error!(
+                target: "idem",
+                operation,
+                record,
+                attempt,
+                "lease lost: another attempt may be running; this one's outcome is not stored"
+            ),
+            EventKind::ChangeRetried { change } => {
+                warn!(target: "idem", operation, record, change, "the store did not take a change of an attempt; trying again");
+            }
+            EventKind::ChangeGivenUp { change } => error!(
+                target: "idem",
+                operation,
+                record,
+                change,
+                "the store did not take the end of an attempt in time; it is given up, and the next claim follows on_crash"
+            ),
+        }
+    }
+}
+
+/// Since 1970, as logs of every format can hold it.
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Counts.
+#[cfg(feature = "metrics")]
+pub(crate) struct Metrics;
+
+#[cfg(feature = "metrics")]
+impl Observer for Metrics {
+    fn observe(&self, event: &Event<'_>) {
+        let operation = event.operation.to_owned();
+        match event.kind {
+            EventKind::Decided { decision, .. } => {
+                let decision = decision.as_str();
+                metrics::counter!("idem_requests_total", "operation" => operation, "decision" => decision)
+                    .increment(1);
+            }
+            EventKind::Started { attempt: 2.. } => {
+                metrics::counter!("idem_takeovers_total", "operation" => operation).increment(1);
+            }
+            EventKind::Step { given_back, .. } => {
+                let decision = if given_back { "given_back" } else { "executed" };
+                metrics::counter!("idem_steps_total", "operation" => operation, "decision" => decision)
+                    .increment(1);
+            }
+            EventKind::LeaseLost { .. } => {
+                metrics::counter!("idem_lease_lost_total", "operation" => operation).increment(1);
+            }
+            EventKind::ChangeRetried { .. } => {
+                metrics::counter!("idem_completion_retries_total", "operation" => operation)
+                    .increment(1);
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn log_panicking_observer(operation: &str) {
+    error!(target: "idem", operation, "an observer panicked; it is told of what comes next all the same");
+}
+
 pub(crate) fn failing_open(operation: &str, error: &StoreError) {
     warn!(
         target: "idem",
@@ -110,13 +171,6 @@ pub(crate) fn failing_open(operation: &str, error: &StoreError) {
         error = error as &dyn std::error::Error,
         "running WITHOUT protection: the store cannot answer, and the engine fails open"
     );
-}
-
-pub(crate) fn decided(operation: &str, decision: Decision) {
-    debug!(target: "idem", operation, decision = decision.as_str(), "idempotency decision");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_requests_total", "operation" => operation.to_owned(), "decision" => decision.as_str())
-        .increment(1);
 }
 
 pub(crate) fn store_failed(operation: &str, call: &'static str, error: &StoreError) {
@@ -129,64 +183,9 @@ pub(crate) fn store_failed(operation: &str, call: &'static str, error: &StoreErr
     );
 }
 
-pub(crate) fn started(operation: &str, id: &RecordId, attempt: u32) {
-    debug!(target: "idem", operation, record = %id, attempt, "attempt started");
-    if attempt > 1 {
-        taken_over(operation, id, attempt);
-    }
-}
-
-fn taken_over(operation: &str, id: &RecordId, attempt: u32) {
-    warn!(target: "idem", operation, record = %id, attempt, "an earlier attempt crashed; running again");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_takeovers_total", "operation" => operation.to_owned()).increment(1);
-}
-
-/// What became of a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum StepDecision {
-    Executed,
-    GivenBack,
-}
-
-impl StepDecision {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Executed => "executed",
-            Self::GivenBack => "given_back",
-        }
-    }
-}
-
-pub(crate) fn step(
-    operation: &str,
-    id: &RecordId,
-    attempt: u32,
-    step: &str,
-    decision: StepDecision,
-) {
-    let decision = decision.as_str();
-    debug!(target: "idem", operation, record = %id, attempt, step, decision, "step");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_steps_total", "operation" => operation.to_owned(), "decision" => decision)
-        .increment(1);
-}
-
 pub(crate) fn step_failed(operation: &str, id: &RecordId, attempt: u32, error: &Error) {
     let error = error as &dyn std::error::Error;
     error!(target: "idem", operation, record = %id, attempt, error, "a step was not run or not kept");
-}
-
-pub(crate) fn lease_lost(operation: &str, id: &RecordId, attempt: u32) {
-    error!(
-        target: "idem",
-        operation,
-        record = %id,
-        attempt,
-        "lease lost: another attempt may be running; this one's outcome is not stored"
-    );
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_lease_lost_total", "operation" => operation.to_owned()).increment(1);
 }
 
 pub(crate) fn session_ended(operation: &str, id: &RecordId, attempt: u32) {
@@ -197,8 +196,6 @@ pub(crate) fn session_ended(operation: &str, id: &RecordId, attempt: u32) {
         attempt,
         "the database has ended the session of a running transaction: another attempt may begin; this one's commit will fail"
     );
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_lease_lost_total", "operation" => operation.to_owned()).increment(1);
 }
 
 pub(crate) fn commit_refused(
@@ -213,27 +210,6 @@ pub(crate) fn commit_refused(
         error,
         "the database refused to commit what the body wrote; everything was rolled back, and a retry fails alike until the application is set right"
     );
-}
-
-pub(crate) fn settling_again(operation: &str, id: &RecordId, change: &'static str) {
-    warn!(target: "idem", operation, record = %id, change, "the store did not take the end of an attempt; trying again");
-    #[cfg(feature = "metrics")]
-    metrics::counter!("idem_completion_retries_total", "operation" => operation.to_owned())
-        .increment(1);
-}
-
-pub(crate) fn settling_gave_up(operation: &str, id: &RecordId, change: &'static str) {
-    error!(
-        target: "idem",
-        operation,
-        record = %id,
-        change,
-        "the store did not take the end of an attempt in time; it is given up, and the next claim follows on_crash"
-    );
-}
-
-pub(crate) fn crashed(operation: &str, id: &RecordId, attempt: u32, how: &'static str) {
-    warn!(target: "idem", operation, record = %id, attempt, how, "attempt abandoned; the next claim follows on_crash");
 }
 
 pub(crate) fn outcome_unknown(operation: &str, id: &RecordId, attempt: u32) {

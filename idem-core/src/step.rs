@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::attempt::{Attempt, OwnedLease, Protected};
 use crate::current;
 use crate::error::Error;
-use crate::observe::{self, StepDecision};
+use crate::observe;
+use crate::observer::{Event, EventKind};
 use crate::replay::{CarriesRefusal, StorableValue};
 use crate::steps::{Begun, StepError};
 
@@ -80,7 +81,7 @@ impl Attempt {
         let begun = lease.steps().begin(name, max_bytes);
         let running = match begun.map_err(|error| self.fail(error.into()))? {
             Begun::GiveBack(value) => {
-                said(lease, name, StepDecision::GivenBack);
+                tell_observers(lease, name, true);
                 return serde_json::from_slice(&value).map_err(|_| {
                     let name = name.to_owned();
                     self.fail(StepError::OtherType { name }.into())
@@ -97,7 +98,7 @@ impl Attempt {
             Err(_) => Err(running.lose()),
         };
         let end = finished.map_err(|error| self.fail(error.into()))?;
-        said(lease, name, StepDecision::Executed);
+        tell_observers(lease, name, false);
         match tell(lease, end).await {
             Ok(()) => Ok(value),
             Err(error) => Err(self.fail(error)),
@@ -128,9 +129,16 @@ impl Attempt {
     }
 }
 
-fn said(lease: &OwnedLease, name: &str, decision: StepDecision) {
-    let call = &lease.call;
-    observe::step(&call.operation, &call.id, lease.number, name, decision);
+fn tell_observers(lease: &OwnedLease, name: &str, given_back: bool) {
+    lease.keeper.observers().tell(&Event {
+        operation: &lease.call.operation,
+        record: Some(lease.call.id),
+        kind: EventKind::Step {
+            attempt: lease.number,
+            name,
+            given_back,
+        },
+    });
 }
 
 /// Tells the store of the steps up to this byte. Steps that finish together are told together.

@@ -21,7 +21,7 @@ use idem_core::{Engine, Transactional};
 use super::original_uri;
 use crate::admission;
 use crate::captured_request::CapturedRequest;
-use crate::handler::{self, Responded};
+use crate::handler::{self, Responded, Responding};
 use crate::plan::Plan;
 
 /// A request on its way to an idempotent handler: its head has been read by the head
@@ -31,9 +31,14 @@ pub struct Captured<B> {
 }
 
 pub struct Inner<B> {
+    request: Waiting,
+    last: Last<B>,
+}
+
+/// What is the same for every handler.
+pub struct Waiting {
     head: Parts,
     body: RequestBody,
-    last: Last<B>,
 }
 
 enum RequestBody {
@@ -98,8 +103,10 @@ impl<B> Captured<B> {
     fn new(head: Parts, body: Body, last: Last<B>) -> Self {
         Self {
             inner: Box::new(Inner {
-                head,
-                body: RequestBody::Unread(body),
+                request: Waiting {
+                    head,
+                    body: RequestBody::Unread(body),
+                },
                 last,
             }),
         }
@@ -130,9 +137,10 @@ impl<B: Send + 'static> Captured<B> {
     /// names what it binds. Nothing is claimed yet.
     pub async fn extract(self, engine: Option<Engine>) -> Result<(Captured<()>, B), Response> {
         let mut request = self.inner;
-        let body = admission::read_early(&mut *request, engine).await;
+        let body = admission::read_early(&mut request.request, engine).await;
         let body = body.map_err(answer)?;
-        let Inner { head, last, .. } = *request;
+        let Inner { request, last } = *request;
+        let head = request.head;
         let value = match last {
             Last::Ready(value) => value,
             Last::Deferred(extract) => {
@@ -141,8 +149,10 @@ impl<B: Send + 'static> Captured<B> {
         };
         let rest = Captured {
             inner: Box::new(Inner {
-                head,
-                body: RequestBody::Read(body),
+                request: Waiting {
+                    head,
+                    body: RequestBody::Read(body),
+                },
                 last: Last::Ready(()),
             }),
         };
@@ -152,8 +162,7 @@ impl<B: Send + 'static> Captured<B> {
     /// Decides whether the handler runs. An `Err` is the answer without it.
     pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
         let mut request = self.inner;
-        let admitted = admission::admit(plan, &mut *request).await;
-        let admitted = admitted.map_err(answer)?;
+        let admitted = admit(plan, &mut request.request).await?;
         Ok(Admitted { admitted, request })
     }
 
@@ -163,13 +172,18 @@ impl<B: Send + 'static> Captured<B> {
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, Response> {
         let mut request = self.inner;
-        let admitted = admission::admit_in(plan, database, &mut *request).await;
+        let admitted = admission::admit_in(plan, database, &mut request.request).await;
         let admitted = admitted.map_err(answer)?;
         Ok(AdmittedIn { admitted, request })
     }
 }
 
-impl<B> CapturedRequest for Inner<B> {
+/// Not generic: compiled once, and not for every handler.
+async fn admit(plan: Plan, request: &mut Waiting) -> Result<handler::Admitted, Response> {
+    admission::admit(plan, request).await.map_err(answer)
+}
+
+impl CapturedRequest for Waiting {
     fn identity(&self) -> RequestIdentity<'_> {
         RequestIdentity {
             method: &self.head.method,
@@ -200,7 +214,10 @@ impl<B> CapturedRequest for Inner<B> {
 
 impl<B> Inner<B> {
     async fn extract(self: Box<Self>) -> Result<B, Response> {
-        let Self { head, body, last } = *self;
+        let Self {
+            request: Waiting { head, body },
+            last,
+        } = *self;
         match last {
             Last::Ready(value) => Ok(value),
             Last::Deferred(extract) => {
@@ -221,8 +238,7 @@ pub struct Admitted<B> {
 }
 
 impl<B: Send + 'static> Admitted<B> {
-    /// Runs the last extractor, then the handler, on a task of their own, and answers. The
-    /// handler's future is boxed where it is made, and never moved again.
+    /// Runs the last extractor, then the handler, and answers. A client that hangs up stops neither.
     pub async fn run<F, Fut>(self, handler: F) -> Response
     where
         F: FnOnce(B) -> Fut + Send + 'static,
@@ -231,12 +247,17 @@ impl<B: Send + 'static> Admitted<B> {
         let Self { admitted, request } = self;
         let respond = async move {
             match request.extract().await {
-                Ok(last) => Responded::Answered(Box::pin(handler(last)).await.into_response()),
+                Ok(last) => Responded::Answered(handler(last).await.into_response()),
                 Err(rejection) => rejected(rejection),
             }
         };
-        answered(admitted.run_detached(respond).await)
+        run(admitted, Box::pin(respond)).await
     }
+}
+
+/// Not generic, as [`admit`].
+async fn run(admitted: handler::Admitted, respond: Responding<Body>) -> Response {
+    answered(admitted.run_detached(respond).await)
 }
 
 /// The right to run the handler in a transaction.

@@ -271,7 +271,7 @@ impl<B: Taken> Admitted<B> {
         (self.admitted, self.request)
     }
 
-    /// Runs the function on a task of its own, and answers.
+    /// Runs the function, and answers. A client that hangs up does not stop it.
     pub async fn run<F, Fut, R>(self, function: F) -> R::Answer
     where
         F: FnOnce(Request<B>) -> Fut + Send + 'static,
@@ -282,11 +282,11 @@ impl<B: Taken> Admitted<B> {
         let refusals = admitted.refusals().clone();
         let respond = async move {
             match request.request(&refusals).await {
-                Ok(request) => responded(Box::pin(function(request)).await),
+                Ok(request) => responded(function(request).await),
                 Err(rejection) => Responded::Rejected(buffered(rejection)),
             }
         };
-        R::answer(admitted.run_detached(respond).await)
+        R::answer(admitted.run_detached(Box::pin(respond)).await)
     }
 }
 

@@ -59,10 +59,16 @@ const RUNS: &[(&[&str], u32)] = &[
     ),
 ];
 
+/// Where the records of trips are, which are booked in steps. One in four of the kills each.
+const TRIPS: [&str; 3] = ["sqlite", "postgres", "redis"];
+
 pub(crate) fn run(kills: u32) -> Result<(), Failure> {
     // With what the tests are built with, so that nothing is built twice. Beside a test: without one
     // cargo chooses other features of what both need.
-    let programs = ["--bin", "ledger", "--bin", "crash", "--test", "servers"];
+    let mut programs = vec!["--test", "servers"];
+    for name in ["ledger", "crash", "trip", "trips"] {
+        programs.extend(["--bin", name]);
+    }
     cargo(&["build", "--workspace", "--all-features"])
         .args(&programs)
         .run()?;
@@ -73,6 +79,12 @@ pub(crate) fn run(kills: u32) -> Result<(), Failure> {
     for (options, part) in RUNS {
         let kills = (kills / part).max(1).to_string();
         program(&crash, options).arg("--kills").arg(&kills).run()?;
+    }
+    let trips = us.with_file_name("trips");
+    for store in TRIPS {
+        let kills = (kills / 4).max(1).to_string();
+        let options = ["--store", store, "--kills", &kills];
+        program(&trips, &options).run()?;
     }
     Ok(())
 }

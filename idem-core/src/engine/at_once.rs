@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::cache::Cached;
-use super::decision::{Begun, Granted};
+use super::decision::{Begun, Granted, Report};
 use super::execution::{ClaimedLease, Execution};
 use super::handle::Engine;
 use super::runtime;
@@ -13,7 +13,7 @@ use crate::attempt::Acquired;
 use crate::call::Call;
 use crate::caller::Caller;
 use crate::current;
-use crate::observe::{self, Decision};
+use crate::observer::Decision;
 use crate::outcome::Outcome;
 
 /// Decides what `call` may do, and reports it. `None` has changed nothing: [`begin`](super::begin::begin)
@@ -25,7 +25,7 @@ pub(super) fn begin_at_once(engine: &Engine, call: &Call) -> Option<Granted<Begu
     }
     let runtime = runtime::current().ok()?;
     if let Some(outcome) = replay_at_once(engine, call) {
-        observe::decided(&call.operation, Decision::Replayed);
+        engine.tell(call, Report::from(Decision::Replayed).into());
         return Some(Granted::Replay(outcome));
     }
     let store = engine.store().immediate()?;
@@ -51,7 +51,7 @@ pub(super) fn begin_at_once(engine: &Engine, call: &Call) -> Option<Granted<Begu
         return None;
     }
     execution.report_start();
-    observe::decided(&call.operation, Decision::Executed);
+    engine.tell(call, Report::from(Decision::Executed).into());
     Some(Granted::Run(Begun::Execute(execution)))
 }
 

@@ -16,7 +16,7 @@ use super::handle::Engine;
 use super::settlement::Settlement;
 use crate::attempt::after;
 use crate::call::Call;
-use crate::observe;
+use crate::observer::EventKind;
 use crate::record::{Change, Lease, OnCrash};
 use crate::store::StoreError;
 
@@ -104,7 +104,12 @@ impl Engine {
                 Ok(change) => return Some(change),
                 Err(_) if last => return None,
                 Err(error) => {
-                    observe::settling_again(&call.operation, &call.id, settlement.as_str());
+                    self.tell(
+                        call,
+                        EventKind::ChangeRetried {
+                            change: settlement.as_str(),
+                        },
+                    );
                     longest_pause(&error)
                 }
             };

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::cache::Cached;
 use super::claim::StoreLeader;
-use super::decision::{Begun, Decided, Granted, Leader, Patience, replay};
+use super::decision::{Begun, Decided, Granted, Leader, Patience, Report, replay};
 use super::flight::{Ending, Entry, FlightGuard, Joined, LiveAnswer, Progress, Woken};
 use super::handle::Engine;
 use super::runtime;
@@ -15,7 +15,8 @@ use crate::caller::Caller;
 use crate::current;
 use crate::error::Error;
 use crate::fingerprint::FormerFingerprint;
-use crate::observe::{self, Decision};
+use crate::observe;
+use crate::observer::Decision;
 
 /// Decides what `call` may do, and reports it.
 pub(super) async fn begin(
@@ -30,11 +31,11 @@ pub(super) async fn begin(
         let leader = StoreLeader::new(engine, call, runtime);
         decided = decide_or_go(engine, call, &leader).await?;
     }
-    report(call, decided)
+    report(engine, call, decided)
 }
 
 /// What is decided, and how it is called in metrics.
-pub(super) type Answer<Run> = Result<(Granted<Run>, Decision), Error>;
+pub(super) type Answer<Run> = Result<(Granted<Run>, Report), Error>;
 
 /// Whether a mismatch may be with a record that an earlier version wrote for this very request. Then
 /// the call goes on under the earlier fingerprint, which the record keeps.
@@ -69,12 +70,16 @@ pub(super) async fn decide_or_go<L: Leader>(
 }
 
 /// Reports what is decided.
-pub(super) fn report<Run>(call: &Call, result: Answer<Run>) -> Result<Granted<Run>, Error> {
-    let decision = match &result {
-        Ok((_, decision)) => *decision,
-        Err(error) => Decision::of(error),
+pub(super) fn report<Run>(
+    engine: &Engine,
+    call: &Call,
+    result: Answer<Run>,
+) -> Result<Granted<Run>, Error> {
+    let report = match &result {
+        Ok((_, report)) => *report,
+        Err(error) => Decision::of(error).into(),
     };
-    observe::decided(&call.operation, decision);
+    engine.tell(call, report.into());
     if let Err(Error::OutcomeUnknown { attempt }) = &result {
         observe::outcome_unknown(&call.operation, &call.id, *attempt);
     }
@@ -89,7 +94,7 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
     }
     match engine.inner.cache.find(&call.flight_key, &call.fingerprint) {
         Some(Cached::Outcome(outcome)) => {
-            if let Some(begun) = into_result(replay(&outcome, false)) {
+            if let Some(begun) = into_result(replay(&outcome, false, None)) {
                 return begun;
             }
         }
@@ -109,7 +114,7 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
         let decided = match joined {
             Join::Leads(flight) => leader.lead(patience, flight).await,
             Join::Decided(decided) => decided,
-            Join::Attaches(live) => return Ok((Granted::Attach(live), Decision::Attached)),
+            Join::Attaches(live) => return Ok((Granted::Attach(live), Decision::Attached.into())),
         };
         if let Some(begun) = into_result(decided) {
             return begun;
@@ -118,10 +123,10 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
 }
 
 /// `None` is to ask again.
-fn into_result<Run>(decided: Decided<Run>) -> Option<Result<(Granted<Run>, Decision), Error>> {
+fn into_result<Run>(decided: Decided<Run>) -> Option<Answer<Run>> {
     match decided {
-        Decided::Run(run, decision) => Some(Ok((Granted::Run(run), decision))),
-        Decided::Replay(outcome, decision) => Some(Ok((Granted::Replay(outcome), decision))),
+        Decided::Run(run, decision) => Some(Ok((Granted::Run(run), decision.into()))),
+        Decided::Replay(outcome, report) => Some(Ok((Granted::Replay(outcome), report))),
         Decided::Refused(error) => Some(Err(error)),
         Decided::AskAgain => None,
     }
@@ -184,7 +189,7 @@ async fn join<Run>(
         (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
         (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
         (Ending::Mismatch, true) | (_, false) => Decided::Refused(Error::Mismatch),
-        (Ending::Outcome(outcome), true) => replay(outcome, waited),
+        (Ending::Outcome(outcome), true) => replay(outcome, waited, None),
         (Ending::OutcomeUnknown { attempt }, true) => {
             Decided::Refused(Error::OutcomeUnknown { attempt: *attempt })
         }

@@ -13,7 +13,7 @@ use super::handle::{Engine, Inner};
 use super::renewal::renew;
 use crate::attempt::{OwnedLease, StepKeeper};
 use crate::error::Error;
-use crate::observe;
+use crate::observer::{EventKind, Observers};
 use crate::record::Change;
 
 /// Pauses between tries: doubled from the first to the last.
@@ -23,6 +23,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 impl StepKeeper for Inner {
     fn max_bytes(&self) -> usize {
         self.settings.max_outcome_bytes
+    }
+
+    fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
@@ -62,23 +66,28 @@ async fn checkpoint(engine: &Engine, lease: &OwnedLease) -> Result<(), Error> {
                     all = true;
                     continue;
                 }
-                Ok(Change::LeaseLost) => return Err(lost(lease)),
+                Ok(Change::LeaseLost) => return Err(lost(engine, lease)),
                 Err(error) => error,
             },
-            Ok(Change::LeaseLost) => return Err(lost(lease)),
+            Ok(Change::LeaseLost) => return Err(lost(engine, lease)),
             Err(error) => error,
         };
         if error.is_lasting() || lease.is_lost() {
             return Err(Error::StepNotStored(error));
         }
-        observe::settling_again(&call.operation, &call.id, "checkpoint");
+        engine.tell(
+            call,
+            EventKind::ChangeRetried {
+                change: "checkpoint",
+            },
+        );
         sleep(backoff.pause(LAST_PAUSE)).await;
     }
 }
 
-fn lost(lease: &OwnedLease) -> Error {
+fn lost(engine: &Engine, lease: &OwnedLease) -> Error {
     lease.lose();
-    let call = &lease.call;
-    observe::lease_lost(&call.operation, &call.id, lease.number);
+    let attempt = lease.number;
+    engine.tell(&lease.call, EventKind::LeaseLost { attempt });
     Error::LeaseLost
 }

@@ -16,7 +16,8 @@ use super::handle::Engine;
 use super::settlement::Settlement;
 use crate::attempt::Acquired;
 use crate::call::Call;
-use crate::observe::{self, Decision};
+use crate::observe;
+use crate::observer::Decision;
 use crate::record::{Claim, Claimed, Lease};
 use crate::store::{StoreError, Watch};
 

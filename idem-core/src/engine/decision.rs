@@ -2,22 +2,24 @@
 //! table's answers are judged.
 
 use std::future::Future;
-use std::time::Duration;
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
 
 use super::activity::Ongoing;
-use super::execution::{Execution, Panic, panic_of};
+use super::detaching::Detaching;
+use super::execution::{Execution, Panic};
 use super::flight::{Ending, FlightGuard, LiveAnswer};
 use super::handle::Engine;
 use crate::attempt::Attempt;
 use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
-use crate::observe::Decision;
+use crate::observer::{Decision, EventKind};
 use crate::outcome::Outcome;
 use crate::policy::{InFlight, Policy};
 use crate::record::Claimed;
@@ -75,7 +77,7 @@ impl Unprotected {
         output
     }
 
-    /// Runs the body on a task of its own, which a caller that goes away does not stop.
+    /// Runs the body, which a caller that goes away does not stop: it goes on on a task of its own.
     ///
     /// # Errors
     /// The body's panic.
@@ -83,10 +85,10 @@ impl Unprotected {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let body = self.drive(body).in_current_span();
+        let body = AssertUnwindSafe(self.drive(body)).catch_unwind();
         match Handle::try_current() {
-            Ok(runtime) => runtime.spawn(body).await.map_err(panic_of),
-            Err(_) => Ok(body.await),
+            Ok(runtime) => Detaching::new(runtime, body).await,
+            Err(_) => body.await,
         }
     }
 }
@@ -127,10 +129,36 @@ impl Patience {
 #[allow(clippy::large_enum_variant, reason = "as for `Begun`")]
 pub(super) enum Decided<Run> {
     Run(Run, Decision),
-    Replay(Outcome, Decision),
+    Replay(Outcome, Report),
     Refused(Error),
     /// What was joined is over and said nothing about this call.
     AskAgain,
+}
+
+/// A decision as observers are told of it.
+#[derive(Clone, Copy)]
+pub(super) struct Report {
+    pub(super) decision: Decision,
+    /// Of a replay, where the store has said it.
+    pub(super) first_claimed_at: Option<SystemTime>,
+}
+
+impl From<Decision> for Report {
+    fn from(decision: Decision) -> Self {
+        Self {
+            decision,
+            first_claimed_at: None,
+        }
+    }
+}
+
+impl From<Report> for EventKind<'_> {
+    fn from(report: Report) -> Self {
+        Self::Decided {
+            decision: report.decision,
+            first_claimed_at: report.first_claimed_at,
+        }
+    }
 }
 
 /// The one of a process's equal calls that asks.
@@ -191,12 +219,12 @@ pub(super) fn conclude<Run>(
         Claimed::Finished {
             outcome,
             retention_left,
-            ..
+            claimed_at,
         } => {
             let until = retention_left.and_then(|left| sent.checked_add(left));
             let cache = &engine.inner.cache;
             cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
-            let decided = replay(&outcome, waited);
+            let decided = replay(&outcome, waited, claimed_at);
             flight.end(Ending::Outcome(outcome));
             decided
         }
@@ -225,7 +253,11 @@ pub(super) fn gave_up<Run>(engine: &Engine, flight: FlightGuard) -> Decided<Run>
     Decided::Refused(engine.in_flight())
 }
 
-pub(super) fn replay<Run>(outcome: &Bytes, waited: bool) -> Decided<Run> {
+pub(super) fn replay<Run>(
+    outcome: &Bytes,
+    waited: bool,
+    first_claimed_at: Option<SystemTime>,
+) -> Decided<Run> {
     match Outcome::decode(outcome) {
         Ok(Outcome::NotReplayable(reason)) => Decided::Refused(reason.into()),
         Ok(outcome) => {
@@ -234,7 +266,11 @@ pub(super) fn replay<Run>(outcome: &Bytes, waited: bool) -> Decided<Run> {
             } else {
                 Decision::Replayed
             };
-            Decided::Replay(outcome, decision)
+            let report = Report {
+                decision,
+                first_claimed_at,
+            };
+            Decided::Replay(outcome, report)
         }
         Err(error) => Decided::Refused(error.into()),
     }

@@ -11,9 +11,9 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument;
 
 use super::background::Entry;
+use super::detaching::Detaching;
 #[cfg(feature = "http")]
 use super::flight::LiveAnswer;
 use super::flight::{Ending, FlightGuard};
@@ -25,6 +25,7 @@ use crate::call::Call;
 use crate::current::{self, CURRENT};
 use crate::error::Error;
 use crate::observe;
+use crate::observer::EventKind;
 use crate::outcome::{Outcome, Verdict};
 #[cfg(feature = "http")]
 use crate::policy::InFlight;
@@ -136,7 +137,15 @@ impl ClaimedLease {
         // to change: only a completion says that the lease was lost.
         let Settlement::Complete(outcome) = settlement else {
             // A claim or a renewal that arrives from now on takes a lease that nobody will use.
-            if self.lease.may_have_late_calls() {
+            let attempt = self.lease.number;
+            let late = self.lease.may_have_late_calls();
+            match settlement {
+                Settlement::Release => self.engine.tell(call, EventKind::Released { attempt }),
+                Settlement::Suspend(_) => self.engine.tell(call, EventKind::Suspended { attempt }),
+                // It was told when it crashed.
+                Settlement::Abandon | Settlement::Complete(_) => {}
+            }
+            if late {
                 let told = self.lease.told();
                 self.engine
                     .undo_late_calls(runtime, call, told, settlement, false);
@@ -148,11 +157,14 @@ impl ClaimedLease {
                 let until = self.ended.and_then(|at| at.checked_add(call.policy.ttl));
                 let cache = &self.engine.inner.cache;
                 cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
+                let attempt = self.lease.number;
+                self.engine.tell(call, EventKind::Finished { attempt });
                 self.flight.end(Ending::Outcome(outcome));
             }
             Change::LeaseLost => {
                 self.lease.lose();
-                observe::lease_lost(&call.operation, &call.id, self.lease.number);
+                let attempt = self.lease.number;
+                self.engine.tell(call, EventKind::LeaseLost { attempt });
             }
         }
         // Where the flight was not ended it ends with its guard: ask the store.
@@ -174,7 +186,8 @@ impl ClaimedLease {
             Some(change) => self.close(&runtime, settlement, change),
             None => {
                 let call = self.call();
-                observe::settling_gave_up(&call.operation, &call.id, settlement.as_str());
+                let change = settlement.as_str();
+                self.engine.tell(call, EventKind::ChangeGivenUp { change });
             }
         }
         drop(entry);
@@ -222,7 +235,8 @@ impl Execution {
         if let Some(claimed) = &self.claimed {
             claimed.flight.occupy();
             let call = claimed.call();
-            observe::started(&call.operation, &call.id, claimed.lease.number);
+            let attempt = claimed.lease.number;
+            claimed.engine.tell(call, EventKind::Started { attempt });
         }
     }
 
@@ -317,10 +331,10 @@ impl Execution {
         }
     }
 
-    /// Like [`drive`](Self::drive), at once, on a task of its own: dropping this future, as a
-    /// server does when a client hangs up, does not stop the body, and its outcome is stored.
+    /// Like [`drive`](Self::drive), and dropping this future, as a server does when a client hangs
+    /// up, does not stop the body: it goes on on a task of its own, and its outcome is stored.
     ///
-    /// The task inherits the caller's tracing span, and no other task-local value.
+    /// That task inherits the caller's tracing span, and no other task-local value.
     ///
     /// # Errors
     /// As [`drive`](Self::drive).
@@ -349,17 +363,7 @@ impl Execution {
         T: Send + 'static,
         R: Flow<T> + Send + 'static,
     {
-        let runtime = self.runtime.clone();
-        // Its keeper is spawned before the body, which takes its place as the worker's next task, so
-        // that another worker finds it if the body blocks this one.
-        self.keep_lease();
-        let running = runtime.spawn(self.run(body).in_current_span());
-        async move {
-            match running.await {
-                Ok(ended) => ended,
-                Err(error) => Err(ExecutionError::Panicked(panic_of(error))),
-            }
-        }
+        Detaching::new(self.runtime.clone(), self.drive_flowing(body))
     }
 
     /// Stores the outcome where the store needs no wait. `false` has changed nothing.
@@ -408,7 +412,10 @@ impl Execution {
             Ok(change) => self.close(change),
             // The drop goes on in the background.
             Err(_) => {
-                observe::settling_again(&call.operation, &call.id, self.settlement.as_str());
+                let change = self.settlement.as_str();
+                claimed
+                    .engine
+                    .tell(call, EventKind::ChangeRetried { change });
             }
         }
     }
@@ -472,7 +479,10 @@ impl Running {
             settlement => settlement,
         };
         if matches!(settlement, Settlement::Abandon) {
-            observe::crashed(&call.operation, &call.id, attempt.number(), "no outcome");
+            let (attempt, how) = (attempt.number(), "no outcome");
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         if !is_whole || !matches!(settlement, Settlement::Complete(_)) {
             claimed.flight.unshare();
@@ -491,7 +501,10 @@ impl Running {
             claimed.lease.end();
             claimed.flight.unshare();
             observe::body_took(&call.operation, &self.clock);
-            observe::crashed(&call.operation, &call.id, claimed.lease.number, how);
+            let attempt = claimed.lease.number;
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         Box::pin(self.execution.settle()).await;
     }
@@ -553,7 +566,10 @@ impl Drop for Execution {
         // A panic has said so already.
         if matches!(self.settlement, Settlement::Abandon) && !lease.is_ending() {
             let call = claimed.call();
-            observe::crashed(&call.operation, &call.id, lease.number, "dropped");
+            let (attempt, how) = (lease.number, "dropped");
+            claimed
+                .engine
+                .tell(call, EventKind::Crashed { attempt, how });
         }
         lease.end();
         if !matches!(self.settlement, Settlement::Complete(_)) {

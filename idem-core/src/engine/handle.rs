@@ -16,10 +16,12 @@ use super::flight::Flights;
 use super::keepers::Keepers;
 use super::replays::Replays;
 use super::unsettled::Unsettled;
+use crate::call::Call;
 use crate::error::Error;
 #[cfg(feature = "http")]
 use crate::http::HttpSettings;
 use crate::observe;
+use crate::observer::{Event, EventKind, Observer, Observers};
 use crate::policy::{Policy, at_most};
 use crate::registry::{NameTaken, names_taken};
 use crate::settings::Settings;
@@ -42,6 +44,7 @@ pub(super) struct Inner {
     pub(super) cache: Cache,
     pub(super) unsettled: Unsettled,
     pub(super) replays: Replays,
+    pub(super) observers: Observers,
 }
 
 impl Engine {
@@ -133,6 +136,15 @@ impl Engine {
         Error::InFlight {
             retry_after: self.inner.settings.retry_after.min(lease_left),
         }
+    }
+
+    /// Tells all observers what has happened to the call's record.
+    pub(super) fn tell(&self, call: &Call, kind: EventKind<'_>) {
+        self.inner.observers.tell(&Event {
+            operation: &call.operation,
+            record: Some(call.id),
+            kind,
+        });
     }
 
     pub(super) fn store(&self) -> &dyn Store {
@@ -262,6 +274,7 @@ pub struct EngineBuilder {
     store: Arc<dyn Store>,
     settings: Settings,
     cache: Cache,
+    observers: Observers,
 }
 
 impl EngineBuilder {
@@ -271,6 +284,7 @@ impl EngineBuilder {
             store,
             settings: Settings::default(),
             cache: Cache::default(),
+            observers: Observers::default(),
         }
     }
 
@@ -329,6 +343,12 @@ impl EngineBuilder {
         self
     }
 
+    /// Tells `observer` of everything that happens to records, after those that were given before.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(Arc::new(observer));
+        self
+    }
+
     /// The settings of the HTTP contract.
     #[cfg(feature = "http")]
     pub fn http(mut self, http: HttpSettings) -> Self {
@@ -354,6 +374,7 @@ impl EngineBuilder {
                 cache: self.cache,
                 unsettled: Unsettled::bounded(max_attempts, max_bytes),
                 replays: Replays::default(),
+                observers: self.observers,
             }),
         }
     }

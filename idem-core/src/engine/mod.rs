@@ -15,6 +15,7 @@
 //! | `execution` | the body, and how an attempt ends |
 //! | `checkpoints` | finished steps, on their way to the record |
 //! | `phase` | steps that commit with rows of a database |
+//! | `detaching` | bodies that go on when their callers have gone |
 //! | `renewal`, `keepers` | leases of attempts that take their time |
 //! | `settlement` | how an attempt ends in the store |
 //! | `replays` | who is told, and when, that an outcome will not come back |
@@ -31,6 +32,7 @@ mod cache;
 mod checkpoints;
 mod claim;
 mod decision;
+mod detaching;
 mod execution;
 mod flight;
 mod handle;

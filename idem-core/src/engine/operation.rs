@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::at_once::begin_at_once;
 use super::begin::begin;
-use super::decision::{Begun, Granted, Unprotected};
+use super::decision::{Begun, Granted, Report, Unprotected};
 use super::execution::ExecutionError;
 use super::handle::Engine;
 #[cfg(feature = "http")]
@@ -18,7 +18,7 @@ use crate::current::EnclosingAttempt;
 use crate::error::Error;
 use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
-use crate::observe::{self, Decision};
+use crate::observer::{Decision, Event};
 use crate::policy::{InFlight, Policy};
 use crate::record::{OnCrash, RecordId};
 use crate::replay::{AfterCrash, ReleaseErrors, Replayable, StoreErrors};
@@ -298,7 +298,7 @@ impl Operation {
 
     /// A run without a record, for a request that has no key where none is required.
     pub fn unprotected(&self) -> Unprotected {
-        observe::decided(&self.name, Decision::Unprotected);
+        self.tell(Decision::Unprotected);
         Unprotected::without_key(self.engine.inner.activity.begin())
     }
 
@@ -311,7 +311,7 @@ impl Operation {
         let promises = self.policy.check().map_err(Error::Policy);
         let id = promises.and_then(|()| self.derive_id(key));
         if let Err(error) = &id {
-            observe::decided(&self.name, Decision::of(error));
+            self.tell(Decision::of(error));
         }
         Ok(Keyed {
             engine: self.engine.clone(),
@@ -327,6 +327,15 @@ impl Operation {
     /// [`Error::Key`] and [`Error::Scope`] when the key or the scope is not acceptable.
     pub fn record_id<K: KeyPart + ?Sized>(&self, key: &K) -> Result<RecordId, Error> {
         self.derive_id(Key::of(key))
+    }
+
+    /// Tells observers of a call without a record.
+    fn tell(&self, decision: Decision) {
+        self.engine.inner.observers.tell(&Event {
+            operation: &self.name,
+            record: None,
+            kind: Report::from(decision).into(),
+        });
     }
 
     pub(super) fn name(&self) -> &Cow<'static, str> {

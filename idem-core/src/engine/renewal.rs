@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::handle::{Engine, Inner};
 use super::keepers::Keeper;
 use crate::attempt::OwnedLease;
-use crate::observe;
+use crate::observer::EventKind;
 use crate::record::Change;
 use crate::store::StoreError;
 
@@ -133,7 +133,12 @@ async fn renew_kept(engine: Engine, keeper: Arc<Keeper>, lease: Arc<OwnedLease>)
         Ok(Change::LeaseLost) if lease.is_ending() => return,
         Ok(_) => {
             lease.lose();
-            observe::lease_lost(&lease.call.operation, &lease.call.id, lease.number);
+            engine.tell(
+                &lease.call,
+                EventKind::LeaseLost {
+                    attempt: lease.number,
+                },
+            );
             return;
         }
         // Sooner than usual: the lease is running out.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::handle::Engine;
 use super::operation::Operation;
 use super::settlement::Settlement;
 use crate::call::Call;
 use crate::error::Error;
 use crate::key::KeyPart;
-use crate::listing::Forgotten;
+use crate::listing::{Forgotten, Listing, Page};
 use crate::outcome::Verdict;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 
@@ -30,6 +31,30 @@ pub enum Resolution {
     Finished,
     /// It was claimed, freed or resolved by somebody else meanwhile.
     ChangedMeanwhile,
+}
+
+impl Engine {
+    /// One page of the store's records, of every operation and namespace: see [`Listing`].
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer.
+    pub async fn list(&self, listing: &Listing) -> Result<Page, Error> {
+        let page = self.store().list(listing);
+        Ok(self.store_call("", "list", page).await?)
+    }
+
+    /// Forgets a record that no lease protects, whatever it says: a retry is a first call then. Finished
+    /// steps and a stored outcome are lost.
+    ///
+    /// This process keeps what it has [cached](crate::EngineBuilder) of the record, and so does every
+    /// other.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer: then it is forgotten or not.
+    pub async fn forget(&self, id: &RecordId) -> Result<Forgotten, Error> {
+        let forgotten = self.store().forget(id);
+        Ok(self.store_call("", "forget", forgotten).await?)
+    }
 }
 
 impl Operation {

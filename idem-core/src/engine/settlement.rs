@@ -6,6 +6,7 @@ use super::handle::Engine;
 use crate::attempt::OwnedLease;
 use crate::call::Call;
 use crate::observe;
+use crate::observer::EventKind;
 use crate::outcome::{NotReplayable, Outcome, Verdict};
 use crate::record::{Change, Lease};
 use crate::store::StoreError;
@@ -88,7 +89,12 @@ impl Engine {
             match self.send(lease, settlement).await {
                 Err(error) if error.is_transient() || error.is_unsent() => {
                     observe::store_failed(&call.operation, settlement.as_str(), &error);
-                    observe::settling_again(&call.operation, &call.id, settlement.as_str());
+                    self.tell(
+                        call,
+                        EventKind::ChangeRetried {
+                            change: settlement.as_str(),
+                        },
+                    );
                     self.send(lease, settlement).await
                 }
                 answer => answer,

@@ -23,7 +23,7 @@ use crate::current;
 use crate::error::Error;
 use crate::fingerprint::{Fingerprint, FormerFingerprint};
 use crate::key::{Key, KeyError, KeyPart};
-use crate::observe::{self, Decision};
+use crate::observer::{Decision, EventKind};
 use crate::outcome::Verdict;
 use crate::replay::{AfterCrash, ReleaseErrors, Replayable, StoreErrors};
 use crate::transactional::{BegunTransaction, TransactionSource, Transactional, Writes};
@@ -227,7 +227,7 @@ impl<D: Transactional> Keyed<D> {
             };
             decided = decide_or_go(engine, &call, &leader).await?;
         }
-        report(&call, decided)
+        report(engine, &call, decided)
     }
 }
 
@@ -259,7 +259,7 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                     session_ended,
                 }) => {
                     flight.occupy();
-                    observe::started(&call.operation, &call.id, attempt);
+                    engine.tell(call, EventKind::Started { attempt });
                     let execution = Execution {
                         engine: engine.clone(),
                         call: call.clone(),

@@ -123,7 +123,7 @@ fn no_key_body_or_credential_is_ever_logged_or_answered_by_a_refusal() {
     // It is the log of these calls.
     for event in [
         "idempotency decision",
-        "an earlier attempt crashed",
+        "an earlier attempt ended without an outcome",
         "store call failed",
     ] {
         assert!(log.contains(event), "{event}: {log}");

@@ -21,6 +21,7 @@ use crate::engine::settlement::Settlement;
 use crate::engine::{Engine, Panic};
 use crate::error::Error;
 use crate::observe;
+use crate::observer::EventKind;
 use crate::outcome::{Outcome, Verdict};
 use crate::record::{Claim, Claimed};
 use crate::store::{StoreError, Watch};
@@ -107,6 +108,7 @@ impl<D: Transactional> Execution<D> {
                 // Another attempt may begin. This one's commit will fail; its body is told.
                 attempt.lose();
                 observe::session_ended(&call.operation, &call.id, attempt.number());
+                engine.tell(&call, EventKind::LeaseLost { attempt: attempt.number() });
                 body.as_mut().await
             }
         };
@@ -123,7 +125,13 @@ impl<D: Transactional> Execution<D> {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
                 let number = attempt.number();
-                observe::crashed(&call.operation, &call.id, number, "deadline");
+                engine.tell(
+                    call,
+                    EventKind::Crashed {
+                        attempt: number,
+                        how: "deadline",
+                    },
+                );
                 settling.wait_for_roll_back().await;
                 return Ok(Ended::Refused(Error::DeadlineExceeded {
                     after: limit,
@@ -132,7 +140,13 @@ impl<D: Transactional> Execution<D> {
             }
             Err(panic) => {
                 let number = attempt.number();
-                observe::crashed(&call.operation, &call.id, number, "panic");
+                engine.tell(
+                    call,
+                    EventKind::Crashed {
+                        attempt: number,
+                        how: "panic",
+                    },
+                );
                 return Err(panic);
             }
         };
@@ -166,11 +180,12 @@ impl<D: Transactional> Execution<D> {
                 let cache = &settling.engine.inner.cache;
                 let call = &settling.call;
                 cache.keep(call.flight_key, call.fingerprint, outcome.clone(), until);
+                settling.engine.tell(call, EventKind::Finished { attempt });
                 flight.end(Ending::Outcome(outcome));
                 Ended::Value(value)
             }
             // Where the flight was not ended it ends with its guard: ask the database.
-            Settled::Finished(outcome) => match replay::<()>(&outcome, true) {
+            Settled::Finished(outcome) => match replay::<()>(&outcome, true, None) {
                 Decided::Replay(outcome, _) => Ended::Replay(outcome),
                 Decided::Refused(error) => Ended::Refused(error),
                 Decided::Run(..) | Decided::AskAgain => Ended::Refused(settling.engine.in_flight()),
@@ -247,7 +262,8 @@ impl<D: Transactional> Settling<D> {
             }
             Err(CommitError::Overtaken) => self.find_out(&ended.outcome, None).await,
             Err(CommitError::Unknown(error)) => {
-                observe::settling_again(&self.call.operation, &self.call.id, "commit");
+                self.engine
+                    .tell(&self.call, EventKind::ChangeRetried { change: "commit" });
                 self.find_out(&ended.outcome, Some(error)).await
             }
         }
