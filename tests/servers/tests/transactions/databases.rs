@@ -26,6 +26,10 @@ impl File {
         let name = format!("idem-transactions-{}-{number}.db", std::process::id());
         Self(std::env::temp_dir().join(name))
     }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite://{}", self.0.display())
+    }
 }
 
 impl Drop for File {

@@ -6,6 +6,7 @@ mod databases;
 mod dropped;
 mod faults;
 mod handlers;
+mod killed;
 mod phases;
 mod places;
 mod refusals;
