@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::Response;
 #[cfg(feature = "tower")]
 use idem_core::EnclosingAttempt;
-use idem_core::http::{Attached, HttpSettings, Problem, notice_request, parse_key};
+use idem_core::http::{
+    Attached, HttpSettings, Problem, RequestIdentity, notice_request, parse_key,
+};
 use idem_core::{
     Begun, Caller, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, FormerFingerprint,
     Granted, Key, KeyError, Operation, Transactional,
@@ -87,16 +89,18 @@ async fn decide(
             refusals: accepted.refusals,
         });
     }
-    let (fingerprints, refusals) = accepted.fingerprints(request).await?;
-    let granted = match keyed.begin_at_once(fingerprints.fingerprint) {
+    let body = read(request, accepted.refusals.settings()).await?;
+    let counted = accepted.count(&request.identity(), body)?;
+    let granted = match keyed.begin_at_once(counted.fingerprint) {
         Ok(granted) => granted,
         Err(keyed) => {
-            let begun = keyed.begin_or_attach(fingerprints.fingerprint, fingerprints.former);
+            let former = counted.former(&request.identity());
             // Boxed: it is large, and gone before the handler runs.
-            let begun = Box::pin(begun).await;
-            begun.map_err(|error| refusals.error(&error))?
+            let begun = Box::pin(keyed.begin_or_attach(counted.fingerprint, former)).await;
+            begun.map_err(|error| counted.refusals.error(&error))?
         }
     };
+    let refusals = counted.refusals;
     let permit = match granted {
         Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
         Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
@@ -138,8 +142,11 @@ async fn decide_in<D: Transactional>(
     let identified = identify(plan, request)?;
     let (keyed, accepted) =
         identified.keyed(|operation, key| operation.clone().in_database(database).keyed(key))?;
-    let (fingerprints, refusals) = accepted.fingerprints(request).await?;
-    let granted = Box::pin(keyed.begin_as(fingerprints.fingerprint, fingerprints.former)).await;
+    let body = read(request, accepted.refusals.settings()).await?;
+    let counted = accepted.count(&request.identity(), body)?;
+    let former = counted.former(&request.identity());
+    let granted = Box::pin(keyed.begin_as(counted.fingerprint, former)).await;
+    let refusals = counted.refusals;
     match granted.map_err(|error| refusals.error(&error))? {
         Granted::Run(execution) => Ok(AdmittedIn {
             execution,
@@ -212,33 +219,46 @@ impl Identified {
     }
 }
 
-/// What a request is compared by.
-struct Fingerprints {
+/// A request that is compared by its fingerprint.
+struct Counted {
+    refusals: Refusals,
+    has_scope: bool,
     fingerprint: Fingerprint,
-    /// What a record of an earlier version may have in its place.
-    former: Option<FormerFingerprint>,
+    /// `None` where the operation has named what counts.
+    body: Option<Bytes>,
 }
 
 impl Accepted {
-    async fn fingerprints(
+    fn count(
         self,
-        request: &mut impl CapturedRequest,
-    ) -> Result<(Fingerprints, Refusals), Response<Bytes>> {
-        let body = read(request, self.refusals.settings()).await?;
-        let identity = request.identity();
-        let fingerprints = match self.fingerprint {
+        identity: &RequestIdentity<'_>,
+        body: Bytes,
+    ) -> Result<Counted, Response<Bytes>> {
+        let Self {
+            refusals,
+            has_scope,
+            fingerprint,
+        } = self;
+        let (fingerprint, body) = match fingerprint {
             Some(parts) => {
-                let parts = parts.map_err(|error| self.refusals.error(&error.into()))?;
-                Fingerprints {
-                    fingerprint: identity.fingerprint_of(self.has_scope, parts),
-                    former: None,
-                }
+                let parts = parts.map_err(|error| refusals.error(&error.into()))?;
+                (identity.fingerprint_of(has_scope, parts), None)
             }
-            None => Fingerprints {
-                fingerprint: identity.fingerprint(self.has_scope, &body),
-                former: identity.former_fingerprint(self.has_scope, &body),
-            },
+            None => (identity.fingerprint(has_scope, &body), Some(body)),
         };
-        Ok((fingerprints, self.refusals))
+        Ok(Counted {
+            refusals,
+            has_scope,
+            fingerprint,
+            body,
+        })
+    }
+}
+
+impl Counted {
+    /// What a record of an earlier version may have in the fingerprint's place.
+    fn former(&self, identity: &RequestIdentity<'_>) -> Option<FormerFingerprint> {
+        let body = self.body.as_ref()?;
+        identity.former_fingerprint(self.has_scope, body)
     }
 }

@@ -3,8 +3,8 @@
 //! Order of a request: the extractors that read only its head, as always (so authentication
 //! comes first, and a rejection claims nothing); the key and the scope; the body, up to the
 //! limit, and the fingerprint; the claim; and only when the handler will run, the last
-//! extractor, which reads the body. The handler runs on a task of its own: a client that hangs
-//! up does not stop it. A request that still waits for another's attempt ends with its client.
+//! extractor, which reads the body. A client that hangs up does not stop the handler: it goes on
+//! on a task of its own. A request that still waits for another's attempt ends with its client.
 //!
 //! So a last extractor does not run for a replay. What authenticates by the body, such as a check of
 //! its signature, belongs in a layer around the handler; or `scope` names what the extractor binds,

@@ -5,6 +5,7 @@
 //! | know what clients get | [`http_contract`], [`outcomes`] |
 //! | choose keys, scopes and names | [`keys_and_scopes`] |
 //! | choose a store | [`stores`], [`transactions`] |
+//! | continue after a crash where a handler stopped | [`steps`] |
 //! | use a framework, and stack its layers | [`frameworks`] |
 //! | serve webhooks and queues | [`webhooks`] |
 //! | run it | [`operating`] |
@@ -35,6 +36,10 @@ pub mod stores {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/transactions.md")]
 pub mod transactions {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/steps.md")]
+pub mod steps {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/frameworks.md")]

@@ -110,10 +110,12 @@ impl Admitted {
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let captured = run_and_capture(respond, release, refusals.engine().clone());
+                let engine = refusals.engine().clone();
+                let body = run_and_capture(respond, release, engine, move |outgoing| {
+                    outgoing.driven(read_on)
+                });
                 // Boxed, so that what encloses it moves a pointer.
-                let body = Box::pin(async move { captured.await.driven(read_on) });
-                execution.drive_flowing(body).await
+                execution.drive_flowing(Box::pin(body)).await
             }
         };
         ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))
@@ -138,8 +140,10 @@ impl Admitted {
                 ended.map_err(ExecutionError::Panicked)
             }
             Permit::Execute(execution, release) => {
-                let captured = run_and_capture(respond, release, refusals.engine().clone());
-                let body = async move { captured.await.driven(Recording::spawn) };
+                let engine = refusals.engine().clone();
+                let body = run_and_capture(respond, release, engine, |outgoing| {
+                    outgoing.driven(Recording::spawn)
+                });
                 // Boxed, so that what encloses it moves a pointer.
                 let body = Box::pin(EnclosingAttempt::NONE.scope(body));
                 execution.drive_flowing_detached(body).await
@@ -164,11 +168,13 @@ where
     }
 }
 
-async fn run_and_capture<B, E>(
+/// `then` is done here and not in another future around this one, which is large.
+async fn run_and_capture<B, E, T>(
     respond: impl Future<Output = Responded<B, E>>,
     release: Cow<'static, [u16]>,
     engine: Engine,
-) -> Outgoing<B, E>
+    then: impl FnOnce(Outgoing<B, E>) -> T,
+) -> T
 where
     B: Body<Data = Bytes>,
 {
@@ -187,7 +193,7 @@ where
             let limit = engine.max_outcome_bytes();
             match capture(response, &release, limit, engine.http()).await {
                 Captured::Ended(verdict, response) => (verdict, Ok(response)),
-                Captured::Flows(response) => return Outgoing::Flows(response),
+                Captured::Flows(response) => return then(Outgoing::Flows(response)),
             }
         }
         Responded::Rejected(response) => (Verdict::Released, Ok(rejected(response))),
@@ -203,7 +209,7 @@ where
         #[cfg(feature = "tower")]
         Responded::NotCalled(error) => (Verdict::Released, Err(error)),
     };
-    Outgoing::Ended(verdict, answer)
+    then(Outgoing::Ended(verdict, answer))
 }
 
 /// What a handler has come to.
@@ -283,9 +289,10 @@ impl<D: Transactional> AdmittedIn<D> {
                 }
                 _ => Writes::Discard,
             };
-            let captured = run_and_capture(std::future::ready(responded), release, engine).await;
+            let responded = std::future::ready(responded);
+            let outgoing = run_and_capture(responded, release, engine, |outgoing| outgoing).await;
             // What flows is read before the commit, of which it is a part.
-            let (verdict, answer) = captured.collected().await;
+            let (verdict, answer) = outgoing.collected().await;
             (transaction, verdict, writes, answer)
         };
         match Box::pin(execution.drive(body)).await {

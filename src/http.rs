@@ -24,7 +24,7 @@
 //! What counts is the request as the function gets it: a router that takes a prefix away from its
 //! target puts it back before the call.
 //!
-//! The body runs on a task of its own: a client that hangs up does not stop it. An `Err`, where the
+//! A client that hangs up does not stop the body: it goes on on a task of its own. An `Err`, where the
 //! function returns one, is no response: it goes to the caller as it is, and the attempt counts as
 //! crashed, so the next one follows `on_crash`.
 

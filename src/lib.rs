@@ -38,6 +38,7 @@
 //! | know what clients get | [`guide::http_contract`], [`guide::outcomes`] |
 //! | choose keys, scopes and names | [`guide::keys_and_scopes`] |
 //! | choose a store, or one transaction | [`guide::stores`], [`guide::transactions`] |
+//! | continue after a crash where a handler stopped | [`guide::steps`] |
 //! | stack layers around a handler | [`guide::frameworks`] |
 //! | serve webhooks and queues | [`guide::webhooks`] |
 //! | run it: metrics, outages, stuck keys, shutdown, limits | [`guide::operating`] |

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+#[cfg(feature = "http")]
+use http::HeaderName;
 use idem_core::{Engine, Error, FingerprintError, Fingerprinter, Key, KeyError, Operation, Policy};
 
 /// The operation of an annotated function.
@@ -17,8 +19,17 @@ pub(crate) fn operation(
 /// Where a handler's key comes from.
 #[derive(Debug)]
 pub enum KeySource {
-    Header(&'static str),
+    #[cfg(feature = "http")]
+    Header(HeaderName),
     Value(Result<Key, KeyError>),
+}
+
+impl KeySource {
+    /// The header of this name, in lower case, which the attribute has looked at.
+    #[cfg(feature = "http")]
+    pub const fn header(name: &'static str) -> Self {
+        Self::Header(HeaderName::from_static(name))
+    }
 }
 
 /// What the attribute over a handler says.

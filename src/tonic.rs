@@ -46,7 +46,7 @@
 //!   message, details and metadata. Retries get it with the metadata `idempotent-replayed: true`.
 //!   `UNAUTHENTICATED`, `RESOURCE_EXHAUSTED` and `UNAVAILABLE` free the key, or the codes of
 //!   `release(ABORTED, …)` instead.
-//! - **Hang-ups and deadlines.** The body runs on a task of its own and goes on when the client has
+//! - **Hang-ups and deadlines.** The body goes on, on a task of its own, when the client has
 //!   gone. For that, `self` in it is a clone of the service, which is `Clone + Send + Sync + 'static`.
 //! - **Panics** are answered with `INTERNAL`; the next attempt follows `on_crash`.
 //!

@@ -63,17 +63,22 @@ fn main() {
     }
 }
 
-/// What callgrind runs: `PATH REQUESTS`.
+/// What callgrind runs: `PATH REQUESTS sends|makes`. Requests are made in either case.
 fn count(arguments: &[String]) {
-    let [argument, requests, ..] = arguments else {
-        panic!("--count PATH REQUESTS");
+    let [argument, requests, sends, ..] = arguments else {
+        panic!("--count PATH REQUESTS sends|makes");
     };
+    let sends = sends == "sends";
     install_engine();
     let runtime = runtime();
     for path in PATHS {
         if path.argument == *argument {
             let client = Client::new(&runtime, (path.app)(), path.keys);
-            client.round(&runtime, requests.parse().expect("a number"));
+            let requests = requests.parse().expect("a number");
+            match sends {
+                true => drop(client.round(&runtime, requests)),
+                false => drop(client.requests(requests)),
+            }
         }
     }
 }
@@ -85,10 +90,14 @@ fn table() {
     let mut plain = None;
     let mut profiles = Vec::new();
     for path in PATHS {
-        let profile = Profile::per_operation(|requests| {
-            let requests = requests.to_string();
-            vec!["--count".to_owned(), path.argument.to_owned(), requests]
-        });
+        let counted = |what: &'static str| {
+            Profile::per_operation(|requests| {
+                let requests = requests.to_string();
+                let arguments = ["--count", path.argument, &requests, what];
+                arguments.map(str::to_owned).to_vec()
+            })
+        };
+        let profile = counted("sends").without(&counted("makes"));
         let total = profile.total();
         let plain = *plain.get_or_insert(total);
         println!("| {} | {total:.0} | {:.2} |", path.title, total / plain);

@@ -28,6 +28,15 @@ impl Profile {
         profile
     }
 
+    /// What remains beside another profile.
+    #[must_use]
+    pub fn without(mut self, other: &Self) -> Self {
+        for (function, instructions) in &other.0 {
+            *self.0.entry(function.clone()).or_default() -= instructions;
+        }
+        self
+    }
+
     /// All instructions but those of SHA-256.
     pub fn total(&self) -> f64 {
         self.0

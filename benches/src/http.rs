@@ -201,7 +201,8 @@ impl Client {
         (self.body.len(), answer.len())
     }
 
-    fn requests(&self, count: usize) -> Vec<Request> {
+    /// So many requests, which are made before they are measured.
+    pub fn requests(&self, count: usize) -> Vec<Request> {
         let request = |index| {
             let mut request = Request::post("/charges")
                 .body(Body::from(self.body.clone()))

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
-use crate::observer::Observers;
+use crate::observe::Observers;
 use crate::policy::Policy;
 use crate::record::{Lease, OperationName, RecordId, Token};
 use crate::steps::Steps;

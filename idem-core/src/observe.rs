@@ -3,6 +3,9 @@
 //! Operation names and decisions are labels; keys, scopes, record contents and errors of the
 //! user's code are not.
 
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tracing::{debug, error, warn};
@@ -56,8 +59,39 @@ pub(crate) fn name_taken(taken: &NameTaken) {
     );
 }
 
+/// Everybody who is told: the log, the metrics, and who was given.
+#[derive(Default)]
+pub(crate) struct Observers {
+    given: Vec<Arc<dyn Observer>>,
+}
+
+impl Observers {
+    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.given.push(observer);
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        Logs.observe(event);
+        #[cfg(feature = "metrics")]
+        Metrics.observe(event);
+        for observer in &self.given {
+            let told = AssertUnwindSafe(|| observer.observe(event));
+            if std::panic::catch_unwind(told).is_err() {
+                let operation = event.operation;
+                error!(target: "idem", operation, "an observer panicked; it is told of what comes next all the same");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} observers", self.given.len())
+    }
+}
+
 /// Tells the log.
-pub(crate) struct Logs;
+struct Logs;
 
 impl Observer for Logs {
     fn observe(&self, event: &Event<'_>) {
@@ -70,6 +104,10 @@ impl Observer for Logs {
             } => {
                 let decision = decision.as_str();
                 let first_claimed_at = first_claimed_at.map(seconds);
+                let span = tracing::Span::current();
+                span.record("idem.record", &record);
+                span.record("idem.decision", decision);
+                span.record("idem.first_claimed_at", first_claimed_at);
                 debug!(target: "idem", operation, record, decision, first_claimed_at, "idempotency decision");
             }
             EventKind::Started {
@@ -128,7 +166,7 @@ fn seconds(time: SystemTime) -> f64 {
 
 /// Counts.
 #[cfg(feature = "metrics")]
-pub(crate) struct Metrics;
+struct Metrics;
 
 #[cfg(feature = "metrics")]
 impl Observer for Metrics {
@@ -158,10 +196,6 @@ impl Observer for Metrics {
             _ => {}
         }
     }
-}
-
-pub(crate) fn log_panicking_observer(operation: &str) {
-    error!(target: "idem", operation, "an observer panicked; it is told of what comes next all the same");
 }
 
 pub(crate) fn failing_open(operation: &str, error: &StoreError) {

@@ -1,11 +1,7 @@
 //! What happens to records, for whoever wants to know: an application's own audit log, for example.
 
-use std::fmt;
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::observe::{Logs, log_panicking_observer};
 use crate::record::RecordId;
 
 /// Is told of everything that happens to the records of an engine's operations.
@@ -160,35 +156,5 @@ impl Decision {
             Self::NotReplayable => "not_replayable",
             Self::Unprotected => "unprotected",
         }
-    }
-}
-
-/// Everybody who is told: the log, the metrics, and who was given.
-#[derive(Default)]
-pub(crate) struct Observers {
-    given: Vec<Arc<dyn Observer>>,
-}
-
-impl Observers {
-    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
-        self.given.push(observer);
-    }
-
-    pub(crate) fn tell(&self, event: &Event<'_>) {
-        Logs.observe(event);
-        #[cfg(feature = "metrics")]
-        crate::observe::Metrics.observe(event);
-        for observer in &self.given {
-            let told = AssertUnwindSafe(|| observer.observe(event));
-            if std::panic::catch_unwind(told).is_err() {
-                log_panicking_observer(event.operation);
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Observers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} observers", self.given.len())
     }
 }

@@ -460,6 +460,12 @@ impl Inspection {
         }
     }
 
+    /// The names of its finished steps, in the order in which they finished. Empty where this version
+    /// cannot read them.
+    pub fn finished_steps(&self) -> Vec<String> {
+        crate::steps::names(&self.steps)
+    }
+
     /// With what it says of its claim.
     #[must_use]
     pub const fn claimed(

@@ -255,9 +255,7 @@ impl Steps {
 
     /// The names of the finished steps, in the order in which they finished.
     pub(crate) fn names(&self) -> Vec<String> {
-        let known = self.known();
-        let entries = entries(&known.bytes).unwrap_or_default();
-        entries.iter().map(|entry| entry.name.to_owned()).collect()
+        names(&self.known().bytes)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -324,6 +322,12 @@ impl Drop for RunningStep<'_> {
             known.steps.remove(&self.name);
         }
     }
+}
+
+/// The names of the steps that a record keeps.
+pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
+    let entries = entries(bytes).unwrap_or_default();
+    entries.iter().map(|entry| entry.name.to_owned()).collect()
 }
 
 struct Entry<'a> {

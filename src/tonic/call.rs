@@ -81,7 +81,7 @@ impl Call {
         }
     }
 
-    /// Runs the body on a task of its own, unless there is an answer without it.
+    /// Runs the body, unless there is an answer without it. A client that goes away does not stop it.
     pub async fn run<N, F>(self, body: Pin<Box<F>>) -> Result<Response<N>, Status>
     where
         N: ResponseMessage,
@@ -141,7 +141,7 @@ fn prepare<M: Message>(plan: Plan, request: &Request<M>) -> Result<Ready, Error>
     let engine = Engine::resolve(plan.engine, || request.extensions().get().cloned())?;
     let key = match plan.key {
         KeySource::Value(key) => key,
-        KeySource::Header(name) => key_in(metadata, name, &engine),
+        KeySource::Header(name) => key_in(metadata, name.as_str(), &engine),
     };
     let operation = operation(Ok(engine), plan.name, plan.policy, plan.scope)?;
     let fingerprint = fingerprint(plan.fingerprint, request, operation.has_scope())?;

@@ -9,6 +9,7 @@
 
 mod orders;
 mod providers;
+mod trips;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -16,16 +17,16 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::{Parser, ValueEnum};
 use idem::axum::idempotent;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 use orders::{Order, Orders};
 use providers::Providers;
+use trips::{Interrupted, NewTrip};
 
 /// Trips that are safe to retry, whatever crashes.
 #[derive(Parser)]
@@ -66,47 +67,11 @@ struct Agency {
     crash_within: Option<Step>,
 }
 
-#[derive(Deserialize)]
-struct NewTrip {
-    /// The client's own mark.
-    reference: String,
-    price: i64,
-}
-
 #[derive(Serialize)]
 struct Trip {
     seat: String,
     charge: String,
     order: Order,
-}
-
-/// A step that did not come to its end. 503 frees no key here: the trip is suspended, and the retry
-/// continues it.
-struct Interrupted(String);
-
-impl From<idem::Error> for Interrupted {
-    fn from(error: idem::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<sqlx::Error> for Interrupted {
-    fn from(error: sqlx::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<std::io::Error> for Interrupted {
-    fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl IntoResponse for Interrupted {
-    fn into_response(self) -> Response {
-        tracing::error!(error = self.0, "a trip was interrupted");
-        (StatusCode::SERVICE_UNAVAILABLE, "try again\n").into_response()
-    }
 }
 
 // The lease is short so that a retry after a crash waits for a second only.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, SqlitePool};
 
-use crate::{Interrupted, NewTrip};
+use crate::trips::{Interrupted, NewTrip};
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Order {

@@ -112,7 +112,8 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
             Entry::Duplicate(joined) => join(engine, call, patience, joined).await,
         };
         let decided = match joined {
-            Join::Leads(flight) => leader.lead(patience, flight).await,
+            // Boxed: it is large, and those who wait have no use for it.
+            Join::Leads(flight) => Box::pin(leader.lead(patience, flight)).await,
             Join::Decided(decided) => decided,
             Join::Attaches(live) => return Ok((Granted::Attach(live), Decision::Attached.into())),
         };

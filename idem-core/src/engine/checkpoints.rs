@@ -13,7 +13,8 @@ use super::handle::{Engine, Inner};
 use super::renewal::renew;
 use crate::attempt::{OwnedLease, StepKeeper};
 use crate::error::Error;
-use crate::observer::{EventKind, Observers};
+use crate::observe::Observers;
+use crate::observer::EventKind;
 use crate::record::Change;
 
 /// Pauses between tries: doubled from the first to the last.

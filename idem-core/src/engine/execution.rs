@@ -268,7 +268,7 @@ impl Execution {
     /// # Errors
     /// As [`drive`](Self::drive).
     #[doc(hidden)]
-    pub async fn drive_flowing<F, T, R>(self, body: F) -> Result<T, ExecutionError>
+    pub async fn drive_flowing<F, T, R>(mut self, body: F) -> Result<T, ExecutionError>
     where
         F: Future<Output = Driven<T, R>>,
         R: Flow<T>,
@@ -277,19 +277,6 @@ impl Execution {
             // See `keep`.
             tokio::task::yield_now().await;
         }
-        self.run(body).await
-    }
-
-    fn keep_lease(&self) -> bool {
-        let claimed = self.claimed.as_ref();
-        claimed.is_some_and(|claimed| keep(&claimed.engine, &self.runtime, &claimed.lease))
-    }
-
-    async fn run<F, T, R>(mut self, body: F) -> Result<T, ExecutionError>
-    where
-        F: Future<Output = Driven<T, R>>,
-        R: Flow<T>,
-    {
         let Some(claimed) = &self.claimed else {
             return Err(ExecutionError::Panicked(Box::new("it was driven before")));
         };
@@ -311,24 +298,32 @@ impl Execution {
             execution: self,
             clock,
         };
-        match ended {
-            Ok(Ok(Driven::Ended(verdict, value))) => {
-                running.end(verdict).await;
-                Ok(value)
-            }
-            Ok(Ok(Driven::Flows(value))) => Ok(value.begin(running)),
+        let (unsettled, ended) = match ended {
+            Ok(Ok(Driven::Ended(verdict, value))) => (running.judge(verdict), Ok(value)),
+            Ok(Ok(Driven::Flows(value))) => (None, Ok(value.begin(running))),
             Err(panic) => {
-                running.crash("panic").await;
-                Err(ExecutionError::Panicked(panic))
+                let crashed = running.crashed("panic");
+                (Some(crashed), Err(ExecutionError::Panicked(panic)))
             }
             Ok(Err(_)) => {
-                running.crash("deadline").await;
-                Err(ExecutionError::Stopped(Error::DeadlineExceeded {
+                let stopped = Error::DeadlineExceeded {
                     after: limit,
                     rolled_back: false,
-                }))
+                };
+                let crashed = running.crashed("deadline");
+                (Some(crashed), Err(ExecutionError::Stopped(stopped)))
             }
+        };
+        if let Some(unsettled) = unsettled {
+            // Boxed: it is large, and gone with most attempts over a store in this process.
+            Box::pin(unsettled.settle()).await;
         }
+        ended
+    }
+
+    fn keep_lease(&self) -> bool {
+        let claimed = self.claimed.as_ref();
+        claimed.is_some_and(|claimed| keep(&claimed.engine, &self.runtime, &claimed.lease))
     }
 
     /// Like [`drive`](Self::drive), and dropping this future, as a server does when a client hangs
@@ -463,10 +458,15 @@ pub struct Running {
 
 impl Running {
     /// Stores the verdict, as [`Execution::drive`] does.
-    pub async fn end(mut self, verdict: Verdict) {
-        let Some(claimed) = &mut self.execution.claimed else {
-            return;
-        };
+    pub async fn end(self, verdict: Verdict) {
+        if let Some(unsettled) = self.judge(verdict) {
+            unsettled.settle().await;
+        }
+    }
+
+    /// Ends the attempt with this verdict. What is left is to be settled.
+    fn judge(mut self, verdict: Verdict) -> Option<Execution> {
+        let claimed = self.execution.claimed.as_mut()?;
         claimed.ended = Some(Instant::now());
         let attempt = Attempt::leased(&claimed.lease);
         attempt.end();
@@ -488,14 +488,18 @@ impl Running {
             claimed.flight.unshare();
         }
         self.execution.settlement = settlement;
-        if !self.execution.complete_at_once() {
-            // Boxed: it is large, and most attempts do without.
-            Box::pin(self.execution.settle()).await;
-        }
+        let is_settled = self.execution.complete_at_once();
+        (!is_settled).then_some(self.execution)
     }
 
     /// Abandons the attempt: the next claim follows `on_crash`.
+    #[cfg(feature = "http")]
     pub(crate) async fn crash(self, how: &'static str) {
+        self.crashed(how).settle().await;
+    }
+
+    /// What is left is to be settled.
+    fn crashed(self, how: &'static str) -> Execution {
         if let Some(claimed) = &self.execution.claimed {
             let call = claimed.call();
             claimed.lease.end();
@@ -506,7 +510,7 @@ impl Running {
                 .engine
                 .tell(call, EventKind::Crashed { attempt, how });
         }
-        Box::pin(self.execution.settle()).await;
+        self.execution
     }
 
     /// Whether duplicates may be given the answer while it is on its way.

@@ -262,6 +262,11 @@ impl Joined {
 
     async fn until(&mut self, news: &Notify, reached: impl Fn(Progress<'_>) -> bool) -> Woken {
         loop {
+            // Looked at before anything is registered: whoever is woken, mostly has what it waits for,
+            // and of many that are woken at once none takes the lock of the others again.
+            if reached(self.progress()) {
+                return Woken::Reached;
+            }
             let changed = news.notified();
             tokio::pin!(changed);
             // Registered before the look, so that no change falls between the two.
@@ -298,7 +303,8 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        if !self.may_lead {
+        // Where the flight has ended, nobody asks for successors any more.
+        if !self.may_lead || self.flight.ending.get().is_some() {
             return;
         }
         let shard = self.flights.shard(&self.id);

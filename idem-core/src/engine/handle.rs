@@ -20,8 +20,8 @@ use crate::call::Call;
 use crate::error::Error;
 #[cfg(feature = "http")]
 use crate::http::HttpSettings;
-use crate::observe;
-use crate::observer::{Event, EventKind, Observer, Observers};
+use crate::observe::{self, Observers};
+use crate::observer::{Event, EventKind, Observer};
 use crate::policy::{Policy, at_most};
 use crate::registry::{NameTaken, names_taken};
 use crate::settings::Settings;
@@ -99,7 +99,7 @@ impl Engine {
     /// Resolves when nothing is under way in this engine: no attempt, its stored end included, no
     /// body that runs without a key, and nothing that is settled in the background.
     ///
-    /// Handlers finish on tasks of their own, also when their clients have gone. Await this after the
+    /// Handlers finish when their clients have gone, too. Await this after the
     /// server has stopped taking requests and before the runtime ends; a body that is cut off
     /// there counts as crashed. While a store is away this waits for it: bound it with a timeout.
     pub async fn idle(&self) {

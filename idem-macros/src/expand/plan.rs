@@ -56,7 +56,10 @@ pub(super) fn of_request(
     support: &TokenStream,
 ) -> Option<TokenStream> {
     let key = match args.key.as_ref()? {
-        KeySource::Header(header) => quote!(#support::KeySource::Header(#header)),
+        KeySource::Header(header) => {
+            let name = header.value().to_ascii_lowercase();
+            quote!(#support::KeySource::header(#name))
+        }
         KeySource::Expr(key) => {
             let key = expression::key(key, support);
             quote!(#support::KeySource::Value(#key))

@@ -60,6 +60,11 @@ pub fn run(name: &str) -> String {
 }
 
 impl Example {
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) {
+        self.process.wait().unwrap();
+    }
+
     /// Starts it on any free port.
     pub fn start(name: &str, options: &[&str]) -> Self {
         let mut process = call(name)

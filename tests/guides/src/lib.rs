@@ -18,6 +18,8 @@ mod guide {
     mod stores {}
     #[doc = include_str!("../../../src/guide/transactions.md")]
     mod transactions {}
+    #[doc = include_str!("../../../src/guide/steps.md")]
+    mod steps {}
     #[doc = include_str!("../../../src/guide/frameworks.md")]
     mod frameworks {}
     #[doc = include_str!("../../../src/guide/operating.md")]

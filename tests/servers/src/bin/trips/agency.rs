@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use idem_tests::{Postgres, Process, Redis, Signal, TempDir, free_port};
 use serde_json::Value;
 
-use super::Store;
 use super::http::{Connection, PATIENCE};
+use super::options::Store;
 
 const READY: Duration = Duration::from_secs(30);
 

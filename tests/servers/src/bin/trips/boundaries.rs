@@ -1,8 +1,8 @@
 //! Crashes exactly at the boundaries of each step.
 
-use super::Store;
 use super::agency::Agency;
 use super::client::Client;
+use super::options::Store;
 
 /// Where the example crashes, and how often airline and bank are called in the end.
 const CRASHES: [(&str, &str, usize, usize); 6] = [

@@ -11,40 +11,21 @@ mod agency;
 mod audit;
 mod boundaries;
 mod client;
+mod options;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use agency::Agency;
 use audit::Audit;
 use client::{Booked, Client};
-
-#[derive(Parser)]
-pub(crate) struct Options {
-    /// Where the records are.
-    #[arg(long, value_enum, default_value = "sqlite")]
-    pub(crate) store: Store,
-    #[arg(long, default_value_t = 50)]
-    kills: u32,
-    /// What is drawn; random unless given.
-    #[arg(long)]
-    seed: Option<u64>,
-    #[arg(long, default_value_t = 6)]
-    clients: usize,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Store {
-    Sqlite,
-    Postgres,
-    Redis,
-}
+use options::Options;
 
 /// From when the server is ready to the kill.
 const SOON: Duration = Duration::from_millis(5);
