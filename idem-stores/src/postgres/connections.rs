@@ -229,17 +229,24 @@ impl Call {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => {}
                 Err(error) if is_serialization_failure(&error) => {
-                    // If the next try were cut off, its effect would not be known.
-                    let enough = self.timeout / 4;
-                    if Instant::now() + enough >= self.deadline {
-                        return Err(error);
-                    }
-                    conflicts += 1;
-                    sleep(BACKOFF.after(conflicts).mul_f64(rand::random())).await;
+                    self.pause_after_conflict(&mut conflicts, error).await?;
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// # Errors
+    /// The error, if there is no time for another try.
+    async fn pause_after_conflict(&self, conflicts: &mut u32, error: Error) -> Result<(), Error> {
+        // If the next try were cut off, its effect would not be known.
+        let enough = self.timeout / 4;
+        if Instant::now() + enough >= self.deadline {
+            return Err(error);
+        }
+        *conflicts += 1;
+        sleep(BACKOFF.after(*conflicts).mul_f64(rand::random())).await;
+        Ok(())
     }
 
     /// Runs a statement once.
@@ -258,11 +265,23 @@ impl Call {
         read(&row?)
     }
 
-    /// Runs a statement whose answer has many rows, once.
+    /// Runs a statement whose answer has many rows.
     pub(super) async fn run_for_rows(
         &mut self,
         statement: &Statement<'_>,
     ) -> Result<Vec<PgRow>, Error> {
+        let mut conflicts = 0;
+        loop {
+            match self.run_once_for_rows(statement).await {
+                Err(error) if is_serialization_failure(&error) => {
+                    self.pause_after_conflict(&mut conflicts, error).await?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn run_once_for_rows(&mut self, statement: &Statement<'_>) -> Result<Vec<PgRow>, Error> {
         let limits = Limits {
             timeout: statement.time_limit(self.timeout),
         };

@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::sqlite::NAME;
-    use crate::sqlite::changes::{Completion, End, Transition};
+    use crate::sqlite::changes::{Checkpoint, Completion, End, Transition};
     use crate::sqlite::writes::{Job, Request};
 
     type Answer<A> = Receiver<Result<A, StoreError>>;
@@ -170,7 +170,14 @@ mod tests {
         let (complete, _complete) = write(completion, now, Job::Complete);
         let (release, _release) = write(end(), now, Job::End);
         let (renew, _renew) = write(lease, now, Job::Renew);
-        for write in [sweep, claim, complete, release, renew] {
+        let checkpoint = Checkpoint {
+            lease,
+            at: 0,
+            steps: "done".into(),
+        };
+        let (checkpoint, _checkpoint) = write(checkpoint, now, Job::Checkpoint);
+        let (forget, _forget) = write(lease.id, now, Job::Forget);
+        for write in [sweep, forget, claim, complete, checkpoint, release, renew] {
             lanes.add(write);
         }
         let batch = lanes.next_batch(Duration::from_secs(2));
@@ -178,6 +185,8 @@ mod tests {
             Lane::Renewals,
             Lane::Ends,
             Lane::Ends,
+            Lane::Ends,
+            Lane::Claims,
             Lane::Claims,
             Lane::Sweeps,
         ];

@@ -160,12 +160,16 @@ async fn only_the_servers_clock_is_asked() {
     assert_conforms(&moved).await;
     // Nothing that was written is of this process's time, which is a quarter of a century later.
     let records = "SELECT count(*), count(*) FILTER (WHERE \
-            greatest(lease_until, expires_at, sweep_at) > pg_catalog.now() - interval '20 years') \
+            greatest(lease_until, expires_at, sweep_at, claimed_at) \
+                > pg_catalog.now() - interval '20 years') \
         FROM idem_records";
     let counts = moved.0.psql(records);
     let (all, of_now) = counts.split_once('|').unwrap();
     assert!(all.parse::<u32>().unwrap() > 50, "{counts}");
     assert_eq!(of_now, "0");
+    // The sweeper looks at no record before it has expired, and would not come back.
+    let too_early = "SELECT count(*) FROM idem_records WHERE sweep_at < expires_at";
+    assert_eq!(moved.0.psql(too_early), "0");
 }
 
 pub(crate) fn claim(number: u8) -> Claim {

@@ -1,6 +1,6 @@
 //! Rows of every kind of record, as they were stored before.
 
-use idem::store::Claimed;
+use idem::store::{Change, Claimed, Lease, OperationName, Store};
 use idem::stores::Sqlx;
 use idem::stores::postgres::PostgresStore;
 use idem::transactional::{BegunTransaction, TransactionSource, Transactional};
@@ -150,6 +150,37 @@ async fn what_is_written_is_what_was_written_before() {
          WHERE outcome IS NULL AND token IS NOT NULL",
     );
     assert_eq!(times, "01:00:00|00:00:30");
+}
+
+/// Outcome and steps of records with finished steps: running, and suspended.
+const WITH_STEPS: &str = r"t|\x7374657073|\x01000161|\x6f7264657273
+f|\x73757370656e646564|\x01000161|\x6f7264657273";
+
+#[tokio::test]
+async fn records_with_finished_steps_are_written_and_read_as_before() {
+    let postgres = Postgres::start();
+    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let claims = [1, 2].map(|number| claim_of(number).operation(OperationName::new("orders")));
+    for claim in &claims {
+        assert_eq!(store.claim(claim).await.unwrap(), Claimed::acquired(1));
+        let steps = b"\x01\0\x01a".as_slice();
+        let lease = Lease::of(claim, 1);
+        let step = store.checkpoint(&lease, 0, steps.into()).await;
+        assert_eq!(step.unwrap(), Change::Applied);
+    }
+    let suspended = &claims[1];
+    let change = store.suspend(&suspended.id, &suspended.token).await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    let rows = "SELECT token IS NOT NULL, outcome, steps, operation FROM idem_records ORDER BY id";
+    assert_eq!(postgres.psql(rows), WITH_STEPS);
+    postgres.psql("UPDATE idem_records SET lease_until = now()");
+    for claim in &claims {
+        let answer = store.claim(&claim.by_another()).await.unwrap();
+        let Claimed::Acquired { attempt: 2, steps } = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(&steps[..], b"\x01\0\x01a");
+    }
 }
 
 #[tokio::test]

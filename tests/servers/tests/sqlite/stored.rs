@@ -1,6 +1,6 @@
 //! Rows of every kind of record, as they were stored before.
 
-use idem::store::Claimed;
+use idem::store::{Change, Claimed, Lease, OperationName, Store};
 use idem::stores::Sqlx;
 use idem::stores::sqlite::SqliteStore;
 use idem::transactional::{BegunTransaction, TransactionSource, Transactional};
@@ -144,6 +144,46 @@ async fn what_is_written_is_what_was_written_before() {
     let retention = "SELECT DISTINCT gone_at - lease_until FROM idem_records \
         WHERE outcome IS NULL AND token IS NOT NULL";
     assert_eq!(file.number(retention).await, 3_600_000);
+}
+
+/// Outcome and steps of records with finished steps: running, and suspended.
+const WITH_STEPS: &str = "\
+1|X'00'|X'01000161'|'orders'\n\
+0|X'FF'|X'01000161'|'orders'";
+
+#[tokio::test]
+async fn records_with_finished_steps_are_written_and_read_as_before() {
+    let file = File::new();
+    let store = file.store().await;
+    let claims = [1, 2].map(|number| claim_of(number).operation(OperationName::new("orders")));
+    for claim in &claims {
+        assert_eq!(store.claim(claim).await.unwrap(), Claimed::acquired(1));
+        let steps = b"\x01\0\x01a".as_slice();
+        let lease = Lease::of(claim, 1);
+        let step = store.checkpoint(&lease, 0, steps.into()).await;
+        assert_eq!(step.unwrap(), Change::Applied);
+    }
+    let suspended = &claims[1];
+    let change = store.suspend(&suspended.id, &suspended.token).await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    let mut connection = file.connection().await;
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT (token IS NOT NULL) || '|' || quote(outcome) || '|' || quote(steps) \
+            || '|' || quote(operation) \
+         FROM idem_records ORDER BY id",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(rows.join("\n"), WITH_STEPS);
+    file.run("UPDATE idem_records SET lease_until = 1").await;
+    for claim in &claims {
+        let answer = store.claim(&claim.by_another()).await.unwrap();
+        let Claimed::Acquired { attempt: 2, steps } = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(&steps[..], b"\x01\0\x01a");
+    }
 }
 
 #[tokio::test]
