@@ -3,8 +3,10 @@
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::by_hand::{Moka, Sharded};
 use idem_benches::http::Keys::{Fresh, Known};
+#[cfg(feature = "peers")]
+use idem_benches::http::idempotent_app;
 use idem_benches::http::{
-    Client, by_hand_app, hashed_app, install_engine, plain_app, protected_app,
+    Client, by_hand_app, hashed_app, install_engine, layered_app, plain_app, protected_app,
 };
 use idem_benches::{Contender, interleave, print, runtime, scaled};
 
@@ -16,7 +18,7 @@ fn main() {
     let sharded = || by_hand_app(Sharded::<false>::default());
     let detached = || by_hand_app(Sharded::<true>::default());
     let moka = || by_hand_app(Moka::default());
-    let apps = [
+    let mut apps = vec![
         ("plain handler", Baseline, plain_app(), Fresh),
         ("+ body buffered and hashed", None, hashed_app(), Fresh),
         ("first, by hand, sharded map", None, sharded(), Fresh),
@@ -25,8 +27,22 @@ fn main() {
         ("**first, idem**", AtMost(1.4), protected_app(), Fresh),
         ("replay, by hand, sharded map", None, sharded(), Known),
         ("replay, by hand, moka", None, moka(), Known),
-        ("**replay, idem**", AtMost(0.4), protected_app(), Known),
+        ("**replay, idem**", AtMost(0.45), protected_app(), Known),
+        ("first, idem's layer", None, layered_app(), Fresh),
+        ("replay, idem's layer", None, layered_app(), Known),
     ];
+    #[cfg(feature = "peers")]
+    apps.extend([
+        ("first, `idempotent`", None, idempotent_app(&runtime), Fresh),
+        (
+            "replay, `idempotent`",
+            None,
+            idempotent_app(&runtime),
+            Known,
+        ),
+    ]);
+    #[cfg(not(feature = "peers"))]
+    apps.shrink_to_fit();
     let mut lengths = (0, 0);
     let contenders = apps
         .into_iter()

@@ -11,6 +11,9 @@ use idem_benches::runtime;
 /// How many functions are printed.
 const FUNCTIONS: usize = 30;
 
+/// A first call and a replay may take so many instructions, and a tenth more.
+const BUDGETS: [(&str, f64); 2] = [("first", 82_600.0), ("replay", 17_100.0)];
+
 struct Path {
     argument: &'static str,
     title: &'static str,
@@ -59,8 +62,35 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().position(|argument| argument == "--count") {
         Some(place) => count(&arguments[place + 1..]),
+        None if arguments.iter().any(|argument| argument == "--budget") => check_budgets(),
         None => table(),
     }
+}
+
+/// # Panics
+/// When a path takes a tenth more than its budget.
+fn check_budgets() {
+    for (argument, budget) in BUDGETS {
+        let total = profile(argument).total();
+        println!("{argument}: {total:.0} instructions, of {budget:.0}");
+        assert!(
+            total <= budget * 1.1,
+            "{argument}: {total:.0} instructions are more than a tenth over {budget:.0}; \
+             `cargo bench --bench instructions` shows where they are spent"
+        );
+    }
+}
+
+/// The instructions of one request, without what makes it.
+fn profile(argument: &'static str) -> Profile {
+    let counted = |what: &'static str| {
+        Profile::per_operation(|requests| {
+            let requests = requests.to_string();
+            let arguments = ["--count", argument, &requests, what];
+            arguments.map(str::to_owned).to_vec()
+        })
+    };
+    counted("sends").without(&counted("makes"))
 }
 
 /// What callgrind runs: `PATH REQUESTS sends|makes`. Requests are made in either case.
@@ -90,14 +120,7 @@ fn table() {
     let mut plain = None;
     let mut profiles = Vec::new();
     for path in PATHS {
-        let counted = |what: &'static str| {
-            Profile::per_operation(|requests| {
-                let requests = requests.to_string();
-                let arguments = ["--count", path.argument, &requests, what];
-                arguments.map(str::to_owned).to_vec()
-            })
-        };
-        let profile = counted("sends").without(&counted("makes"));
+        let profile = profile(path.argument);
         let total = profile.total();
         let plain = *plain.get_or_insert(total);
         println!("| {} | {total:.0} | {:.2} |", path.title, total / plain);

@@ -5,7 +5,7 @@
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::by_hand::Sharded;
 use idem_benches::http::Keys::{Fresh, Known};
-use idem_benches::http::{by_hand_app, install_engine, plain_app, protected_app};
+use idem_benches::http::{by_hand_app, install_engine, layered_app, plain_app, protected_app};
 use idem_benches::socket::{CONNECTIONS, Server, client_runtime, listen, serving};
 use idem_benches::{Contender, interleave, print, scaled};
 use tokio::runtime::Runtime;
@@ -25,13 +25,19 @@ fn compare() {
         let server = Server::start(runtime, &[app]);
         Contender::new(name, target, move || [server.round(runtime, keys)])
     };
-    let contenders = vec![
+    let mut contenders = vec![
         contender("plain handler", Baseline, "plain", Fresh),
         contender("first, by hand, sharded map", None, "by-hand", Fresh),
-        contender("**first, idem**", AtMost(1.3), "idem", Fresh),
+        contender("**first, idem**", AtMost(1.35), "idem", Fresh),
         contender("replay, by hand, sharded map", None, "by-hand", Known),
-        contender("**replay, idem**", AtMost(0.75), "idem", Known),
+        contender("**replay, idem**", AtMost(0.62), "idem", Known),
+        contender("first, idem's layer", None, "layer", Fresh),
+        contender("replay, idem's layer", None, "layer", Known),
     ];
+    if cfg!(feature = "peers") {
+        contenders.push(contender("first, `idempotent`", None, "idempotent", Fresh));
+        contenders.push(contender("replay, `idempotent`", None, "idempotent", Known));
+    }
     let [figures] = interleave(rounds, contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");
     print(&title, "µs of server CPU per request", 1000.0, &figures);
@@ -39,10 +45,14 @@ fn compare() {
 
 fn serve(app: &str) {
     install_engine();
+    let runtime = Runtime::new().expect("a runtime");
     let app = match app {
         "plain" => plain_app(),
         "by-hand" => by_hand_app(Sharded::<false>::default()),
+        "layer" => layered_app(),
+        #[cfg(feature = "peers")]
+        "idempotent" => idem_benches::http::idempotent_app(&runtime),
         _ => protected_app(),
     };
-    listen(&Runtime::new().expect("a runtime"), app);
+    listen(&runtime, app);
 }

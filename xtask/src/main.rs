@@ -3,9 +3,12 @@
 //! `cargo xtask test` checks everything that must hold before a change lands, `cargo xtask check`
 //! what can be checked within minutes.
 
+mod bench;
 mod circles;
+mod compile_cost;
 mod crashes;
 mod features;
+mod plots;
 mod run;
 mod servers;
 mod valkey;
@@ -31,6 +34,17 @@ enum Command {
     Circles,
     /// The Redis store's tests over each Valkey, which are part of `test`.
     Valkey,
+    /// Measures everything, side by side with what it is compared with, and writes `docs/bench`.
+    Bench {
+        /// Only these parts, by the names of the pages.
+        only: Vec<String>,
+        /// Fewer rounds, for a look.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Counts the instructions of a first call and of a replay, and fails where they are a tenth more
+    /// than they may be.
+    Budget,
     /// Kills the example ledger and its database, over and over, and compares what it says with
     /// what is there.
     Crash {
@@ -50,6 +64,8 @@ fn main() -> ExitCode {
             valkey::provide();
             valkey::test()
         }
+        Command::Bench { only, quick } => bench::run(&only, quick),
+        Command::Budget => bench::check_budget(),
         Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
     };
     match ended {
@@ -114,7 +130,11 @@ fn test() -> Result<(), Failure> {
     })?;
     steps.step("benchmarks compile", || {
         cargo(&["check", "--benches"]).args(&BENCHES).run()
-    })
+    })?;
+    steps.step(
+        "instructions of a first call and of a replay",
+        bench::check_budget,
+    )
 }
 
 const BENCHES: [&str; 2] = ["--manifest-path", "benches/Cargo.toml"];

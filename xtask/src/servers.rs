@@ -58,6 +58,25 @@ const PGBOUNCER: Server = Server {
     oldest: (1, 16),
 };
 
+/// What counts instructions.
+const VALGRIND: Server = Server {
+    program: "valgrind",
+    variable: "IDEM_VALGRIND",
+    versions: None,
+    packages: &["valgrind"],
+    before: "valgrind-",
+    oldest: (3, 18),
+};
+
+/// Valgrind, which is asked for in `PATH`, is there afterwards.
+pub(crate) fn provide_valgrind() -> Result<(), Failure> {
+    if VALGRIND.version().is_none() {
+        VALGRIND.install()?;
+    }
+    println!("{}", VALGRIND.verified()?);
+    Ok(())
+}
+
 /// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
 const WITHOUT_CLUSTER: &str = r#"
 directory=/etc/postgresql-common/createcluster.d

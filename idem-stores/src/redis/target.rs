@@ -1,5 +1,6 @@
 //! What a store connects to, and how a connection is opened. The one place that holds credentials.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,15 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError,
     Value, cmd,
 };
+use tokio::time::timeout;
 
+use super::clock::ServerClock;
+use super::opening;
 use super::primary::{Origin, Primary};
+use super::wire::Wire;
 
 /// How long one server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The shortest command timeout. Below it a healthy server is taken for a dead one.
 pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
@@ -27,7 +32,7 @@ pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long sent bytes may stay unacknowledged. Then the kernel gives the connection up, and nothing
 /// of it arrives any more.
 #[cfg(target_os = "linux")]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most calls that leave in one write, and the most bytes.
 const MAX_CALLS_PER_WRITE: usize = 256;
@@ -46,6 +51,7 @@ pub(super) struct Target {
     pub(super) certificates: redis::TlsCertificates,
     pub(super) command_timeout: Duration,
     pub(super) primary: Primary,
+    pub(super) clock: ServerClock,
 }
 
 pub(super) enum Kind {
@@ -57,8 +63,9 @@ pub(super) enum Kind {
 /// Receives what the server pushes on one connection.
 pub(super) type Pushes = Arc<dyn AsyncPushSender>;
 
-/// A connection of the driver's.
+/// An open connection.
 pub(super) enum DriverConnection {
+    Wire(Wire),
     Single(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
@@ -85,6 +92,7 @@ impl Target {
             },
             command_timeout,
             primary: Primary::default(),
+            clock: ServerClock::default(),
         }
     }
 
@@ -116,26 +124,26 @@ impl Target {
                 let _ = rustls::crypto::ring::default_provider().install_default();
             }
         }
-        let client = match &self.kind {
-            Kind::Cluster => {
-                let connection = self.connect_to_cluster(pushes).await?;
-                return Ok((DriverConnection::Cluster(connection), origin));
-            }
-            Kind::Sentinel { master } => {
-                let primary = self.ask_sentinels(master).await?;
-                let address = primary.get_connection_info().addr();
-                self.primary.set_named(address);
-                origin.named = Some(address.clone());
-                primary
-            }
-            Kind::Single => self.client(self.first().clone())?,
-        };
+        if let Kind::Cluster = self.kind {
+            let connection = self.connect_to_cluster(pushes).await?;
+            return Ok((DriverConnection::Cluster(connection), origin));
+        }
+        let client = self.primary_client(&mut origin).await?;
         let mut info = client.get_connection_info().clone();
         let mut config = untimed();
-        if let Some(pushes) = pushes {
-            let settings = info.redis_settings().clone();
-            info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
-            config = config.set_push_sender(pushes);
+        match (pushes, info.addr()) {
+            (None, ConnectionAddr::Tcp(host, port)) => {
+                let login = info.redis_settings();
+                let wire = timeout(CONNECT_TIMEOUT, opening::open((host, *port), login)).await;
+                let wire = wire.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                return Ok((DriverConnection::Wire(wire), origin));
+            }
+            (None, _) => {}
+            (Some(pushes), _) => {
+                let settings = info.redis_settings().clone();
+                info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+                config = config.set_push_sender(pushes);
+            }
         }
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
@@ -143,23 +151,52 @@ impl Target {
         Ok((DriverConnection::Single(connection), origin))
     }
 
+    /// A client of the one server that takes writes. Not for a cluster.
+    async fn primary_client(&self, origin: &mut Origin) -> Result<Client, RedisError> {
+        let Kind::Sentinel { master } = &self.kind else {
+            return self.client(self.first().clone());
+        };
+        let primary = self.ask_sentinels(master).await?;
+        let address = primary.get_connection_info().addr();
+        self.primary.set_named(address);
+        origin.named = Some(address.clone());
+        Ok(primary)
+    }
+
     /// Opens a connection to every server that takes writes.
     pub(super) async fn primaries(&self) -> Result<Vec<MultiplexedConnection>, RedisError> {
-        let mut cluster = match self.connect(None).await?.0 {
-            DriverConnection::Single(connection) => return Ok(vec![connection]),
-            DriverConnection::Cluster(cluster) => cluster,
-        };
+        if !self.is_cluster() {
+            return Ok(vec![self.connect_to(&Node::Primary).await?]);
+        }
+        let mut cluster = self.connect_to_cluster(None).await?;
         let mut slots = cmd("CLUSTER");
         slots.arg("SLOTS");
         let slots = cluster.req_packed_command(&slots).await?.extract_error()?;
-        let mut addresses = primaries_of(slots);
-        addresses.sort_unstable();
-        addresses.dedup();
-        let mut primaries = Vec::with_capacity(addresses.len());
-        for (host, port) in &addresses {
-            primaries.push(self.connect_to_node(host, *port).await?);
+        let mut nodes = Node::of_slots(slots);
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut primaries = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            primaries.push(self.connect_to(node).await?);
         }
         Ok(primaries)
+    }
+
+    /// Opens a connection for what is asked for seldom.
+    pub(super) async fn connect_to(
+        &self,
+        node: &Node,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        match node {
+            Node::Primary => {
+                let client = self.primary_client(&mut Origin::default()).await?;
+                let config = untimed();
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+            }
+            Node::Of { host, port } => self.connect_to_node(host, *port).await,
+        }
     }
 
     /// Opens a connection to one node of a cluster.
@@ -256,26 +293,45 @@ impl Target {
     }
 }
 
-/// The addresses in the answer to `CLUSTER SLOTS`. Each range has its bounds first, and then its
-/// primary.
-fn primaries_of(slots: Value) -> Vec<(String, u16)> {
-    let Value::Array(ranges) = slots else {
-        return Vec::new();
-    };
-    let primary = |range: Value| match range {
-        Value::Array(range) => match range.into_iter().nth(2)? {
-            Value::Array(node) => match &node[..] {
-                [Value::BulkString(host), Value::Int(port), ..] => {
-                    let host = String::from_utf8(host.clone()).ok()?;
-                    Some((host, u16::try_from(*port).ok()?))
-                }
+/// A server that takes writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Node {
+    /// The only one.
+    Primary,
+    /// One of a cluster.
+    Of { host: String, port: u16 },
+}
+
+impl Node {
+    /// The primaries in the answer to `CLUSTER SLOTS`. Each range has its bounds first, and then its
+    /// primary.
+    pub(super) fn of_slots(slots: Value) -> Vec<Self> {
+        let Value::Array(ranges) = slots else {
+            return Vec::new();
+        };
+        let primary = |range: Value| match range {
+            Value::Array(range) => match range.into_iter().nth(2)? {
+                Value::Array(node) => match &node[..] {
+                    [Value::BulkString(host), Value::Int(port), ..] => Some(Self::Of {
+                        host: String::from_utf8(host.clone()).ok()?,
+                        port: u16::try_from(*port).ok()?,
+                    }),
+                    _ => None,
+                },
                 _ => None,
             },
             _ => None,
-        },
-        _ => None,
-    };
-    ranges.into_iter().filter_map(primary).collect()
+        };
+        ranges.into_iter().filter_map(primary).collect()
+    }
+
+    /// Tells nodes apart, and says nothing of their addresses.
+    pub(super) fn hash(&self) -> u32 {
+        match self {
+            Self::Primary => 0,
+            Self::Of { host, port } => crc32fast::hash(format!("{host}:{port}").as_bytes()),
+        }
+    }
 }
 
 fn untimed() -> AsyncConnectionConfig {
