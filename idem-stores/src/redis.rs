@@ -11,10 +11,11 @@
 //! | the scripts | `scripts`, and the files beside it |
 //! | priorities and bounds | `lanes` |
 //! | waiting for replicas | `durability` |
-//! | commands, and a cluster's redirections | `connection`, `redirects` |
+//! | commands, and a cluster's redirections | `command`, `connection`, `redirects` |
+//! | what is written to a server and read from it | `wire`, `replies` |
 //! | reconnecting | `link` |
 //! | that all connections lead to one server | `primary` |
-//! | what a URL says, and how a connection is opened | `url`, `target` |
+//! | what a URL says, and how a connection is opened | `url`, `target`, `opening` |
 //! | what an error means | `errors` |
 //! | waking waiters | `subscriptions` |
 //! | what is checked at start-up | `checks` |
@@ -38,20 +39,24 @@ mod backend;
 mod builder;
 mod checks;
 mod claims;
+mod command;
 mod connection;
 mod durability;
 mod errors;
 mod lanes;
 mod link;
+mod opening;
 mod primary;
 mod record;
 mod redirects;
+mod replies;
 mod scripts;
 mod store;
 mod subscriptions;
 mod target;
 mod url;
 mod v1;
+mod wire;
 
 pub use builder::RedisStoreBuilder;
 pub use store::RedisStore;

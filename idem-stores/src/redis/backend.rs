@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use idem_core::RecordId;
-
+use super::command::Word;
 use super::lanes::Lanes;
-use super::record;
+use super::record::EncodedId;
 use super::scripts::Scripts;
 
 pub(super) struct Backend {
@@ -26,8 +25,9 @@ impl Backend {
         }
     }
 
-    pub(super) fn key(&self, id: &RecordId) -> Vec<u8> {
-        record::key(&self.prefix, id)
+    /// The key of the record with this encoded id.
+    pub(super) fn key<'a>(&'a self, id: &'a EncodedId) -> Word<'a> {
+        Word::joined([&self.prefix, id, b""])
     }
 
     /// Whether claims must look for records of version 1, too.

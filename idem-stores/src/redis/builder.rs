@@ -157,7 +157,8 @@ impl RedisStoreBuilder {
         let backend = Backend::new(lanes, self.prefix.into_bytes());
         let subscriptions = Subscriptions::new(Arc::clone(&target));
         let store = RedisStore::new(backend, subscriptions, target.kind());
-        checks::run(&store, &target, &durability).await?;
+        // Apart, so that the callers' own futures stay shallow.
+        Box::pin(checks::run(&store, &target, &durability)).await?;
         Ok(store)
     }
 }

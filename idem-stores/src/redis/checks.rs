@@ -13,7 +13,7 @@ use super::errors::CallError;
 use super::link::Link;
 use super::store::RedisStore;
 use super::target::Target;
-use super::{NAME, v1};
+use super::{NAME, record, v1};
 use crate::ConnectError;
 
 /// The oldest version with `SET … NX GET`, script flags and sharded pub/sub.
@@ -73,7 +73,10 @@ async fn check_settings(
             return Ok(());
         }
     };
-    let syncs = match link.send(cmd("CONFIG").arg("GET").arg("appendfsync")).await {
+    let syncs = match link
+        .send(&*cmd("CONFIG").arg("GET").arg("appendfsync"))
+        .await
+    {
         Ok(settings) => texts(settings),
         // This right is optional.
         Err(_) => Vec::new(),
@@ -137,7 +140,7 @@ async fn try_transitions(store: &RedisStore) -> Result<(), StoreError> {
     let _ = store.complete(&lease, bytes::Bytes::new()).await?;
     // It would be visible until its millisecond is over.
     let mut delete = cmd("DEL");
-    delete.arg(store.backend().key(&claim.id));
+    delete.arg(record::key(&store.backend().prefix, &claim.id));
     store.backend().lanes.claim_link().send(&delete).await?;
     let mut other = *claim.id.as_bytes();
     other.reverse();
@@ -157,7 +160,7 @@ async fn look_for_v1_records(store: &RedisStore, target: &Arc<Target>) {
     let link = store.backend().lanes.claim_link();
     let prefix = &store.backend().prefix;
     let marker = v1::marker(prefix);
-    if let Ok(Value::BulkString(said)) = link.send(cmd("GET").arg(&marker)).await
+    if let Ok(Value::BulkString(said)) = link.send(&*cmd("GET").arg(&marker)).await
         && said == v1::NO_V1_RECORDS
     {
         return;

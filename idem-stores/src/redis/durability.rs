@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use idem_core::StoreError;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisError, Value, cmd};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::NAME;
+use super::connection::Connection;
 use super::errors::CallError;
 
 /// What must have a write before it is confirmed.
@@ -126,8 +127,9 @@ impl Confirmations {
     /// When the connection fails, or is silent.
     pub(super) async fn wait(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         durability: &Durability,
+        deadline: Instant,
     ) -> Result<Confirmation, RedisError> {
         let write = self.written.fetch_add(1, Ordering::AcqRel) + 1;
         let mut known = self.known.lock().await;
@@ -140,7 +142,7 @@ impl Confirmations {
         let last_written = self.written.load(Ordering::Acquire);
         let mut answers = Vec::new();
         for command in durability.commands() {
-            answers.push(connection.req_packed_command(&command).await?);
+            answers.push(connection.ask(&command, deadline).await?);
         }
         let confirmation = durability.confirmation(answers);
         match confirmation {

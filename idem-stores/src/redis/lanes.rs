@@ -3,8 +3,12 @@
 //! | calls | connection | at once | when there are more |
 //! |---|---|---|---|
 //! | renewals | the lease holders' | as many as there are leases | – |
-//! | completions, releases, abandonments | the lease holders' | 4 MiB, so that a renewal behind them is in time | wait in the queue |
+//! | completions, releases, abandonments | the claims', while few claims are under way and it answers; else the lease holders' | 4 MiB, so that a renewal behind them is in time | wait in the queue |
 //! | claims, inspections, watches | the claims' | [`DEFAULT_CLAIMS`] | wait in the queue; refused when it is full |
+//!
+//! The end of an attempt shares the claims' connection while that costs it nothing, because what leaves
+//! together costs both sides one system call, and what comes together one wake-up. Renewals never do:
+//! what is asked for with the claims may be large.
 //!
 //! If writes wait for replicas, the ends of attempts have a connection of their own, so that a renewal
 //! never waits for them. A call that is refused, or waits until its time is over, was not sent.
@@ -12,18 +16,20 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use idem_core::StoreError;
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
+use super::command::{Command, Number, Word};
 use super::connection::{Write, Written};
-use super::durability::Durability;
+use super::durability::{Confirmation, Durability};
 use super::errors::CallError;
 use super::link::Link;
-use super::scripts::Script;
+use super::scripts::{ScriptCall, set_if_absent};
 use super::target::Target;
 
 /// How many claims are under way at once. With a server that is 5 ms away these are fifty thousand
@@ -37,6 +43,10 @@ pub(super) const DEFAULT_WAITING: usize = 4096;
 /// How many bytes of outcomes are under way at once, and what the end of an attempt weighs at least.
 const MAX_END_BYTES: usize = 4 * 1024 * 1024;
 const MIN_END_BYTES: usize = 16 * 1024;
+
+/// With so many claims under way, and such a silence, ends of attempts keep to their own connection.
+const MANY_CLAIMS: usize = 16;
+const SILENCE: Duration = Duration::from_millis(20);
 
 /// Bounds on claims.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +72,7 @@ pub(super) struct Lanes {
     end_bytes: Semaphore,
     claim_link: Link,
     claims: Semaphore,
+    max_claims: usize,
     /// Claims in the queue.
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -71,13 +82,15 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(target: &Arc<Target>, bounds: Bounds, durability: Durability) -> Self {
         let link = || Link::new(Arc::clone(target));
+        let max_claims = bounds.claims.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             holder_link: link(),
             end_link: durability.is_required().then(link),
             durability,
             end_bytes: Semaphore::new(MAX_END_BYTES),
             claim_link: link(),
-            claims: Semaphore::new(bounds.claims.clamp(1, Semaphore::MAX_PERMITS)),
+            claims: Semaphore::new(max_claims),
+            max_claims,
             waiting: AtomicUsize::new(0),
             max_waiting: bounds.waiting,
         }
@@ -105,14 +118,37 @@ impl Lanes {
 
     /// A permit to end an attempt with an outcome of this many bytes.
     pub(super) async fn end(&self, bytes: usize) -> Result<Permit<'_>, StoreError> {
-        let link = self.end_link.as_ref().unwrap_or(&self.holder_link);
-        let deadline = link.deadline();
+        let deadline = self.holder_link.deadline();
         let bytes = bytes.clamp(MIN_END_BYTES, MAX_END_BYTES);
-        let permits = self
-            .end_bytes
-            .acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX));
-        let permit = granted(timeout_at(deadline, permits).await)?;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let permit = match self.end_bytes.try_acquire_many(bytes) {
+            Ok(permit) => permit,
+            Err(_) => {
+                let permits = self.end_bytes.acquire_many(bytes);
+                granted(Box::pin(timeout_at(deadline, permits)).await)?
+            }
+        };
+        let link = match &self.end_link {
+            Some(link) => link,
+            None if bytes as usize <= MIN_END_BYTES && self.claims_are_few() => &self.claim_link,
+            None => &self.holder_link,
+        };
         Ok(self.permit(link, deadline, Some(permit)))
+    }
+
+    fn claims_are_few(&self) -> bool {
+        let under_way = self
+            .max_claims
+            .saturating_sub(self.claims.available_permits());
+        under_way < MANY_CLAIMS && self.claim_link.answers_within(SILENCE)
+    }
+
+    /// A connection that the permit is not for.
+    pub(super) fn other_link(&self, permit: &Permit<'_>) -> &Link {
+        match std::ptr::eq(permit.link, &self.claim_link) {
+            true => &self.holder_link,
+            false => &self.claim_link,
+        }
     }
 
     /// A permit to claim or to look. Half of a call's time is left for the call itself.
@@ -123,7 +159,7 @@ impl Lanes {
             Err(_) => {
                 let _place = self.enter_queue()?;
                 let until = now + (deadline - now) / 2;
-                granted(timeout_at(until, self.claims.acquire()).await)?
+                granted(Box::pin(timeout_at(until, self.claims.acquire())).await)?
             }
         };
         Ok(self.permit(&self.claim_link, deadline, Some(permit)))
@@ -188,25 +224,39 @@ impl Permit<'_> {
         self.durability.is_required()
     }
 
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
+    pub(super) async fn send(&self, command: &(impl Command + ?Sized)) -> Result<Value, CallError> {
+        let deadline = self.deadline;
         self.link
-            .call(self.deadline, async |connection| {
-                connection.send(command).await
+            .call(deadline, async |connection| {
+                connection.send(command, deadline).await
             })
             .await
     }
 
-    /// Sends a command. If it has written, waits until the write is confirmed.
-    pub(super) async fn write(
+    /// Writes a record where there is none, and says what there is. If it has written, waits until
+    /// the write is confirmed.
+    pub(super) async fn set_if_absent(
         &self,
-        key: &[u8],
-        command: &Cmd,
-        has_written: fn(&Value) -> bool,
+        key: Word<'_>,
+        record: &[u8],
+        millis: &Number,
     ) -> Result<Written, CallError> {
-        let write = self.write_of(key, has_written);
+        let deadline = self.deadline;
         self.link
-            .call(self.deadline, async |connection| {
-                connection.write(command, &write).await
+            .call(deadline, async |connection| {
+                if self.is_durable() {
+                    let is_absent = |answer: &Value| matches!(answer, Value::Nil);
+                    let write = self.write_of(key, is_absent);
+                    let set = set_if_absent(key, record, millis);
+                    let written =
+                        Box::pin(async move { connection.write(&set[..], &write, deadline).await });
+                    return written.await;
+                }
+                let answer = connection.ask(&set_if_absent(key, record, millis)[..], deadline);
+                Ok(Written {
+                    answer: answer.await?.extract_error()?,
+                    confirmation: Confirmation::Confirmed,
+                })
             })
             .await
     }
@@ -214,20 +264,32 @@ impl Permit<'_> {
     /// Runs a script on one record. If it has written, waits until the write is confirmed.
     pub(super) async fn run_writing(
         &self,
-        script: &Script,
-        key: &[u8],
-        arguments: &[&[u8]],
+        call: &ScriptCall<'_>,
         has_written: fn(&Value) -> bool,
     ) -> Result<Written, CallError> {
-        let write = self.write_of(key, has_written);
+        if self.is_durable() {
+            return Box::pin(self.run_confirmed(call, has_written)).await;
+        }
+        Ok(Written {
+            answer: self.run(call).await?,
+            confirmation: Confirmation::Confirmed,
+        })
+    }
+
+    async fn run_confirmed(
+        &self,
+        call: &ScriptCall<'_>,
+        has_written: fn(&Value) -> bool,
+    ) -> Result<Written, CallError> {
+        let (write, deadline) = (self.write_of(call.key, has_written), self.deadline);
         self.link
-            .call(self.deadline, async |connection| {
-                script.write(connection, arguments, &write).await
+            .call(deadline, async |connection| {
+                call.write(connection, &write, deadline).await
             })
             .await
     }
 
-    const fn write_of<'w>(&'w self, key: &'w [u8], has_written: fn(&Value) -> bool) -> Write<'w> {
+    const fn write_of<'w>(&'w self, key: Word<'w>, has_written: fn(&Value) -> bool) -> Write<'w> {
         Write {
             key,
             has_written,
@@ -236,15 +298,11 @@ impl Permit<'_> {
     }
 
     /// Runs a script on one record.
-    pub(super) async fn run(
-        &self,
-        script: &Script,
-        key: &[u8],
-        arguments: &[&[u8]],
-    ) -> Result<Value, CallError> {
+    pub(super) async fn run(&self, call: &ScriptCall<'_>) -> Result<Value, CallError> {
+        let deadline = self.deadline;
         self.link
-            .call(self.deadline, async |connection| {
-                script.run(connection, key, arguments).await
+            .call(deadline, async |connection| {
+                call.run(connection, deadline).await
             })
             .await
     }

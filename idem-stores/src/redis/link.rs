@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::command::Command;
 use super::connection::Connection;
 use super::errors::CallError;
 use super::primary::Origin;
@@ -70,9 +71,14 @@ impl State {
         };
     }
 
-    fn is_silent(&self, limit: Duration) -> bool {
+    fn is_silent(&self, limit: Duration, now: Instant) -> bool {
         self.silent_since
-            .is_some_and(|since| since.elapsed() >= limit)
+            .is_some_and(|since| now.saturating_duration_since(since) >= limit)
+    }
+
+    fn begin_call(&mut self, now: Instant) {
+        self.waiting += 1;
+        self.silent_since.get_or_insert(now);
     }
 }
 
@@ -113,39 +119,84 @@ impl Link {
     }
 
     /// Sends one command and takes its answer, within the command timeout.
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, CallError> {
-        self.call(self.deadline(), async |connection| {
-            connection.send(command).await
+    pub(super) async fn send(&self, command: &(impl Command + ?Sized)) -> Result<Value, CallError> {
+        let deadline = self.deadline();
+        self.call(deadline, async |connection| {
+            connection.send(command, deadline).await
         })
         .await
     }
 
-    /// Uses the connection until the deadline. A failure of the connection replaces it; whether to
-    /// try again is the caller's decision.
+    /// Uses the connection. `used` ends at the deadline, as everything that a [`Connection`] does. A
+    /// failure of the connection replaces it; whether to try again is the caller's decision.
     pub(super) async fn call<T>(
         &self,
         deadline: Instant,
         used: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
     ) -> Result<T, CallError> {
+        let (pending, mut connection) = match self.begin() {
+            Some(begun) => begun,
+            None => Box::pin(self.begin_when_open(deadline)).await?,
+        };
+        let result = used(&mut connection).await;
+        pending.ended(result.as_ref().err());
+        result.map_err(CallError::from_command)
+    }
+
+    /// Begins a call, if there is an open connection.
+    fn begin(&self) -> Option<(PendingCall<'_>, Connection)> {
+        let mut state = self.lock();
+        let opened = match state.opening.as_ref().and_then(Shared::peek) {
+            Some(Ok(opened)) => opened,
+            _ => return None,
+        };
+        if !self.target.primary.is_current(&opened.origin) {
+            return None;
+        }
+        let connection = opened.connection.clone();
+        let now = Instant::now();
+        if state.is_silent(self.silence_limit(), now) {
+            return None;
+        }
+        state.begin_call(now);
+        let pending = PendingCall {
+            link: self,
+            generation: state.generation,
+        };
+        Some((pending, connection))
+    }
+
+    /// Whether there is a connection, and no call has waited for so long without an answer to any.
+    pub(super) fn answers_within(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        let is_open = match state.opening.as_ref().and_then(Shared::peek) {
+            Some(Ok(opened)) => self.target.primary.is_current(&opened.origin),
+            _ => false,
+        };
+        is_open
+            && state
+                .silent_since
+                .is_none_or(|since| since.elapsed() < limit)
+    }
+
+    async fn begin_when_open(
+        &self,
+        deadline: Instant,
+    ) -> Result<(PendingCall<'_>, Connection), CallError> {
         let (generation, opening) = self.current();
         // An opening may take longer than a command, and belongs to no caller: a caller that gives
         // up leaves it to the next.
         let opened = timeout_at(deadline, opening).await;
         let opened = opened.map_err(|elapsed| CallError::NotSent(timed_out(elapsed)))?;
-        let mut connection = opened.map_err(CallError::from_opening)?.connection;
-        let pending = PendingCall::new(self, generation);
-        let result = timeout_at(deadline, used(&mut connection))
-            .await
-            .unwrap_or_else(|elapsed| Err(timed_out(elapsed)));
-        pending.ended(result.as_ref().err());
-        result.map_err(CallError::from_command)
+        let connection = opened.map_err(CallError::from_opening)?.connection;
+        Ok((PendingCall::new(self, generation), connection))
     }
 
     fn current(&self) -> (u64, Opening) {
         let mut state = self.lock();
         let primary = &self.target.primary;
         // All callers may have gone before their timeouts, so the next one looks.
-        if state.is_silent(self.silence_limit()) {
+        if state.is_silent(self.silence_limit(), Instant::now()) {
             state.replace_failed();
             primary.start_epoch();
         }
@@ -212,51 +263,58 @@ impl<'a> PendingCall<'a> {
     fn new(link: &'a Link, generation: u64) -> Self {
         let mut state = link.lock();
         if state.generation == generation {
-            state.waiting += 1;
-            state.silent_since.get_or_insert_with(Instant::now);
+            state.begin_call(Instant::now());
         }
         drop(state);
         Self { link, generation }
     }
 
     fn ended(self, error: Option<&RedisError>) {
-        let mut state = self.link.lock();
-        if state.generation != self.generation {
-            return;
-        }
-        let primary = &self.link.target.primary;
-        match error {
-            Some(error) if is_connection_error(error) => {
-                let is_cluster = self.link.target.is_cluster();
-                let is_broken = !error.is_timeout() && !is_cluster;
-                if is_broken || state.is_silent(self.link.silence_limit()) {
+        self.end(|link, state| {
+            let primary = &link.target.primary;
+            match error {
+                Some(error) if is_connection_error(error) => {
+                    let is_cluster = link.target.is_cluster();
+                    let is_broken = !error.is_timeout() && !is_cluster;
+                    if is_broken || state.is_silent(link.silence_limit(), Instant::now()) {
+                        state.replace_failed();
+                        primary.start_epoch();
+                    } else if is_cluster && error.is_timeout() && state.waiting <= 1 {
+                        // The silence of one node does not count while nobody waits.
+                        state.silent_since = None;
+                    }
+                }
+                // The server is alive, and is the wrong one.
+                Some(error) if is_of_replica(error) => {
                     state.replace_failed();
                     primary.start_epoch();
-                } else if is_cluster && error.is_timeout() && state.waiting <= 1 {
-                    // The silence of one node does not count while nobody waits.
-                    state.silent_since = None;
+                }
+                _ => {
+                    state.failures = 0;
+                    let others_wait = state.waiting > 1;
+                    state.silent_since = others_wait.then(Instant::now);
                 }
             }
-            // The server is alive, and is the wrong one.
-            Some(error) if is_of_replica(error) => {
-                state.replace_failed();
-                primary.start_epoch();
-            }
-            _ => {
-                state.failures = 0;
-                let others_wait = state.waiting > 1;
-                state.silent_since = others_wait.then(Instant::now);
-            }
+        });
+        // Its end is known.
+        std::mem::forget(self);
+    }
+
+    fn end(&self, learn: impl FnOnce(&Link, &mut State)) {
+        let mut state = self.link.lock();
+        if state.generation == self.generation {
+            learn(self.link, &mut state);
+        }
+        // What was learned may have replaced the connection.
+        if state.generation == self.generation {
+            state.waiting = state.waiting.saturating_sub(1);
         }
     }
 }
 
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
-        let mut state = self.link.lock();
-        if state.generation == self.generation {
-            state.waiting = state.waiting.saturating_sub(1);
-        }
+        self.end(|_, _| {});
     }
 }
 

@@ -49,6 +49,7 @@ use idem_core::{
 use redis::Value;
 use sha1::{Digest, Sha1};
 
+use super::command::Word;
 use super::errors::UNREADABLE;
 
 const RUNNING: u8 = b'r';
@@ -58,7 +59,7 @@ const FINISHED: u8 = b'f';
 const RECREATED: u8 = b'c';
 
 /// The length of a running record, and where its parts are.
-const RUNNING_LEN: usize = 125;
+pub(super) const RUNNING_LEN: usize = 125;
 const TOKEN: Range<usize> = 2..24;
 const FINGERPRINT: Range<usize> = 24..68;
 const ATTEMPT: Range<usize> = 68..78;
@@ -88,11 +89,18 @@ pub(super) fn lifetime(lease: Duration, retention: Duration) -> u64 {
     millis(lease) + millis(retention)
 }
 
-/// The key of a record, which is the name of its channel as well.
-pub(super) fn key(prefix: &[u8], id: &RecordId) -> Vec<u8> {
+/// A record's id as its key ends with it.
+pub(super) type EncodedId = [u8; 43];
+
+pub(super) fn encoded_id(id: &RecordId) -> EncodedId {
     let mut encoded = [0; 43];
     encode(id.as_bytes(), &mut encoded);
-    [prefix, &encoded].concat()
+    encoded
+}
+
+/// The key of a record, which is the name of its channel as well.
+pub(super) fn key(prefix: &[u8], id: &RecordId) -> Vec<u8> {
+    [prefix, &encoded_id(id)].concat()
 }
 
 /// A token as a running record holds it.
@@ -147,23 +155,43 @@ fn seal(record: &[u8]) -> [u8; RUNNING_LEN - SEALED_LEN] {
     })
 }
 
-/// The record of an attempt that ended with this outcome.
-pub(super) fn finished(lease: &Lease, outcome: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(FINISHED_HEAD + 6 + outcome.len() + CHECKSUM_LEN);
-    record.extend_from_slice(&[FINISHED, 0, 0, 0, 0, 0]);
-    record.extend_from_slice(&folded(&lease.token));
-    record.extend_from_slice(&lease.fingerprint.to_bytes());
-    let mut attempt = lease.attempt;
-    while attempt > 0x7f {
-        record.push(attempt as u8 | 0x80);
-        attempt >>= 7;
+/// The record of an attempt that ended with an outcome: what comes before the outcome, and after it.
+pub(super) struct Finished {
+    before: [u8; FINISHED_HEAD + 6],
+    length: u8,
+    checksum: [u8; CHECKSUM_LEN],
+}
+
+impl Finished {
+    pub(super) fn new(lease: &Lease, outcome: &[u8]) -> Self {
+        let mut before = [0; FINISHED_HEAD + 6];
+        before[0] = FINISHED;
+        before[FOLDED_TOKEN].copy_from_slice(&folded(&lease.token));
+        before[FOLDED_TOKEN.end..FINISHED_HEAD].copy_from_slice(&lease.fingerprint.to_bytes());
+        let (mut attempt, mut length) = (lease.attempt, FINISHED_HEAD);
+        while attempt > 0x7f {
+            before[length] = attempt as u8 | 0x80;
+            attempt >>= 7;
+            length += 1;
+        }
+        before[length] = attempt as u8;
+        // No name.
+        length += 2;
+        let checksum = checksum([&before[..length], outcome]);
+        Self {
+            before,
+            length: length as u8,
+            checksum,
+        }
     }
-    record.push(attempt as u8);
-    record.push(0);
-    record.extend_from_slice(outcome);
-    let checksum = checksum(&record);
-    record.extend_from_slice(&checksum);
-    record
+
+    pub(super) fn with<'a>(&'a self, outcome: &'a [u8]) -> Word<'a> {
+        Word::joined([
+            &self.before[..usize::from(self.length)],
+            outcome,
+            &self.checksum,
+        ])
+    }
 }
 
 /// Six bytes that differ where tokens differ in one bit.
@@ -188,10 +216,12 @@ pub(super) fn is_recreated(record: &[u8], token: &Token) -> bool {
     }
 }
 
-fn checksum(record: &[u8]) -> [u8; CHECKSUM_LEN] {
+/// Of a finished record's beginning, and what follows it.
+fn checksum([head, rest]: [&[u8]; 2]) -> [u8; CHECKSUM_LEN] {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&record[..1]);
-    crc.update(&record[6..]);
+    crc.update(&head[..1]);
+    crc.update(&head[6..]);
+    crc.update(rest);
     crc.finalize().to_be_bytes()
 }
 
@@ -248,7 +278,7 @@ impl Record {
 
     fn decode_finished(bytes: Bytes) -> Option<Self> {
         let end = bytes.len().checked_sub(CHECKSUM_LEN)?;
-        if end <= FINISHED_HEAD || bytes[end..] != checksum(&bytes[..end]) {
+        if end <= FINISHED_HEAD || bytes[end..] != checksum([&bytes[..end], b""]) {
             return None;
         }
         let (mut attempt, mut at) = (0, FINISHED_HEAD);
@@ -393,6 +423,10 @@ mod tests {
         )
     }
 
+    fn finished(lease: &Lease, outcome: &[u8]) -> Vec<u8> {
+        Finished::new(lease, outcome).with(outcome).to_vec()
+    }
+
     #[test]
     fn a_running_record_round_trips_and_is_printable() {
         let claim = claim();
@@ -466,7 +500,7 @@ mod tests {
         finished.truncate(finished.len() - CHECKSUM_LEN);
         finished[46] = 4;
         finished.splice(47..47, *b"name");
-        let sum = checksum(&finished);
+        let sum = checksum([&finished, b""]);
         finished.extend_from_slice(&sum);
         // When it was claimed, which decides nothing.
         finished[1..6].copy_from_slice(b"12345");

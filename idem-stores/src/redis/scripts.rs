@@ -1,7 +1,9 @@
 //! The scripts. Each transition that looks before it writes is one script, and so one atomic step.
 
-use redis::{Cmd, ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, Script as Hashed, ServerErrorKind, Value};
+use tokio::time::Instant;
 
+use super::command::{Number, Word};
 use super::connection::{Connection, Write, Written};
 
 /// A script, and its hash, by which it is called.
@@ -47,44 +49,90 @@ impl Script {
         }
     }
 
-    /// Runs the script on one record.
+    /// A call of it on one record.
+    pub(super) const fn on<'a>(
+        &'a self,
+        key: Word<'a>,
+        arguments: &'a [Word<'a>],
+    ) -> ScriptCall<'a> {
+        ScriptCall {
+            script: self,
+            key,
+            arguments,
+        }
+    }
+}
+
+/// A script, the record's key, and what else it is given.
+pub(super) struct ScriptCall<'a> {
+    script: &'a Script,
+    pub(super) key: Word<'a>,
+    arguments: &'a [Word<'a>],
+}
+
+impl<'a> ScriptCall<'a> {
+    /// Runs the script.
     pub(super) async fn run(
         &self,
         connection: &mut Connection,
-        key: &[u8],
-        arguments: &[&[u8]],
+        deadline: Instant,
     ) -> Result<Value, RedisError> {
-        match connection.send(&self.by_hash(key, arguments)).await {
+        // The words are not kept while the answer is waited for.
+        let answer = connection.ask(self.by_hash().words(), deadline);
+        match answer.await.and_then(Value::extract_error) {
             Err(error) if is_unknown(&error) => {
-                connection.send(&self.by_text(key, arguments)).await
+                let answer = connection.ask(self.by_text().words(), deadline);
+                answer.await.and_then(Value::extract_error)
             }
             answer => answer,
         }
     }
 
-    /// Runs the script on one record that it may write.
+    /// Runs the script. If it has written, waits until the write is confirmed.
     pub(super) async fn write(
         &self,
         connection: &mut Connection,
-        arguments: &[&[u8]],
         write: &Write<'_>,
+        deadline: Instant,
     ) -> Result<Written, RedisError> {
-        let by_hash = self.by_hash(write.key, arguments);
-        match connection.write(&by_hash, write).await {
+        let by_hash = self.by_hash();
+        match connection.write(by_hash.words(), write, deadline).await {
             Err(error) if is_unknown(&error) => {
-                let by_text = self.by_text(write.key, arguments);
-                connection.write(&by_text, write).await
+                let by_text = self.by_text();
+                connection.write(by_text.words(), write, deadline).await
             }
             answer => answer,
         }
     }
 
-    fn by_hash(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
-        command("EVALSHA", &self.hash, key, arguments)
+    fn by_hash(&self) -> Words<'a> {
+        self.words("EVALSHA", &self.script.hash)
     }
 
-    fn by_text(&self, key: &[u8], arguments: &[&[u8]]) -> Cmd {
-        command("EVAL", self.text, key, arguments)
+    fn by_text(&self) -> Words<'a> {
+        self.words("EVAL", self.script.text)
+    }
+
+    fn words(&self, name: &'static str, script: &'a str) -> Words<'a> {
+        let mut words = [Word::from(""); 4 + MAX_ARGUMENTS];
+        words[..4].copy_from_slice(&[name.into(), script.into(), "1".into(), self.key]);
+        let count = 4 + self.arguments.len();
+        words[4..count].copy_from_slice(self.arguments);
+        Words { words, count }
+    }
+}
+
+/// The most arguments of a script.
+const MAX_ARGUMENTS: usize = 6;
+
+struct Words<'a> {
+    words: [Word<'a>; 4 + MAX_ARGUMENTS],
+    count: usize,
+}
+
+impl<'a> Words<'a> {
+    fn words(&self) -> &[Word<'a>] {
+        &self.words[..self.count]
     }
 }
 
@@ -93,32 +141,24 @@ fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-fn command(name: &str, script: &str, key: &[u8], arguments: &[&[u8]]) -> Cmd {
-    let size: usize = arguments.iter().map(|argument| argument.len() + 16).sum();
-    let size = size + key.len() + script.len() + 48;
-    let mut command = Cmd::with_capacity(arguments.len() + 4, size);
-    command.arg(name).arg(script).arg(1).arg(key);
-    for argument in arguments {
-        command.arg(*argument);
-    }
-    command
-}
-
 /// `SET key record NX GET PX milliseconds`, which answers both hot paths.
-pub(super) fn set_if_absent(key: &[u8], record: &[u8], millis: u64) -> Cmd {
-    let mut command = Cmd::with_capacity(8, key.len() + record.len() + 48);
-    command
-        .arg("SET")
-        .arg(key)
-        .arg(record)
-        .arg("NX")
-        .arg("GET")
-        .arg("PX")
-        .arg(millis);
-    command
+pub(super) fn set_if_absent<'a>(
+    key: Word<'a>,
+    record: &'a [u8],
+    millis: &'a Number,
+) -> [Word<'a>; 7] {
+    [
+        "SET".into(),
+        key,
+        record.into(),
+        "NX".into(),
+        "GET".into(),
+        "PX".into(),
+        millis.as_bytes().into(),
+    ]
 }
 
 /// A boolean argument of a script.
-pub(super) const fn flag(set: bool) -> &'static [u8] {
-    if set { b"1" } else { b"0" }
+pub(super) fn flag(set: bool) -> Word<'static> {
+    if set { "1" } else { "0" }.into()
 }

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
 };
-use redis::{Value, cmd};
+use redis::Value;
 
 use super::backend::Backend;
 use super::claims;
+use super::command::{Number, Word};
 use super::errors::{CallError, UNREADABLE};
-use super::record::{self, record_and_ttl};
-use super::scripts::flag;
+use super::lanes::Permit;
+use super::record::{self, Finished, record_and_ttl};
+use super::scripts::{ScriptCall, flag};
 use super::subscriptions::Subscriptions;
 use super::{NAME, v1};
 
@@ -50,27 +52,38 @@ impl RedisStore {
     pub(super) async fn mark_watched(&self, id: &RecordId) -> Result<bool, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
         let permit = lanes.claim().await?;
-        let key = self.backend().key(id);
-        let marked = permit.run(&scripts.watch, &key, &[]).await?;
+        let id = record::encoded_id(id);
+        let key = self.backend().key(&id);
+        let marked = permit.run(&scripts.watch.on(key, &[])).await?;
         Ok(matches!(marked, Value::Int(1)))
     }
 
     /// Interprets the answer of a script that recreates an absent record. A recreated record must be
-    /// visible to claims. If it is not, the connections lead to two servers, and the server of the
-    /// lease holders has not heard that it was demoted.
+    /// visible over the other connection, to claims above all. If it is not, the connections lead to
+    /// two servers, and one of them has not heard that it was demoted.
     async fn applied_or_recreated(
         &self,
         lease: &Lease,
-        key: &[u8],
+        call: &ScriptCall<'_>,
+        permit: &Permit<'_>,
         answer: Value,
     ) -> Result<Change, StoreError> {
-        if answer != Value::Int(2) {
-            return change(Ok(answer));
+        match answer {
+            Value::Int(2) => Box::pin(self.recreated(lease, call.key, permit)).await,
+            answer => change(Ok(answer)),
         }
-        let link = self.backend().lanes.claim_link();
-        let mut look = cmd("GETRANGE");
-        look.arg(key).arg(0).arg(record::OWNER_PREFIX_LEN - 1);
-        let is_visible = match link.send(&look).await? {
+    }
+
+    async fn recreated(
+        &self,
+        lease: &Lease,
+        key: Word<'_>,
+        permit: &Permit<'_>,
+    ) -> Result<Change, StoreError> {
+        let link = self.backend().lanes.other_link(permit);
+        let last = Number::new(record::OWNER_PREFIX_LEN as u64 - 1);
+        let look = ["GETRANGE".into(), key, "0".into(), last.as_bytes().into()];
+        let is_visible = match link.send(&look[..]).await? {
             Value::BulkString(bytes) => record::is_recreated(&bytes, &lease.token),
             _ => false,
         };
@@ -114,59 +127,75 @@ impl Store for RedisStore {
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
-        let millis = record::lifetime(lease.duration, lease.retention).to_string();
+        let millis = Number::new(record::lifetime(lease.duration, lease.retention));
         let record = record::recreated(lease);
-        let arguments = [&record[..], millis.as_bytes(), flag(lease.unbroken)];
-        let key = self.backend().key(&lease.id);
-        let answer = lanes
-            .renewal()
-            .run(&scripts.renew, &key, &arguments)
-            .await?;
-        self.applied_or_recreated(lease, &key, answer).await
+        let arguments = [
+            record[..].into(),
+            millis.as_bytes().into(),
+            flag(lease.unbroken),
+        ];
+        let id = record::encoded_id(&lease.id);
+        let call = scripts.renew.on(self.backend().key(&id), &arguments);
+        let permit = lanes.renewal();
+        let answer = permit.run(&call).await?;
+        self.applied_or_recreated(lease, &call, &permit, answer)
+            .await
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
         let permit = lanes.end(outcome.len()).await?;
         let token = record::encoded_token(&lease.token);
-        let millis = record::millis(lease.retention).to_string();
-        let record = record::finished(lease, &outcome);
+        let millis = Number::new(record::millis(lease.retention));
+        let record = Finished::new(lease, &outcome);
         let arguments = [
-            &token[..],
-            millis.as_bytes(),
+            token[..].into(),
+            millis.as_bytes().into(),
             flag(lease.unbroken),
-            &record,
+            record.with(&outcome),
             flag(permit.is_durable()),
         ];
-        let key = self.backend().key(&lease.id);
+        let id = record::encoded_id(&lease.id);
+        let call = scripts.complete.on(self.backend().key(&id), &arguments);
         let is_applied = |answer: &Value| matches!(answer, Value::Int(1 | 2));
-        let written = permit
-            .run_writing(&scripts.complete, &key, &arguments, is_applied)
-            .await?;
+        let written = permit.run_writing(&call, is_applied).await?;
         // An unconfirmed completion is sent again, and recognised.
         written.confirmation.check()?;
-        self.applied_or_recreated(lease, &key, written.answer).await
+        self.applied_or_recreated(lease, &call, &permit, written.answer)
+            .await
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
         let permit = lanes.end(0).await?;
-        let (key, token) = (self.backend().key(id), record::encoded_token(token));
-        change(permit.run(&scripts.release, &key, &[&token]).await)
+        let (id, token) = (record::encoded_id(id), record::encoded_token(token));
+        let key = self.backend().key(&id);
+        change(
+            permit
+                .run(&scripts.release.on(key, &[token[..].into()]))
+                .await,
+        )
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
         let permit = lanes.end(0).await?;
-        let (key, token) = (self.backend().key(id), record::encoded_token(token));
-        change(permit.run(&scripts.abandon, &key, &[&token]).await)
+        let (id, token) = (record::encoded_id(id), record::encoded_token(token));
+        let key = self.backend().key(&id);
+        change(
+            permit
+                .run(&scripts.abandon.on(key, &[token[..].into()]))
+                .await,
+        )
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
         let backend = self.backend();
         let Backend { lanes, scripts, .. } = backend;
         let permit = lanes.claim().await?;
-        match permit.run(&scripts.inspect, &backend.key(id), &[]).await? {
+        let encoded = record::encoded_id(id);
+        let key = backend.key(&encoded);
+        match permit.run(&scripts.inspect.on(key, &[])).await? {
             Value::Nil if backend.may_have_v1_records() => {
                 let key = v1::key(&backend.prefix, id);
                 v1::inspect(&permit, scripts, &key).await
@@ -180,7 +209,7 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Result<Watch, StoreError> {
-        let key = self.backend().key(id);
+        let key = record::key(&self.backend().prefix, id);
         let subscription = self.inner.subscriptions.subscribe(key).await?;
         match self.mark_watched(id).await? {
             true => Ok(subscription.into_watch()),
@@ -219,5 +248,42 @@ impl fmt::Debug for RedisStore {
                 &String::from_utf8_lossy(&self.inner.backend.prefix),
             )
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use idem_core::Fingerprint;
+
+    use super::*;
+    use crate::redis::durability::Durability;
+    use crate::redis::lanes::{Bounds, Lanes};
+    use crate::redis::url;
+
+    /// What the allocator serves from its thread's own cache.
+    const SMALL: usize = 1032;
+
+    #[test]
+    fn the_futures_of_the_hot_paths_are_small() {
+        let (target, _) = url::parse("redis://localhost").unwrap();
+        let target = Arc::new(target);
+        let lanes = Lanes::new(&target, Bounds::default(), Durability::default());
+        let backend = Backend::new(lanes, b"idem:".to_vec());
+        let store = RedisStore::new(backend, Subscriptions::new(target), "standalone");
+        let claim = Claim::new(
+            RecordId::from_bytes([1; 32]),
+            Fingerprint::from_bytes([0; Fingerprint::LEN]),
+            Duration::from_secs(30),
+            Duration::from_secs(3600),
+        );
+        let lease = Lease::of(&claim, 1);
+        let sizes = [
+            size_of_val(&*store.claim(&claim)),
+            size_of_val(&*store.complete(&lease, Bytes::new())),
+            size_of_val(&*store.renew(&lease)),
+        ];
+        assert!(sizes.iter().all(|size| *size <= SMALL), "{sizes:?}");
     }
 }

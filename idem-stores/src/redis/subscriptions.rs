@@ -53,9 +53,10 @@ impl Subscriptions {
         };
         let channel = &subscription.channel;
         // Every watch sends it, also for one channel: the answer says that the subscription stands.
+        let deadline = self.link.deadline();
         self.link
-            .call(self.link.deadline(), async |connection| {
-                connection.subscribe(channel).await
+            .call(deadline, async |connection| {
+                connection.subscribe(channel, deadline).await
             })
             .await?;
         Ok(subscription)
@@ -123,9 +124,10 @@ impl Drop for Subscription {
         );
         self.runtime.spawn(async move {
             let link = &subscriptions.link;
+            let deadline = link.deadline();
             let unsubscribed = link
-                .call(link.deadline(), async |connection| {
-                    connection.unsubscribe(&channel).await
+                .call(deadline, async |connection| {
+                    connection.unsubscribe(&channel, deadline).await
                 })
                 .await;
             // If this fails, the subscription stays until the connection ends, and wakes nobody.

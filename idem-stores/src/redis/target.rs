@@ -1,5 +1,6 @@
 //! What a store connects to, and how a connection is opened. The one place that holds credentials.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, RedisError,
     Value, cmd,
 };
+use tokio::time::timeout;
 
+use super::opening;
 use super::primary::{Origin, Primary};
+use super::wire::Wire;
 
 /// How long one server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,7 +31,7 @@ pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long sent bytes may stay unacknowledged. Then the kernel gives the connection up, and nothing
 /// of it arrives any more.
 #[cfg(target_os = "linux")]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most calls that leave in one write, and the most bytes.
 const MAX_CALLS_PER_WRITE: usize = 256;
@@ -57,8 +61,9 @@ pub(super) enum Kind {
 /// Receives what the server pushes on one connection.
 pub(super) type Pushes = Arc<dyn AsyncPushSender>;
 
-/// A connection of the driver's.
+/// An open connection.
 pub(super) enum DriverConnection {
+    Wire(Wire),
     Single(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
@@ -116,26 +121,26 @@ impl Target {
                 let _ = rustls::crypto::ring::default_provider().install_default();
             }
         }
-        let client = match &self.kind {
-            Kind::Cluster => {
-                let connection = self.connect_to_cluster(pushes).await?;
-                return Ok((DriverConnection::Cluster(connection), origin));
-            }
-            Kind::Sentinel { master } => {
-                let primary = self.ask_sentinels(master).await?;
-                let address = primary.get_connection_info().addr();
-                self.primary.set_named(address);
-                origin.named = Some(address.clone());
-                primary
-            }
-            Kind::Single => self.client(self.first().clone())?,
-        };
+        if let Kind::Cluster = self.kind {
+            let connection = self.connect_to_cluster(pushes).await?;
+            return Ok((DriverConnection::Cluster(connection), origin));
+        }
+        let client = self.primary_client(&mut origin).await?;
         let mut info = client.get_connection_info().clone();
         let mut config = untimed();
-        if let Some(pushes) = pushes {
-            let settings = info.redis_settings().clone();
-            info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
-            config = config.set_push_sender(pushes);
+        match (pushes, info.addr()) {
+            (None, ConnectionAddr::Tcp(host, port)) => {
+                let login = info.redis_settings();
+                let wire = timeout(CONNECT_TIMEOUT, opening::open((host, *port), login)).await;
+                let wire = wire.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                return Ok((DriverConnection::Wire(wire), origin));
+            }
+            (None, _) => {}
+            (Some(pushes), _) => {
+                let settings = info.redis_settings().clone();
+                info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+                config = config.set_push_sender(pushes);
+            }
         }
         let connection = Client::open(info)?
             .get_multiplexed_async_connection_with_config(&config)
@@ -143,12 +148,27 @@ impl Target {
         Ok((DriverConnection::Single(connection), origin))
     }
 
+    /// A client of the one server that takes writes. Not for a cluster.
+    async fn primary_client(&self, origin: &mut Origin) -> Result<Client, RedisError> {
+        let Kind::Sentinel { master } = &self.kind else {
+            return self.client(self.first().clone());
+        };
+        let primary = self.ask_sentinels(master).await?;
+        let address = primary.get_connection_info().addr();
+        self.primary.set_named(address);
+        origin.named = Some(address.clone());
+        Ok(primary)
+    }
+
     /// Opens a connection to every server that takes writes.
     pub(super) async fn primaries(&self) -> Result<Vec<MultiplexedConnection>, RedisError> {
-        let mut cluster = match self.connect(None).await?.0 {
-            DriverConnection::Single(connection) => return Ok(vec![connection]),
-            DriverConnection::Cluster(cluster) => cluster,
-        };
+        if !self.is_cluster() {
+            let client = self.primary_client(&mut Origin::default()).await?;
+            let config = untimed();
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            return Ok(vec![connection.await?]);
+        }
+        let mut cluster = self.connect_to_cluster(None).await?;
         let mut slots = cmd("CLUSTER");
         slots.arg("SLOTS");
         let slots = cluster.req_packed_command(&slots).await?.extract_error()?;

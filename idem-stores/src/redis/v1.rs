@@ -19,6 +19,7 @@ use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordI
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{RedisError, Value, cmd, pipe};
 
+use super::command::Number;
 use super::errors::{CallError, UNREADABLE};
 use super::lanes::Permit;
 use super::record;
@@ -57,9 +58,10 @@ pub(super) async fn fence(
     let key = key(prefix, &claim.id);
     // Longer than the record of version 2 that it protects.
     let kept = record::lifetime(claim.lease, claim.retention) + record::millis(claim.retention);
-    let fence = set_if_absent(&key, FENCE, kept);
+    let kept = Number::new(kept);
+    let fence = set_if_absent(key[..].into(), FENCE, &kept);
     loop {
-        let found = match permit.send(&fence).await {
+        let found = match permit.send(&fence[..]).await {
             Ok(found) => found,
             Err(error) if error.refuses_writes() => {
                 return read_instead(permit, &key, claim, error).await;
@@ -76,10 +78,16 @@ pub(super) async fn fence(
         {
             return Ok(Fenced::Answered(answer));
         }
-        let (fingerprint, kept) = (claim.fingerprint.to_bytes(), kept.to_string());
+        let fingerprint = claim.fingerprint.to_bytes();
         let rerun = flag(claim.on_crash == OnCrash::Rerun);
-        let arguments = [&fingerprint[..], FENCE, kept.as_bytes(), rerun];
-        match permit.run(&scripts.v1_claim, &key, &arguments).await? {
+        let arguments = [
+            fingerprint[..].into(),
+            FENCE.into(),
+            kept.as_bytes().into(),
+            rerun,
+        ];
+        let call = scripts.v1_claim.on(key[..].into(), &arguments);
+        match permit.run(&call).await? {
             Value::Int(crashed) => {
                 let crashed_attempts = u32::try_from(crashed).unwrap_or(u32::MAX);
                 return Ok(Fenced::Free { crashed_attempts });
@@ -106,7 +114,7 @@ async fn read_instead(
     claim: &Claim,
     refused: CallError,
 ) -> Result<Fenced, StoreError> {
-    match permit.send(cmd("GET").arg(key)).await {
+    match permit.send(&*cmd("GET").arg(key)).await {
         Ok(found) => match Record::of(found)? {
             None => Ok(Fenced::Free {
                 crashed_attempts: 0,
@@ -126,7 +134,7 @@ pub(super) async fn inspect(
     scripts: &Scripts,
     key: &[u8],
 ) -> Result<Option<Inspection>, StoreError> {
-    match permit.run(&scripts.inspect, key, &[]).await? {
+    match permit.run(&scripts.inspect.on(key.into(), &[])).await? {
         Value::Nil => Ok(None),
         found => {
             let (record, ttl) = record_and_ttl(found)?;

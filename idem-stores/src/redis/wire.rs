@@ -1,0 +1,551 @@
+//! One connection to one server, shared by many calls. Commands leave in the order in which they
+//! were given, and replies come back in that order. Knows nothing of records.
+//!
+//! It does what the driver's multiplexed connection does, for less, because most of what a call to a
+//! near server costs this process is system calls and wake-ups:
+//!
+//! * A command is written straight into the buffer that is sent. Commands of calls that are ready
+//!   at the same time leave in one write.
+//! * A call needs no allocation, no channel and no timer of its own.
+//! * A call that is dropped or over before it was sent is not sent.
+//!
+//! One task reads and writes. It belongs to the runtime that opened the connection. Calls of another
+//! runtime are ended at their deadlines although that one may be blocked: every runtime looks after the
+//! deadlines of its own calls.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use redis::{RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::command::Command;
+use super::replies::{self, Reply};
+
+/// What one read asks for, and the most.
+const READ: usize = 8 * 1024;
+const MAX_READ: usize = 1024 * 1024;
+
+/// A larger buffer is given back when it is empty.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+/// A connection. It is closed when it is dropped.
+pub(super) struct Wire {
+    calls: Arc<Mutex<Calls>>,
+    task: AbortHandle,
+}
+
+impl Wire {
+    /// Takes a connection over whose login is done, and that has no reply on its way.
+    pub(super) fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let calls = Arc::new(Mutex::new(Calls::default()));
+        let transport = Transport {
+            stream,
+            calls: Arc::clone(&calls),
+            outgoing: Vec::new(),
+            written: 0,
+            received: BytesMut::new(),
+            missing: READ,
+            replies: Vec::new(),
+            wakers: Vec::new(),
+            has_yielded: false,
+        };
+        let task = tokio::spawn(transport.run()).abort_handle();
+        Self { calls, task }
+    }
+
+    /// Sends a command and takes its reply. An error that the server answers is a value.
+    ///
+    /// # Errors
+    /// When the connection fails, or there is no reply at the deadline.
+    pub(super) fn send(&self, command: &(impl Command + ?Sized), deadline: Instant) -> Call<'_> {
+        Call {
+            slot: Some(self.begin(command, deadline)),
+            calls: &self.calls,
+        }
+    }
+
+    fn begin(&self, command: &(impl Command + ?Sized), deadline: Instant) -> usize {
+        let runtime = Handle::current();
+        let mut calls = lock(&self.calls);
+        if let Some(error) = calls.ended.clone() {
+            let slot = calls.occupy(0, deadline, runtime.id());
+            calls.replied(slot, Err(error));
+            return slot;
+        }
+        let before = calls.unsent.len();
+        command.encode(&mut calls.unsent);
+        let length = calls.unsent.len() - before;
+        let slot = calls.occupy(length, deadline, runtime.id());
+        calls.unsent_calls.push((slot, length));
+        match calls.watch(runtime.id()) {
+            Some(watch) if deadline >= watch.looks_at => {}
+            Some(watch) => watch.sooner.notify_one(),
+            None => self.start_watch(&mut calls, &runtime, deadline),
+        }
+        let transport = calls.transport.take();
+        drop(calls);
+        if let Some(transport) = transport {
+            transport.wake();
+        }
+        slot
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The calls of one connection.
+#[derive(Default)]
+struct Calls {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// What the transport has not taken yet, and whose it is, with its length.
+    unsent: Vec<u8>,
+    unsent_calls: Vec<(usize, usize)>,
+    /// How much of it nobody waits for.
+    withdrawn: usize,
+    /// Those who get the next replies, in this order.
+    sent: VecDeque<usize>,
+    /// The transport, if it waits for calls.
+    transport: Option<Waker>,
+    watches: Vec<Watch>,
+    ended: Option<RedisError>,
+}
+
+struct Slot {
+    state: SlotState,
+    deadline: Instant,
+    runtime: Id,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Unsent {
+        length: usize,
+    },
+    /// A reply is expected.
+    Sent,
+    /// There is a reply, or none will come.
+    Over,
+}
+
+enum SlotState {
+    Waiting(Option<Waker>),
+    Answered(Result<Value, RedisError>),
+    /// Nobody waits, and a reply may come.
+    Left,
+    Free,
+}
+
+/// Who looks after the deadlines of one runtime's calls.
+struct Watch {
+    runtime: Id,
+    looks_at: Instant,
+    sooner: Arc<Notify>,
+}
+
+fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
+    calls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Calls {
+    fn occupy(&mut self, length: usize, deadline: Instant, runtime: Id) -> usize {
+        let slot = Slot {
+            state: SlotState::Waiting(None),
+            deadline,
+            runtime,
+            stage: Stage::Unsent { length },
+        };
+        match self.free.pop() {
+            Some(free) => {
+                self.slots[free] = slot;
+                free
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    /// Ends the waiting for a reply. Returns who must be woken.
+    fn answer(&mut self, slot: usize, answer: Result<Value, RedisError>) -> Option<Waker> {
+        let before = &mut self.slots[slot].state;
+        match before {
+            SlotState::Waiting(waker) => {
+                let waker = waker.take();
+                *before = SlotState::Answered(answer);
+                waker
+            }
+            SlotState::Answered(_) | SlotState::Left | SlotState::Free => None,
+        }
+    }
+
+    /// The reply was read, or will not come.
+    fn replied(&mut self, slot: usize, reply: Result<Value, RedisError>) -> Option<Waker> {
+        self.slots[slot].stage = Stage::Over;
+        let waker = self.answer(slot, reply);
+        self.free_if_over(slot);
+        waker
+    }
+
+    /// Its caller has its answer, or has gone.
+    fn leave(&mut self, slot: usize) {
+        let is_waiting = matches!(self.slots[slot].state, SlotState::Waiting(_));
+        self.slots[slot].state = SlotState::Left;
+        if is_waiting {
+            self.withdraw(slot);
+        }
+        self.free_if_over(slot);
+    }
+
+    fn free_if_over(&mut self, slot: usize) {
+        let Slot { state, stage, .. } = &mut self.slots[slot];
+        if matches!(state, SlotState::Left) && *stage == Stage::Over {
+            *state = SlotState::Free;
+            self.free.push(slot);
+        }
+    }
+
+    /// Nobody waits for this call any more. If it is unsent, it will not be sent.
+    fn withdraw(&mut self, slot: usize) {
+        if let Stage::Unsent { length } = self.slots[slot].stage {
+            self.withdrawn += length;
+            // Often enough to be bounded, and seldom enough to be cheap.
+            if self.withdrawn > KEPT_BUFFER && self.withdrawn > self.unsent.len() / 2 {
+                self.forget_withdrawn();
+            }
+        }
+    }
+
+    /// Removes what was withdrawn from what is to be sent.
+    fn forget_withdrawn(&mut self) {
+        let mut kept = Vec::with_capacity(self.unsent.len().saturating_sub(self.withdrawn));
+        let (mut kept_calls, mut start) = (Vec::new(), 0);
+        for (slot, length) in std::mem::take(&mut self.unsent_calls) {
+            let end = start + length;
+            if matches!(self.slots[slot].state, SlotState::Waiting(_)) {
+                kept.extend_from_slice(&self.unsent[start..end]);
+                kept_calls.push((slot, length));
+            } else {
+                self.slots[slot].stage = Stage::Over;
+                self.free_if_over(slot);
+            }
+            start = end;
+        }
+        (self.unsent, self.unsent_calls, self.withdrawn) = (kept, kept_calls, 0);
+    }
+
+    /// Swaps what is to be sent into an empty buffer.
+    fn take_unsent(&mut self, into: &mut Vec<u8>) {
+        if self.withdrawn > 0 {
+            self.forget_withdrawn();
+        }
+        std::mem::swap(into, &mut self.unsent);
+        for (slot, _) in self.unsent_calls.drain(..) {
+            self.slots[slot].stage = Stage::Sent;
+            self.sent.push_back(slot);
+        }
+    }
+
+    fn watch(&self, runtime: Id) -> Option<&Watch> {
+        self.watches.iter().find(|watch| watch.runtime == runtime)
+    }
+
+    /// Ends the calls of this runtime whose time is over. Returns the next deadline.
+    fn expire(&mut self, runtime: Id, now: Instant, wakers: &mut Vec<Waker>) -> Option<Instant> {
+        let mut next = None;
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
+            if slot.runtime != runtime || !matches!(slot.state, SlotState::Waiting(_)) {
+                continue;
+            }
+            if slot.deadline <= now {
+                wakers.extend(self.answer(at, Err(timed_out())));
+                self.withdraw(at);
+            } else {
+                next = Some(next.map_or(slot.deadline, |next: Instant| next.min(slot.deadline)));
+            }
+        }
+        next
+    }
+
+    /// Nothing is sent or answered any more.
+    fn end(&mut self, error: &RedisError) -> Vec<Waker> {
+        if self.ended.is_some() {
+            return Vec::new();
+        }
+        self.ended = Some(error.clone());
+        (self.unsent, self.withdrawn) = (Vec::new(), 0);
+        let unsent = self.unsent_calls.drain(..).map(|(slot, _)| slot);
+        let all: Vec<_> = self.sent.drain(..).chain(unsent).collect();
+        let replied = |slot| self.replied(slot, Err(error.clone()));
+        all.into_iter().filter_map(replied).collect()
+    }
+}
+
+/// A call that waits for its reply. If it is dropped without a reply, nobody gets that.
+pub(super) struct Call<'a> {
+    calls: &'a Mutex<Calls>,
+    /// `None` once the answer was taken.
+    slot: Option<usize>,
+}
+
+impl Future for Call<'_> {
+    type Output = Result<Value, RedisError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(slot) = self.slot else {
+            // Not polled after its end.
+            return Poll::Pending;
+        };
+        let mut calls = lock(self.calls);
+        match &mut calls.slots[slot].state {
+            SlotState::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
+            SlotState::Waiting(waker) => *waker = Some(cx.waker().clone()),
+            state => {
+                let answered = std::mem::replace(state, SlotState::Left);
+                calls.free_if_over(slot);
+                drop(calls);
+                self.slot = None;
+                return match answered {
+                    SlotState::Answered(answer) => Poll::Ready(answer),
+                    _ => Poll::Pending,
+                };
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            lock(self.calls).leave(slot);
+        }
+    }
+}
+
+impl Wire {
+    /// Starts to look after the deadlines of this runtime's calls. It ends when there have been none
+    /// for a while.
+    fn start_watch(&self, calls: &mut Calls, runtime: &Handle, first: Instant) {
+        let sooner = Arc::new(Notify::new());
+        calls.watches.push(Watch {
+            runtime: runtime.id(),
+            looks_at: first,
+            sooner: Arc::clone(&sooner),
+        });
+        let watched = Watched {
+            calls: Arc::downgrade(&self.calls),
+            runtime: runtime.id(),
+        };
+        runtime.spawn(watched.look_after(first, sooner));
+    }
+}
+
+/// Removes its watch when it ends, also with its runtime.
+struct Watched {
+    calls: std::sync::Weak<Mutex<Calls>>,
+    runtime: Id,
+}
+
+impl Watched {
+    async fn look_after(self, first: Instant, sooner: Arc<Notify>) {
+        let pause = first
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1));
+        let (mut looks_at, mut is_idle) = (first, false);
+        loop {
+            let _ = timeout_at(looks_at, sooner.notified()).await;
+            let Some(all) = self.calls.upgrade() else {
+                return;
+            };
+            let (now, mut wakers) = (Instant::now(), Vec::new());
+            {
+                let mut calls = lock(&all);
+                let next = calls.expire(self.runtime, now, &mut wakers);
+                if next.is_none() && is_idle {
+                    // Under the lock: the next call starts another one.
+                    self.remove(&mut calls);
+                    return;
+                }
+                is_idle = next.is_none();
+                looks_at = next.unwrap_or(now + pause);
+                let watch = calls.watches.iter_mut();
+                for watch in watch.filter(|watch| watch.runtime == self.runtime) {
+                    watch.looks_at = looks_at;
+                }
+            }
+            drop(all);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn remove(&self, calls: &mut Calls) {
+        calls.watches.retain(|watch| watch.runtime != self.runtime);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(calls) = self.calls.upgrade() {
+            self.remove(&mut lock(&calls));
+        }
+    }
+}
+
+/// Reads and writes.
+struct Transport<S> {
+    stream: S,
+    calls: Arc<Mutex<Calls>>,
+    /// What is being written, and how much of it is.
+    outgoing: Vec<u8>,
+    written: usize,
+    received: BytesMut,
+    /// What the next read asks for.
+    missing: usize,
+    replies: Vec<Value>,
+    wakers: Vec<Waker>,
+    has_yielded: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+    async fn run(mut self) {
+        let error = poll_fn(|cx| self.poll(cx)).await;
+        self.end(&error);
+    }
+
+    /// Goes on until the connection fails.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RedisError> {
+        // Both directions: a server that cannot write may not read either.
+        if let Err(error) = self.read(cx).and_then(|()| self.write(cx)) {
+            return Poll::Ready(error);
+        }
+        Poll::Pending
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
+        loop {
+            if self.received.is_empty() && self.received.capacity() > KEPT_BUFFER {
+                self.received = BytesMut::new();
+            }
+            self.received.reserve(self.missing);
+            let read = pin!(self.stream.read_buf(&mut self.received)).poll(cx);
+            match read {
+                Poll::Ready(Ok(0)) => return Err(closed()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => return Ok(()),
+            }
+            self.missing = self.split()?.clamp(READ, MAX_READ);
+            self.deliver();
+        }
+    }
+
+    /// Splits what was received. Returns how much is missing to the next reply.
+    fn split(&mut self) -> Result<usize, RedisError> {
+        loop {
+            match replies::first(&self.received)? {
+                Reply::Whole(value, length) => {
+                    self.received.advance(length);
+                    self.replies.push(value);
+                }
+                Reply::NeedsAtLeast(length) => return Ok(length - self.received.len()),
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let mut calls = lock(&self.calls);
+        for value in self.replies.drain(..) {
+            if let Some(slot) = calls.sent.pop_front() {
+                self.wakers.extend(calls.replied(slot, Ok(value)));
+            }
+        }
+        drop(calls);
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
+        loop {
+            if self.written == self.outgoing.len() && !self.take_unsent(cx) {
+                return Ok(());
+            }
+            let left = &self.outgoing[self.written..];
+            match Pin::new(&mut self.stream).poll_write(cx, left) {
+                Poll::Ready(Ok(0)) => return Err(closed()),
+                Poll::Ready(Ok(written)) => self.written += written,
+                Poll::Ready(Err(error)) => return Err(error.into()),
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes what is to be sent. `false` if there is nothing, or more is likely to come first.
+    fn take_unsent(&mut self, cx: &mut Context<'_>) -> bool {
+        self.written = 0;
+        self.outgoing.clear();
+        if self.outgoing.capacity() > KEPT_BUFFER {
+            self.outgoing = Vec::new();
+        }
+        let mut calls = lock(&self.calls);
+        if calls.unsent.is_empty() {
+            self.has_yielded = false;
+            match &mut calls.transport {
+                Some(waker) => waker.clone_from(cx.waker()),
+                waker => *waker = Some(cx.waker().clone()),
+            }
+            return false;
+        }
+        if !self.has_yielded {
+            // Tasks that are ready now may have calls, too. They go first.
+            self.has_yielded = true;
+            drop(calls);
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        self.has_yielded = false;
+        calls.take_unsent(&mut self.outgoing);
+        true
+    }
+}
+
+impl<S> Transport<S> {
+    fn end(&self, error: &RedisError) {
+        let wakers = lock(&self.calls).end(error);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<S> Drop for Transport<S> {
+    fn drop(&mut self) {
+        // Its runtime may have ended.
+        self.end(&closed());
+    }
+}
+
+fn closed() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
