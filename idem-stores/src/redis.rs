@@ -7,7 +7,9 @@
 //! | to find | look in |
 //! |---|---|
 //! | the transitions | `store`; claims in `claims` |
-//! | the bytes of a record | `record`; of version 1 `v1` |
+//! | the bytes of a record | `record`, `appendix`; of version 1 `v1` |
+//! | what a process knows of the server's clock | `clock` |
+//! | records page by page | `listing` |
 //! | the scripts | `scripts`, and the files beside it |
 //! | priorities and bounds | `lanes` |
 //! | waiting for replicas | `durability` |
@@ -35,16 +37,19 @@
 //! # }
 //! ```
 
+mod appendix;
 mod backend;
 mod builder;
 mod checks;
 mod claims;
+mod clock;
 mod command;
 mod connection;
 mod durability;
 mod errors;
 mod lanes;
 mod link;
+mod listing;
 mod opening;
 mod primary;
 mod record;

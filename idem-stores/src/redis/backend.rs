@@ -1,13 +1,16 @@
 //! What every transition needs: the connections, the scripts and the names of keys.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::command::Word;
 use super::lanes::Lanes;
 use super::record::EncodedId;
 use super::scripts::Scripts;
+use super::target::Target;
 
 pub(super) struct Backend {
+    pub(super) target: Arc<Target>,
     pub(super) lanes: Lanes,
     pub(super) scripts: Scripts,
     /// The beginning of every key.
@@ -16,8 +19,9 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(lanes: Lanes, prefix: Vec<u8>) -> Self {
+    pub(super) fn new(target: Arc<Target>, lanes: Lanes, prefix: Vec<u8>) -> Self {
         Self {
+            target,
             lanes,
             scripts: Scripts::new(),
             prefix,

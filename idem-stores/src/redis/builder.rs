@@ -154,7 +154,7 @@ impl RedisStoreBuilder {
         let mut durability = self.durability;
         durability.timeout = target.command_timeout / 4;
         let lanes = Lanes::new(&target, self.bounds, durability);
-        let backend = Backend::new(lanes, self.prefix.into_bytes());
+        let backend = Backend::new(Arc::clone(&target), lanes, self.prefix.into_bytes());
         let subscriptions = Subscriptions::new(Arc::clone(&target));
         let store = RedisStore::new(backend, subscriptions, target.kind());
         // Apart, so that the callers' own futures stay shallow.

@@ -3,8 +3,9 @@
 //! | calls | connection | at once | when there are more |
 //! |---|---|---|---|
 //! | renewals | the lease holders' | as many as there are leases | – |
-//! | completions, releases, abandonments | the claims', while few claims are under way and it answers; else the lease holders' | 4 MiB, so that a renewal behind them is in time | wait in the queue |
-//! | claims, inspections, watches | the claims' | [`DEFAULT_CLAIMS`] | wait in the queue; refused when it is full |
+//! | ends of attempts, checkpoints | the claims', while few claims are under way and it answers; else the lease holders' | 4 MiB, so that a renewal behind them is in time | wait in the queue |
+//! | claims, inspections, watches, forgetting | the claims' | [`DEFAULT_CLAIMS`] | wait in the queue; refused when it is full |
+//! | pages of records | one of their own | [`MAX_LISTINGS`] | wait until their time is over |
 //!
 //! The end of an attempt shares the claims' connection while that costs it nothing, because what leaves
 //! together costs both sides one system call, and what comes together one wake-up. Renewals never do:
@@ -44,6 +45,9 @@ pub(super) const DEFAULT_WAITING: usize = 4096;
 const MAX_END_BYTES: usize = 4 * 1024 * 1024;
 const MIN_END_BYTES: usize = 16 * 1024;
 
+/// How many pages of records are read at once, each over a connection of its own.
+const MAX_LISTINGS: usize = 2;
+
 /// With so many claims under way, and such a silence, ends of attempts keep to their own connection.
 const MANY_CLAIMS: usize = 16;
 const SILENCE: Duration = Duration::from_millis(20);
@@ -76,6 +80,7 @@ pub(super) struct Lanes {
     /// Claims in the queue.
     waiting: AtomicUsize,
     max_waiting: usize,
+    listings: Semaphore,
     durability: Durability,
 }
 
@@ -93,6 +98,7 @@ impl Lanes {
             max_claims,
             waiting: AtomicUsize::new(0),
             max_waiting: bounds.waiting,
+            listings: Semaphore::new(MAX_LISTINGS),
         }
     }
 
@@ -134,6 +140,14 @@ impl Lanes {
             None => &self.holder_link,
         };
         Ok(self.permit(link, deadline, Some(permit)))
+    }
+
+    /// A permit to read a page of records.
+    pub(super) async fn listing(
+        &self,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>, StoreError> {
+        granted(timeout_at(deadline, self.listings.acquire()).await)
     }
 
     fn claims_are_few(&self) -> bool {

@@ -19,7 +19,7 @@ use super::command::Command;
 use super::connection::Connection;
 use super::errors::CallError;
 use super::primary::Origin;
-use super::target::{Pushes, Target};
+use super::target::{CONNECT_TIMEOUT, Pushes, Target};
 use crate::backoff::Backoff;
 
 /// Pauses before a connection that follows failed ones.
@@ -243,9 +243,22 @@ impl Link {
 }
 
 async fn open(target: Arc<Target>, pushes: Option<Pushes>) -> Result<Opened, RedisError> {
+    let is_for_calls = pushes.is_none();
     let (driver, origin) = target.connect(pushes).await?;
-    let connection = Connection::new(driver, target);
+    let mut connection = Connection::new(driver, Arc::clone(&target));
+    if is_for_calls {
+        read_clock(&mut connection, &target).await;
+    }
     Ok(Opened { connection, origin })
+}
+
+/// What is not told is not known. A connection that fails over it fails again with its first call.
+async fn read_clock(connection: &mut Connection, target: &Target) {
+    let asked = Instant::now();
+    let answer = connection.ask(&["TIME".into()][..], asked + CONNECT_TIMEOUT);
+    if let Ok(answer) = answer.await {
+        target.clock.learn(&answer, asked);
+    }
 }
 
 fn timed_out(_: tokio::time::error::Elapsed) -> RedisError {

@@ -8,19 +8,21 @@
 //!
 //! | characters | |
 //! |---|---|
-//! | 0 | `r` running, `a` abandoned: no attempt holds it |
+//! | 0 | `r` running; `a` abandoned, `s` suspended: no attempt holds it |
 //! | 1 | `w` if it is watched; `c` if its owner has recreated it; else `-` |
-//! | 2–23 | token, base64url; dashes after an abandonment |
+//! | 2–23 | token, base64url; dashes where no attempt holds it |
 //! | 24–67 | fingerprint, base64url |
 //! | 68–77 | attempt |
 //! | 78–90 | lease in milliseconds |
 //! | 91–103 | retention in milliseconds |
 //! | 104–116 | when it was claimed, in milliseconds of the server's clock; zeros if unknown |
 //! | 117–124 | the first 8 hexadecimal digits of the SHA-1 of all of this |
-//! | 125– | what later versions append, such as the operation's name or finished steps, each with a checksum of its own; kept as it is, and never taken over by this version |
+//! | 125– | the operation's name and finished steps; see `appendix`. What a later version appends is kept as it is, and never taken over by this one |
 //!
 //! No clock but the server's is needed. A running record lives for its lease and its retention, so
-//! what is left of the lease is the record's time to live, less the retention.
+//! what is left of the lease is the record's time to live, less the retention. A suspended record lives
+//! for its retention. The time of a first claim is what the process knows of the server's clock
+//! (see `clock`), because a plain command writes it; a takeover's is the server's own.
 //!
 //! A finished record is compact, and its owner makes the whole of it:
 //!
@@ -38,28 +40,31 @@
 //! Numbers in it are big-endian.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use idem_core::{
-    Claim, Claimed, Fingerprint, Inspection, Lease, OnCrash, Phase, RecordId, StoreError, Token,
+    Claim, Claimed, Fingerprint, Inspection, Lease, Listed, OnCrash, OperationName, Phase,
+    RecordId, RecordState, StoreError, Token,
 };
 use redis::Value;
 use sha1::{Digest, Sha1};
 
+use super::appendix::{self, Appendix, MAX_NAME_SECTION};
 use super::command::Word;
 use super::errors::UNREADABLE;
 
 const RUNNING: u8 = b'r';
 const ABANDONED: u8 = b'a';
+const SUSPENDED: u8 = b's';
 const FINISHED: u8 = b'f';
 
 const RECREATED: u8 = b'c';
 
 /// The length of a running record, and where its parts are.
-pub(super) const RUNNING_LEN: usize = 125;
+pub(super) const HEAD_LEN: usize = 125;
 const TOKEN: Range<usize> = 2..24;
 const FINGERPRINT: Range<usize> = 24..68;
 const ATTEMPT: Range<usize> = 68..78;
@@ -67,6 +72,7 @@ const LEASE: Range<usize> = 78..91;
 const RETENTION: Range<usize> = 91..104;
 const CLAIMED: Range<usize> = 104..117;
 const SEALED_LEN: usize = 117;
+pub(super) const SEAL_LEN: usize = 8;
 
 /// Where a finished record's folded token is.
 const FOLDED_TOKEN: Range<usize> = 6..12;
@@ -110,28 +116,44 @@ pub(super) fn encoded_token(token: &Token) -> [u8; 22] {
     encoded
 }
 
-/// The record of a running attempt, as a claim writes it.
-pub(super) fn running(lease: &Lease) -> [u8; RUNNING_LEN] {
-    running_with_mark(lease, b'-')
+/// The record of a running attempt, without steps.
+pub(super) struct Running {
+    bytes: [u8; HEAD_LEN + MAX_NAME_SECTION],
+    length: u8,
 }
 
-/// The record of a running attempt, as its owner recreates it.
-pub(super) fn recreated(lease: &Lease) -> [u8; RUNNING_LEN] {
-    running_with_mark(lease, RECREATED)
-}
+impl Running {
+    /// As a claim writes it; and when, in milliseconds of the server's clock, or 0.
+    pub(super) fn claimed(lease: &Lease, at: u64) -> Self {
+        Self::with_mark(lease, b'-', at)
+    }
 
-fn running_with_mark(lease: &Lease, mark: u8) -> [u8; RUNNING_LEN] {
-    let mut record = [0; RUNNING_LEN];
-    (record[0], record[1]) = (RUNNING, mark);
-    encode(lease.token.as_bytes(), &mut record[TOKEN]);
-    encode(&lease.fingerprint.to_bytes(), &mut record[FINGERPRINT]);
-    digits(lease.attempt.into(), &mut record[ATTEMPT]);
-    digits(millis(lease.duration), &mut record[LEASE]);
-    digits(millis(lease.retention), &mut record[RETENTION]);
-    digits(0, &mut record[CLAIMED]);
-    let seal = seal(&record[..SEALED_LEN]);
-    record[SEALED_LEN..].copy_from_slice(&seal);
-    record
+    /// As its owner recreates it.
+    pub(super) fn recreated(lease: &Lease) -> Self {
+        Self::with_mark(lease, RECREATED, 0)
+    }
+
+    fn with_mark(lease: &Lease, mark: u8, claimed: u64) -> Self {
+        let mut record = [0; HEAD_LEN + MAX_NAME_SECTION];
+        (record[0], record[1]) = (RUNNING, mark);
+        encode(lease.token.as_bytes(), &mut record[TOKEN]);
+        encode(&lease.fingerprint.to_bytes(), &mut record[FINGERPRINT]);
+        digits(lease.attempt.into(), &mut record[ATTEMPT]);
+        digits(millis(lease.duration), &mut record[LEASE]);
+        digits(millis(lease.retention), &mut record[RETENTION]);
+        digits(claimed, &mut record[CLAIMED]);
+        let seal = seal(&record[..SEALED_LEN]);
+        record[SEALED_LEN..HEAD_LEN].copy_from_slice(&seal);
+        let name = appendix::write_name(&lease.operation, &mut record[HEAD_LEN..]);
+        Self {
+            bytes: record,
+            length: (HEAD_LEN + name) as u8,
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
 }
 
 fn encode(bytes: &[u8], into: &mut [u8]) {
@@ -139,14 +161,14 @@ fn encode(bytes: &[u8], into: &mut [u8]) {
     let _ = BASE64.encode_slice(bytes, into);
 }
 
-fn digits(mut number: u64, into: &mut [u8]) {
+pub(super) fn digits(mut number: u64, into: &mut [u8]) {
     for digit in into.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
 }
 
-fn seal(record: &[u8]) -> [u8; RUNNING_LEN - SEALED_LEN] {
+pub(super) fn seal(record: &[u8]) -> [u8; SEAL_LEN] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let digest = Sha1::digest(record);
     std::array::from_fn(|at| {
@@ -157,14 +179,17 @@ fn seal(record: &[u8]) -> [u8; RUNNING_LEN - SEALED_LEN] {
 
 /// The record of an attempt that ended with an outcome: what comes before the outcome, and after it.
 pub(super) struct Finished {
-    before: [u8; FINISHED_HEAD + 6],
+    before: [u8; FINISHED_HEAD + 6 + OperationName::MAX_BYTES],
     length: u8,
     checksum: [u8; CHECKSUM_LEN],
 }
 
+/// How much of a finished record tells its state and when it was claimed, which the script writes.
+const SCRIPTS_PART: usize = 6;
+
 impl Finished {
     pub(super) fn new(lease: &Lease, outcome: &[u8]) -> Self {
-        let mut before = [0; FINISHED_HEAD + 6];
+        let mut before = [0; FINISHED_HEAD + 6 + OperationName::MAX_BYTES];
         before[0] = FINISHED;
         before[FOLDED_TOKEN].copy_from_slice(&folded(&lease.token));
         before[FOLDED_TOKEN.end..FINISHED_HEAD].copy_from_slice(&lease.fingerprint.to_bytes());
@@ -175,8 +200,11 @@ impl Finished {
             length += 1;
         }
         before[length] = attempt as u8;
-        // No name.
+        let name = lease.operation.as_str().as_bytes();
+        before[length + 1] = name.len() as u8;
         length += 2;
+        before[length..length + name.len()].copy_from_slice(name);
+        length += name.len();
         let checksum = checksum([&before[..length], outcome]);
         Self {
             before,
@@ -185,12 +213,10 @@ impl Finished {
         }
     }
 
+    /// What the script is given: all that comes after its own part.
     pub(super) fn with<'a>(&'a self, outcome: &'a [u8]) -> Word<'a> {
-        Word::joined([
-            &self.before[..usize::from(self.length)],
-            outcome,
-            &self.checksum,
-        ])
+        let before = &self.before[SCRIPTS_PART..usize::from(self.length)];
+        Word::joined([before, outcome, &self.checksum])
     }
 }
 
@@ -230,6 +256,7 @@ fn checksum([head, rest]: [&[u8]; 2]) -> [u8; CHECKSUM_LEN] {
 pub(super) struct Record {
     attempt: u32,
     fingerprint: Fingerprint,
+    claimed_at: Option<SystemTime>,
     state: State,
 }
 
@@ -239,10 +266,14 @@ enum State {
         /// `None` if the attempt was abandoned.
         token: Option<Token>,
         retention: Duration,
-        /// A later version has appended something.
-        has_appendix: bool,
+        /// `None` if a later version has appended something.
+        appendix: Option<Appendix>,
+    },
+    Suspended {
+        appendix: Option<Appendix>,
     },
     Finished {
+        operation: OperationName,
         outcome: Bytes,
     },
 }
@@ -251,27 +282,33 @@ impl Record {
     /// `None` if the bytes are damaged, of another version, or not a record at all.
     pub(super) fn decode(bytes: Vec<u8>) -> Option<Self> {
         match bytes.first()? {
-            &RUNNING | &ABANDONED => Self::decode_running(&bytes),
+            &RUNNING | &ABANDONED | &SUSPENDED => {
+                let (head, more) = bytes.split_first_chunk::<HEAD_LEN>()?;
+                Self::decode_head(head, Appendix::decode(more))
+            }
             &FINISHED => Self::decode_finished(Bytes::from(bytes)),
             _ => None,
         }
     }
 
-    fn decode_running(bytes: &[u8]) -> Option<Self> {
-        let (head, more) = bytes.split_first_chunk::<RUNNING_LEN>()?;
+    fn decode_head(head: &[u8; HEAD_LEN], appendix: Option<Appendix>) -> Option<Self> {
         if head[SEALED_LEN..] != seal(&head[..SEALED_LEN]) {
             return None;
         }
         Some(Self {
             attempt: u32::try_from(number(&head[ATTEMPT])?).ok()?,
             fingerprint: Fingerprint::from_bytes(decoded(&head[FINGERPRINT])?),
-            state: State::Running {
-                token: match head[0] {
-                    RUNNING => Some(Token::from_bytes(decoded(&head[TOKEN])?)),
-                    _ => None,
+            claimed_at: time_of_millis(number(&head[CLAIMED])?),
+            state: match head[0] {
+                SUSPENDED => State::Suspended { appendix },
+                state => State::Running {
+                    token: match state {
+                        RUNNING => Some(Token::from_bytes(decoded(&head[TOKEN])?)),
+                        _ => None,
+                    },
+                    retention: Duration::from_millis(number(&head[RETENTION])?),
+                    appendix,
                 },
-                retention: Duration::from_millis(number(&head[RETENTION])?),
-                has_appendix: !more.is_empty(),
             },
         })
     }
@@ -281,9 +318,24 @@ impl Record {
         if end <= FINISHED_HEAD || bytes[end..] != checksum([&bytes[..end], b""]) {
             return None;
         }
+        let (record, outcome) = Self::decode_finished_head(&bytes[..end])?;
+        let State::Finished { operation, .. } = record.state else {
+            return None;
+        };
+        Some(Self {
+            state: State::Finished {
+                operation,
+                outcome: bytes.slice(outcome..end),
+            },
+            ..record
+        })
+    }
+
+    /// All but the outcome, and where that begins.
+    fn decode_finished_head(bytes: &[u8]) -> Option<(Self, usize)> {
         let (mut attempt, mut at) = (0, FINISHED_HEAD);
         loop {
-            let byte = *bytes[..end].get(at)?;
+            let byte = *bytes.get(at)?;
             let shift = 7 * u32::try_from(at - FINISHED_HEAD).ok()?;
             attempt |= u32::from(byte & 0x7f).checked_shl(shift)?;
             at += 1;
@@ -291,18 +343,21 @@ impl Record {
                 break;
             }
         }
-        let name = usize::from(*bytes[..end].get(at)?);
-        let outcome = at + 1 + name;
-        if outcome > end {
-            return None;
-        }
-        Some(Self {
+        let name_length = usize::from(*bytes.get(at)?);
+        let name = bytes.get(at + 1..at + 1 + name_length)?;
+        let hundredths = bytes[1..6]
+            .iter()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let record = Self {
             attempt,
             fingerprint: Fingerprint::from_bytes(bytes[12..FINISHED_HEAD].try_into().ok()?),
+            claimed_at: time_of_millis(hundredths * 10),
             state: State::Finished {
-                outcome: bytes.slice(outcome..end),
+                operation: OperationName::new(std::str::from_utf8(name).unwrap_or_default()),
+                outcome: Bytes::new(),
             },
-        })
+        };
+        Some((record, at + 1 + name_length))
     }
 
     /// The answer to a claim that no time changes: a finished record, or another request's key.
@@ -311,12 +366,12 @@ impl Record {
             return Some(Claimed::Mismatch);
         }
         match &self.state {
-            State::Finished { outcome } => Some(Claimed::Finished {
+            State::Finished { outcome, .. } => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: None,
-                claimed_at: None,
+                claimed_at: self.claimed_at,
             }),
-            State::Running { .. } => None,
+            State::Running { .. } | State::Suspended { .. } => None,
         }
     }
 
@@ -324,45 +379,62 @@ impl Record {
     pub(super) fn answer_without_ttl(&self, claim: &Claim) -> Option<Claimed> {
         match (self.final_answer(claim), &self.state) {
             (Some(Claimed::Finished { .. }), _) if claim.ask_retention => None,
-            (None, State::Running { token, .. }) if *token == Some(claim.token) => {
-                Some(Claimed::acquired(self.attempt))
-            }
+            (
+                None,
+                State::Running {
+                    token,
+                    appendix: Some(appendix),
+                    ..
+                },
+            ) if *token == Some(claim.token) => Some(Claimed::Acquired {
+                attempt: self.attempt,
+                steps: appendix.steps.clone(),
+            }),
             (answer, _) => answer,
         }
     }
 
     /// The answer to a claim that changed nothing, of a record with this time to live. `None` if the
-    /// claim should have taken the record over, and this version cannot.
+    /// claim should have got the record, and this version cannot read what is in it.
     pub(super) fn answer_with_ttl(&self, claim: &Claim, ttl: Duration) -> Option<Claimed> {
-        if let Some(answer) = self.answer_without_ttl(claim) {
-            return Some(answer);
-        }
-        match (&self.state, self.lease_left(ttl)) {
-            (State::Finished { outcome }, _) => Some(Claimed::Finished {
+        match (self.answer_without_ttl(claim), &self.state) {
+            (Some(answer), _) => Some(answer),
+            (None, State::Finished { outcome, .. }) => Some(Claimed::Finished {
                 outcome: outcome.clone(),
                 retention_left: Some(ttl),
-                claimed_at: None,
+                claimed_at: self.claimed_at,
             }),
-            (State::Running { .. }, Some(lease_left)) => Some(Claimed::InFlight { lease_left }),
-            (
-                State::Running {
-                    has_appendix: true, ..
-                },
-                None,
-            ) if claim.on_crash == OnCrash::Rerun => None,
-            (State::Running { .. }, None) => Some(Claimed::OutcomeUnknown {
-                attempt: self.attempt,
-            }),
+            (None, State::Suspended { .. }) => None,
+            (None, State::Running { token, .. }) if *token == Some(claim.token) => None,
+            (None, State::Running { appendix, .. }) => match self.lease_left(ttl) {
+                Some(lease_left) => Some(Claimed::InFlight { lease_left }),
+                None if appendix.is_none() && claim.on_crash == OnCrash::Rerun => None,
+                None => Some(Claimed::OutcomeUnknown {
+                    attempt: self.attempt,
+                }),
+            },
         }
     }
 
-    pub(super) fn inspection(self, ttl: Duration) -> Inspection {
+    /// `None` if this version cannot read what is in it.
+    pub(super) fn inspection(self, ttl: Duration) -> Option<Inspection> {
         let lease_left = self.lease_left(ttl);
-        let phase = match self.state {
-            State::Finished { outcome } => Phase::Finished { outcome },
-            State::Running { .. } => Phase::Running { lease_left },
+        let (phase, operation, steps) = match self.state {
+            State::Finished { operation, outcome } => {
+                (Phase::Finished { outcome }, operation, Bytes::new())
+            }
+            State::Running { appendix, .. } => {
+                let appendix = appendix?;
+                let phase = Phase::Running { lease_left };
+                (phase, appendix.operation, appendix.steps)
+            }
+            State::Suspended { appendix } => {
+                let appendix = appendix?;
+                (Phase::Suspended, appendix.operation, appendix.steps)
+            }
         };
-        Inspection::new(self.fingerprint, self.attempt, phase)
+        let inspection = Inspection::new(self.fingerprint, self.attempt, phase);
+        Some(inspection.claimed(operation, self.claimed_at).steps(steps))
     }
 
     fn lease_left(&self, ttl: Duration) -> Option<Duration> {
@@ -374,8 +446,69 @@ impl Record {
             } => ttl
                 .checked_sub(*retention)
                 .filter(|lease_left| !lease_left.is_zero()),
-            State::Running { token: None, .. } | State::Finished { .. } => None,
+            State::Running { token: None, .. }
+            | State::Suspended { .. }
+            | State::Finished { .. } => None,
         }
+    }
+}
+
+/// What a listing says of a record, by its beginning, which has all but its outcome and its steps, its
+/// length, its last bytes and its time to live. `None` if it cannot be read. The checksum of an outcome is not looked at.
+pub(super) fn listed(
+    id: RecordId,
+    head: &[u8],
+    length: usize,
+    tail: &[u8],
+    ttl: Duration,
+) -> Option<Listed> {
+    let (record, operation, bytes) = match head.first()? {
+        &FINISHED => {
+            let (record, outcome) = Record::decode_finished_head(head)?;
+            let State::Finished { operation, .. } = record.state else {
+                return None;
+            };
+            (
+                record,
+                operation,
+                length.checked_sub(outcome + CHECKSUM_LEN)?,
+            )
+        }
+        &RUNNING | &ABANDONED | &SUSPENDED => {
+            let (head, sections) = head.split_first_chunk::<HEAD_LEN>()?;
+            let operation = Appendix::operation(sections);
+            let bytes = match length - HEAD_LEN - appendix::length_of_name(sections) {
+                0 => 0,
+                _ => appendix::length_of_steps(tail).unwrap_or_default(),
+            };
+            (Record::decode_head(head, None)?, operation, bytes)
+        }
+        _ => return None,
+    };
+    let lease_left = record.lease_left(ttl);
+    let state = match (&record.state, lease_left) {
+        (State::Finished { .. }, _) => RecordState::Finished,
+        (State::Suspended { .. }, _) => RecordState::Suspended,
+        (State::Running { .. }, Some(_)) => RecordState::Running,
+        (State::Running { .. }, None) => RecordState::Crashed,
+    };
+    let mut listed = Listed::new(id, state, record.attempt, ttl);
+    listed.operation = operation;
+    listed.claimed_at = record.claimed_at;
+    listed.lease_left = lease_left;
+    listed.bytes = bytes;
+    Some(listed)
+}
+
+/// The id of a record's key, if it is one.
+pub(super) fn id_of(prefix: &[u8], key: &[u8]) -> Option<RecordId> {
+    Some(RecordId::from_bytes(decoded(key.strip_prefix(prefix)?)?))
+}
+
+fn time_of_millis(millis: u64) -> Option<SystemTime> {
+    match millis {
+        0 => None,
+        millis => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)),
     }
 }
 
@@ -404,7 +537,7 @@ fn decoded<const LEN: usize>(encoded: &[u8]) -> Option<[u8; LEN]> {
     BASE64.decode(encoded).ok()?.try_into().ok()
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -423,15 +556,26 @@ mod tests {
         )
     }
 
+    /// As the script writes it where it does not know when the record was claimed.
     fn finished(lease: &Lease, outcome: &[u8]) -> Vec<u8> {
-        Finished::new(lease, outcome).with(outcome).to_vec()
+        let mut record = vec![FINISHED, 0, 0, 0, 0, 0];
+        record.extend(Finished::new(lease, outcome).with(outcome).to_vec());
+        record
+    }
+
+    fn running(lease: &Lease) -> [u8; HEAD_LEN] {
+        Running::claimed(lease, 0).as_bytes().try_into().unwrap()
+    }
+
+    fn recreated(lease: &Lease) -> [u8; HEAD_LEN] {
+        Running::recreated(lease).as_bytes().try_into().unwrap()
     }
 
     #[test]
     fn a_running_record_round_trips_and_is_printable() {
         let claim = claim();
         let bytes = running(&Lease::of(&claim, 7));
-        assert_eq!(bytes.len(), RUNNING_LEN);
+        assert_eq!(bytes.len(), HEAD_LEN);
         assert!(bytes.iter().all(u8::is_ascii_graphic), "{bytes:?}");
         assert!(key(b"idem:", &claim.id).iter().all(u8::is_ascii_graphic));
         let record = Record::decode(bytes.into()).unwrap();
@@ -505,12 +649,13 @@ mod tests {
         // When it was claimed, which decides nothing.
         finished[1..6].copy_from_slice(b"12345");
         let record = Record::decode(finished).unwrap();
+        let hundredths = u64::from_be_bytes(*b"\0\0\x0012345");
         assert_eq!(
             record.answer_without_ttl(&other),
             Some(Claimed::Finished {
                 outcome: Bytes::from_static(b"outcome"),
                 retention_left: None,
-                claimed_at: None,
+                claimed_at: time_of_millis(hundredths * 10),
             })
         );
     }
@@ -582,7 +727,7 @@ mod tests {
     fn another_version_is_unreadable() {
         let claim = claim();
         let mut record = running(&Lease::of(&claim, 1));
-        for state in [b's', b'1', 0] {
+        for state in [b't', b'1', 0] {
             record[0] = state;
             let seal = seal(&record[..SEALED_LEN]);
             record[SEALED_LEN..].copy_from_slice(&seal);

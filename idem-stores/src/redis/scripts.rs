@@ -22,7 +22,12 @@ pub(super) struct Scripts {
     pub(super) abandon: Script,
     pub(super) inspect: Script,
     pub(super) watch: Script,
+    pub(super) checkpoint: Script,
+    pub(super) suspend: Script,
+    pub(super) forget: Script,
+    pub(super) listed: Script,
     pub(super) v1_claim: Script,
+    pub(super) v1_forget: Script,
 }
 
 impl Scripts {
@@ -36,6 +41,11 @@ impl Scripts {
             abandon: Script::new(include_str!("scripts/abandon.lua")),
             inspect: Script::new(include_str!("scripts/inspect.lua")),
             watch: Script::new(include_str!("scripts/watch.lua")),
+            checkpoint: Script::new(include_str!("scripts/checkpoint.lua")),
+            suspend: Script::new(include_str!("scripts/suspend.lua")),
+            forget: Script::new(include_str!("scripts/forget.lua")),
+            listed: Script::new(include_str!("scripts/listed.lua")),
+            v1_forget: Script::new(include_str!("scripts/v1_forget.lua")),
             v1_claim: Script::new(include_str!("scripts/v1_claim.lua")),
         }
     }
@@ -47,6 +57,14 @@ impl Script {
             text,
             hash: Hashed::new(text).get_hash().to_owned(),
         }
+    }
+
+    pub(super) const fn text(&self) -> &'static str {
+        self.text
+    }
+
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// A call of it on one record.

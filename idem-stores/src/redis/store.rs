@@ -2,23 +2,26 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Inspection, Lease, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
+    StoreError, Token, Watch,
 };
 use redis::Value;
+use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::claims;
 use super::command::{Number, Word};
 use super::errors::{CallError, UNREADABLE};
 use super::lanes::Permit;
-use super::record::{self, Finished, record_and_ttl};
+use super::record::{self, Finished, Running, record_and_ttl};
 use super::scripts::{ScriptCall, flag};
 use super::subscriptions::Subscriptions;
-use super::{NAME, v1};
+use super::{NAME, listing, v1};
 
 /// Keeps records in Redis or Valkey. Clones share its connections.
 #[derive(Clone)]
@@ -46,6 +49,22 @@ impl RedisStore {
 
     pub(super) fn backend(&self) -> &Backend {
         &self.inner.backend
+    }
+
+    /// When a claim is made that is sent now; see [`ServerClock::now`](super::clock::ServerClock::now).
+    fn claim_time(&self) -> u64 {
+        let (millis, is_due) = self.backend().target.clock.now();
+        if is_due {
+            let store = self.clone();
+            tokio::spawn(async move {
+                let (asked, time) = (Instant::now(), ["TIME".into()]);
+                let link = store.backend().lanes.claim_link();
+                if let Ok(answer) = link.send(&time[..]).await {
+                    store.backend().target.clock.learn(&answer, asked);
+                }
+            });
+        }
+        millis
     }
 
     /// Makes the end of the running attempt publish a message. `false` if nothing is running.
@@ -122,15 +141,16 @@ impl Store for RedisStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        claims::claim(self.backend(), claim).await
+        let at = self.claim_time();
+        claims::claim(self.backend(), claim, at).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
         let Backend { lanes, scripts, .. } = self.backend();
         let millis = Number::new(record::lifetime(lease.duration, lease.retention));
-        let record = record::recreated(lease);
+        let record = Running::recreated(lease);
         let arguments = [
-            record[..].into(),
+            record.as_bytes().into(),
             millis.as_bytes().into(),
             flag(lease.unbroken),
         ];
@@ -203,7 +223,7 @@ impl Store for RedisStore {
             Value::Nil => Ok(None),
             found => {
                 let (record, ttl) = record_and_ttl(found)?;
-                Ok(Some(record.inspection(ttl)))
+                record.inspection(ttl).ok_or(UNREADABLE).map(Some)
             }
         }
     }
@@ -219,23 +239,80 @@ impl Store for RedisStore {
 
     async fn checkpoint(
         &self,
-        _lease: &Lease,
-        _at: usize,
-        _steps: Bytes,
+        lease: &Lease,
+        at: usize,
+        steps: Bytes,
     ) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+        let Backend { lanes, scripts, .. } = self.backend();
+        let permit = lanes.end(steps.len()).await?;
+        let (id, token) = (
+            record::encoded_id(&lease.id),
+            record::encoded_token(&lease.token),
+        );
+        let at = Number::new(at as u64);
+        let arguments = [
+            token[..].into(),
+            at.as_bytes().into(),
+            steps[..].into(),
+            flag(permit.is_durable()),
+        ];
+        let call = scripts.checkpoint.on(self.backend().key(&id), &arguments);
+        let is_applied = |answer: &Value| matches!(answer, Value::Int(1));
+        let written = permit.run_writing(&call, is_applied).await?;
+        // An unconfirmed checkpoint is sent again, and recognised.
+        written.confirmation.check()?;
+        change(Ok(written.answer))
     }
 
-    async fn suspend(&self, _id: &RecordId, _token: &Token) -> Result<Change, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
+        let Backend { lanes, scripts, .. } = self.backend();
+        let permit = lanes.end(0).await?;
+        let (id, token) = (record::encoded_id(id), record::encoded_token(token));
+        let key = self.backend().key(&id);
+        change(
+            permit
+                .run(&scripts.suspend.on(key, &[token[..].into()]))
+                .await,
+        )
     }
 
-    async fn list(&self, _listing: &idem_core::Listing) -> Result<idem_core::Page, StoreError> {
-        Err(crate::error::not_built(NAME))
+    /// What `SCAN` promises holds: a record may be on two pages if the server's table grows or
+    /// shrinks meanwhile. After a restart or a failover of a server the next page is
+    /// [`StoreError::NotReady`], and the listing begins anew. In a cluster, a record whose slot moves
+    /// meanwhile may be missed. Records that cannot be read, and those of version 1, are left out.
+    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
+        listing::page(self.backend(), listing).await
     }
 
-    async fn forget(&self, _id: &RecordId) -> Result<idem_core::Forgotten, StoreError> {
-        Err(crate::error::not_built(NAME))
+    async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        let backend = self.backend();
+        let Backend { lanes, scripts, .. } = backend;
+        let permit = lanes.claim().await?;
+        let encoded = record::encoded_id(id);
+        let forget = scripts.forget.on(backend.key(&encoded), &[]);
+        let forgotten = forgotten(&permit, &forget).await?;
+        if forgotten != Forgotten::Absent || !backend.may_have_v1_records() {
+            return Ok(forgotten);
+        }
+        let key = v1::key(&backend.prefix, id);
+        self::forgotten(&permit, &scripts.v1_forget.on(key[..].into(), &[])).await
+    }
+}
+
+async fn forgotten(permit: &Permit<'_>, forget: &ScriptCall<'_>) -> Result<Forgotten, StoreError> {
+    let is_removed = |answer: &Value| matches!(answer, Value::Int(0));
+    let written = permit.run_writing(forget, is_removed).await?;
+    written.confirmation.check()?;
+    match written.answer {
+        Value::Nil => Ok(Forgotten::Absent),
+        Value::Int(0) => Ok(Forgotten::Removed),
+        Value::Int(left) => {
+            let left = u64::try_from(left).map_err(|_| UNREADABLE)?;
+            Ok(Forgotten::Running {
+                lease_left: Duration::from_millis(left),
+            })
+        }
+        _ => Err(UNREADABLE),
     }
 }
 
@@ -253,8 +330,6 @@ impl fmt::Debug for RedisStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use idem_core::Fingerprint;
 
     use super::*;
@@ -270,7 +345,7 @@ mod tests {
         let (target, _) = url::parse("redis://localhost").unwrap();
         let target = Arc::new(target);
         let lanes = Lanes::new(&target, Bounds::default(), Durability::default());
-        let backend = Backend::new(lanes, b"idem:".to_vec());
+        let backend = Backend::new(Arc::clone(&target), lanes, b"idem:".to_vec());
         let store = RedisStore::new(backend, Subscriptions::new(target), "standalone");
         let claim = Claim::new(
             RecordId::from_bytes([1; 32]),

@@ -15,12 +15,13 @@ use redis::{
 };
 use tokio::time::timeout;
 
+use super::clock::ServerClock;
 use super::opening;
 use super::primary::{Origin, Primary};
 use super::wire::Wire;
 
 /// How long one server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The shortest command timeout. Below it a healthy server is taken for a dead one.
 pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
@@ -50,6 +51,7 @@ pub(super) struct Target {
     pub(super) certificates: redis::TlsCertificates,
     pub(super) command_timeout: Duration,
     pub(super) primary: Primary,
+    pub(super) clock: ServerClock,
 }
 
 pub(super) enum Kind {
@@ -90,6 +92,7 @@ impl Target {
             },
             command_timeout,
             primary: Primary::default(),
+            clock: ServerClock::default(),
         }
     }
 
@@ -163,23 +166,37 @@ impl Target {
     /// Opens a connection to every server that takes writes.
     pub(super) async fn primaries(&self) -> Result<Vec<MultiplexedConnection>, RedisError> {
         if !self.is_cluster() {
-            let client = self.primary_client(&mut Origin::default()).await?;
-            let config = untimed();
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            return Ok(vec![connection.await?]);
+            return Ok(vec![self.connect_to(&Node::Primary).await?]);
         }
         let mut cluster = self.connect_to_cluster(None).await?;
         let mut slots = cmd("CLUSTER");
         slots.arg("SLOTS");
         let slots = cluster.req_packed_command(&slots).await?.extract_error()?;
-        let mut addresses = primaries_of(slots);
-        addresses.sort_unstable();
-        addresses.dedup();
-        let mut primaries = Vec::with_capacity(addresses.len());
-        for (host, port) in &addresses {
-            primaries.push(self.connect_to_node(host, *port).await?);
+        let mut nodes = Node::of_slots(slots);
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut primaries = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            primaries.push(self.connect_to(node).await?);
         }
         Ok(primaries)
+    }
+
+    /// Opens a connection for what is asked for seldom.
+    pub(super) async fn connect_to(
+        &self,
+        node: &Node,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        match node {
+            Node::Primary => {
+                let client = self.primary_client(&mut Origin::default()).await?;
+                let config = untimed();
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+            }
+            Node::Of { host, port } => self.connect_to_node(host, *port).await,
+        }
     }
 
     /// Opens a connection to one node of a cluster.
@@ -276,26 +293,45 @@ impl Target {
     }
 }
 
-/// The addresses in the answer to `CLUSTER SLOTS`. Each range has its bounds first, and then its
-/// primary.
-fn primaries_of(slots: Value) -> Vec<(String, u16)> {
-    let Value::Array(ranges) = slots else {
-        return Vec::new();
-    };
-    let primary = |range: Value| match range {
-        Value::Array(range) => match range.into_iter().nth(2)? {
-            Value::Array(node) => match &node[..] {
-                [Value::BulkString(host), Value::Int(port), ..] => {
-                    let host = String::from_utf8(host.clone()).ok()?;
-                    Some((host, u16::try_from(*port).ok()?))
-                }
+/// A server that takes writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Node {
+    /// The only one.
+    Primary,
+    /// One of a cluster.
+    Of { host: String, port: u16 },
+}
+
+impl Node {
+    /// The primaries in the answer to `CLUSTER SLOTS`. Each range has its bounds first, and then its
+    /// primary.
+    pub(super) fn of_slots(slots: Value) -> Vec<Self> {
+        let Value::Array(ranges) = slots else {
+            return Vec::new();
+        };
+        let primary = |range: Value| match range {
+            Value::Array(range) => match range.into_iter().nth(2)? {
+                Value::Array(node) => match &node[..] {
+                    [Value::BulkString(host), Value::Int(port), ..] => Some(Self::Of {
+                        host: String::from_utf8(host.clone()).ok()?,
+                        port: u16::try_from(*port).ok()?,
+                    }),
+                    _ => None,
+                },
                 _ => None,
             },
             _ => None,
-        },
-        _ => None,
-    };
-    ranges.into_iter().filter_map(primary).collect()
+        };
+        ranges.into_iter().filter_map(primary).collect()
+    }
+
+    /// Tells nodes apart, and says nothing of their addresses.
+    pub(super) fn hash(&self) -> u32 {
+        match self {
+            Self::Primary => 0,
+            Self::Of { host, port } => crc32fast::hash(format!("{host}:{port}").as_bytes()),
+        }
+    }
 }
 
 fn untimed() -> AsyncConnectionConfig {

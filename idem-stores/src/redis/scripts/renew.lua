@@ -18,7 +18,7 @@ if state == 'r' then
   end
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return 1
-elseif state == 'a' or state == 'f' then
+elseif state == 'a' or state == 's' or state == 'f' then
   return 0
 elseif state ~= '' then
   return -1
