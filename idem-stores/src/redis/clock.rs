@@ -1,5 +1,6 @@
-//! What a process knows of the server's clock. It tells when a first claim was made; leases need
-//! no clock but the server's own.
+//! What a process knows of the server's clock: a reading when a connection is opened, and the time that
+//! has passed since by its own monotonic clock. It tells people when a claim was made, and decides nothing;
+//! leases need no clock but the server's own.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

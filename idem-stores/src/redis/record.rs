@@ -21,8 +21,8 @@
 //!
 //! No clock but the server's is needed. A running record lives for its lease and its retention, so
 //! what is left of the lease is the record's time to live, less the retention. A suspended record lives
-//! for its retention. The time of a first claim is what the process knows of the server's clock
-//! (see `clock`), because a plain command writes it; a takeover's is the server's own.
+//! for its retention. When it was claimed is what the claiming process knows of the server's clock (see
+//! `clock`), because a plain command writes it.
 //!
 //! A finished record is compact, and its owner makes the whole of it:
 //!

@@ -254,7 +254,6 @@ impl Store for RedisStore {
             token[..].into(),
             at.as_bytes().into(),
             steps[..].into(),
-            flag(permit.is_durable()),
         ];
         let call = scripts.checkpoint.on(self.backend().key(&id), &arguments);
         let is_applied = |answer: &Value| matches!(answer, Value::Int(1));

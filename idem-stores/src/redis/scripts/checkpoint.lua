@@ -1,8 +1,7 @@
 #!lua flags=allow-oom
 -- Appends finished steps. The time that is left of the record and of its lease stays as it is.
 -- KEYS[1] record
--- ARGV    token, the number of bytes of steps before these, steps, "1" to write where nothing is
---         missing, too: who has this write has those before it
+-- ARGV    token, the number of bytes of steps before these, steps
 -- Answers 1; 0 where the token does not hold the record or steps before these are missing; or -1 where the record cannot be
 -- read.
 local head = redis.call('GETRANGE', KEYS[1], '0', '128')
@@ -12,14 +11,15 @@ if state ~= 'r' then
 elseif string.sub(head, 3, 24) ~= ARGV[1] then
   return 0
 end
-local length = redis.call('STRLEN', KEYS[1])
+-- Writes nothing new, and tells the length. Who has this write has those before it.
+local length = redis.call('SETRANGE', KEYS[1], '0', 'r')
 local sections = 125
 if string.sub(head, 126, 126) == 'n' then
   sections = 137 + (tonumber(string.sub(head, 127, 129)) or 0)
 end
 local kept = 0
 if length > sections then
-  kept = tonumber(redis.call('GETRANGE', KEYS[1], length - 18, length - 9))
+  kept = tonumber(redis.call('GETRANGE', KEYS[1], '-18', '-9'))
 end
 if length < sections or not kept then
   return -1
@@ -32,8 +32,6 @@ local missing = string.sub(ARGV[3], kept - before + 1)
 if missing ~= '' then
   local section = 's' .. string.format('%010.0f', #missing) .. missing
     .. string.format('%010.0f', kept + #missing)
-  redis.call('APPEND', KEYS[1], section .. string.sub(redis.sha1hex(section), 1, 8))
-elseif ARGV[4] == '1' then
-  redis.call('SETRANGE', KEYS[1], '0', 'r')
+  redis.call('SETRANGE', KEYS[1], length, section .. string.sub(redis.sha1hex(section), 1, 8))
 end
 return 1

@@ -49,10 +49,8 @@ if #ARGV[1] > 125 then
   name = string.sub(ARGV[1], 126)
 end
 local attempt = math.min(tonumber(string.sub(record, 69, 78)) + 1, 4294967295)
-local time = redis.call('TIME')
 local next = 'r' .. (state == 's' and '-' or string.sub(record, 2, 2)) .. string.sub(ARGV[1], 3, 68)
-  .. string.format('%010.0f', attempt) .. string.sub(ARGV[1], 79, 104)
-  .. string.format('%013.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  .. string.format('%010.0f', attempt) .. string.sub(ARGV[1], 79, 117)
 redis.call('SET', KEYS[1], next .. string.sub(redis.sha1hex(next), 1, 8) .. name .. steps, 'PX', ARGV[2])
 if steps == '' and state ~= 's' then
   return attempt

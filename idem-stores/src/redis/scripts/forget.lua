@@ -5,7 +5,7 @@
 -- or -1 where it cannot be told whether it has one.
 local head = redis.call('GETRANGE', KEYS[1], '0', '124')
 if head == '' then
-  return redis.call('EXISTS', KEYS[1]) == 1 and -1 or nil
+  return nil
 end
 if string.sub(head, 1, 1) == 'r' then
   if string.sub(head, 118) ~= string.sub(redis.sha1hex(string.sub(head, 1, 117)), 1, 8) then

@@ -250,8 +250,8 @@ async fn prefixes_and_databases_keep_records_apart() {
 
 #[tokio::test]
 async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
-    // The store never sends a time of day: what it sends are durations, and what it compares are
-    // the server's own. A monitor shows every command.
+    // No time of day decides: what the store compares are durations, by the server's own clock. It asks
+    // for that clock when it connects, to write down when a claim was made.
     let redis = Redis::start();
     let store = RedisStore::connect(&redis.url()).await.unwrap();
     let holder = claim(1);
