@@ -114,11 +114,3 @@ impl std::error::Error for ConnectError {
         }
     }
 }
-
-/// Until the store keeps steps.
-pub(crate) fn not_built(store: &'static str) -> idem_core::StoreError {
-    idem_core::StoreError::rejected(
-        store,
-        std::io::Error::other("this store keeps no steps yet"),
-    )
-}

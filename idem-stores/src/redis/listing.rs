@@ -22,6 +22,7 @@ use super::NAME;
 use super::backend::Backend;
 use super::errors::{CallError, UNREADABLE};
 use super::record;
+use super::redirects;
 use super::target::{Node, Target};
 
 /// How many keys one `SCAN` looks at: the server serves nobody else meanwhile.
@@ -278,8 +279,14 @@ async fn look(
         answers = send_all(connection, &by_text).await?;
     }
     for (id, answer) in ids.into_iter().zip(answers) {
-        let Value::Array(parts) = answer else {
-            continue;
+        let parts = match answer {
+            Value::Array(parts) => parts,
+            Value::ServerError(error) => match RedisError::from(error) {
+                // It is another node's by now.
+                error if redirects::is_redirection(&error) => continue,
+                error => return Err(failed(error)),
+            },
+            _ => continue,
         };
         let [
             Value::BulkString(head),

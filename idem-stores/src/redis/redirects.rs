@@ -113,7 +113,7 @@ async fn send_asking(
     }
 }
 
-fn is_redirection(error: &RedisError) -> bool {
+pub(super) fn is_redirection(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Server(

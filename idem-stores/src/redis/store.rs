@@ -250,11 +250,7 @@ impl Store for RedisStore {
             record::encoded_token(&lease.token),
         );
         let at = Number::new(at as u64);
-        let arguments = [
-            token[..].into(),
-            at.as_bytes().into(),
-            steps[..].into(),
-        ];
+        let arguments = [token[..].into(), at.as_bytes().into(), steps[..].into()];
         let call = scripts.checkpoint.on(self.backend().key(&id), &arguments);
         let is_applied = |answer: &Value| matches!(answer, Value::Int(1));
         let written = permit.run_writing(&call, is_applied).await?;

@@ -10,10 +10,10 @@ use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Console, Redis, Reply};
 use tokio::sync::Notify;
 
-type Stats = BTreeMap<String, u64>;
+pub(crate) type Stats = BTreeMap<String, u64>;
 
 /// Calls by command since the last look, those made by scripts included.
-fn stats(console: &mut Console) -> Stats {
+pub(crate) fn stats(console: &mut Console) -> Stats {
     let Reply::Bulk(info) = console.call(&["INFO", "commandstats"]) else {
         panic!("INFO is text");
     };

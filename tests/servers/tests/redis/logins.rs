@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem::store::{Change, Claimed, Store};
+use idem::store::{Change, Claimed, Forgotten, Listing, Store};
 use idem::stores::redis::RedisStore;
 use idem::{ConnectError, Engine, Fingerprint, InFlight, Phase, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel};
@@ -65,6 +65,20 @@ async fn exercise(store: &RedisStore) {
     assert_eq!(store.claim(&next).await.unwrap(), Claimed::acquired(2));
     let _ = store.release(&next.id, &next.token).await.unwrap();
     assert!(store.inspect(&next.id).await.unwrap().is_none());
+
+    let (third, steps) = (claim(3), bytes::Bytes::from_static(b"steps"));
+    store.claim(&third).await.unwrap();
+    let lease = idem::store::Lease::of(&third, 1);
+    let change = store.checkpoint(&lease, 0, steps.clone()).await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    let change = store.suspend(&third.id, &third.token).await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    let next = claim(3);
+    let handed_on = Claimed::Acquired { attempt: 2, steps };
+    assert_eq!(store.claim(&next).await.unwrap(), handed_on);
+    let _ = store.abandon(&next.id, &next.token).await.unwrap();
+    let forgotten = store.forget(&third.id).await.unwrap();
+    assert_eq!(forgotten, Forgotten::Removed);
 }
 
 #[tokio::test]
@@ -72,6 +86,29 @@ async fn a_user_with_the_documented_rights_is_enough() {
     let redis = with_user();
     let url = url(&redis, &format!("app:{SECRET}"));
     exercise(&RedisStore::connect(&url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn two_rights_more_tell_when_a_record_was_claimed_and_list_it() {
+    let redis = with_user();
+    let url = url(&redis, &format!("app:{SECRET}"));
+    let store = RedisStore::connect(&url).await.unwrap();
+    store.claim(&claim(1)).await.unwrap();
+    let seen = store.inspect(&claim(1).id).await.unwrap().unwrap();
+    assert_eq!(seen.claimed_at, None);
+    let refused = store.list(&Listing::new(10)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Rejected { .. })),
+        "{refused:?}"
+    );
+    set_user(&redis, "app +time +strlen");
+    let store = RedisStore::connect(&url).await.unwrap();
+    store.claim(&claim(2)).await.unwrap();
+    let listed = store.list(&Listing::new(10)).await.unwrap().records;
+    assert_eq!(listed.len(), 2);
+    for listed in listed {
+        assert_eq!(listed.claimed_at.is_some(), listed.id == claim(2).id);
+    }
 }
 
 #[tokio::test]
