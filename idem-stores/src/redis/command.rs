@@ -11,6 +11,10 @@ impl<'a> Word<'a> {
         Self(pieces)
     }
 
+    pub(super) const fn pieces(&self) -> [&'a [u8]; 3] {
+        self.0
+    }
+
     pub(super) fn to_vec(self) -> Vec<u8> {
         self.0.concat()
     }

@@ -295,7 +295,7 @@ impl Permit<'_> {
         call: &ScriptCall<'_>,
         has_written: fn(&Value) -> bool,
     ) -> Result<Written, CallError> {
-        let (write, deadline) = (self.write_of(call.key, has_written), self.deadline);
+        let (write, deadline) = (self.write_of(call.key(), has_written), self.deadline);
         self.link
             .call(deadline, async |connection| {
                 call.write(connection, &write, deadline).await

@@ -177,45 +177,44 @@ pub(super) fn seal(record: &[u8]) -> [u8; SEAL_LEN] {
     })
 }
 
-/// The record of an attempt that ended with an outcome: what comes before the outcome, and after it.
+/// The record of an attempt that ended with an outcome, but for its state and when it was claimed, which
+/// the script writes: what comes before the outcome, and after it.
 pub(super) struct Finished {
-    before: [u8; FINISHED_HEAD + 6 + OperationName::MAX_BYTES],
+    before: [u8; FINISHED_HEAD - SCRIPTS_PART + 6 + OperationName::MAX_BYTES],
     length: u8,
     checksum: [u8; CHECKSUM_LEN],
 }
 
-/// How much of a finished record tells its state and when it was claimed, which the script writes.
+/// How much of a finished record the script writes.
 const SCRIPTS_PART: usize = 6;
 
 impl Finished {
     pub(super) fn new(lease: &Lease, outcome: &[u8]) -> Self {
-        let mut before = [0; FINISHED_HEAD + 6 + OperationName::MAX_BYTES];
-        before[0] = FINISHED;
-        before[FOLDED_TOKEN].copy_from_slice(&folded(&lease.token));
-        before[FOLDED_TOKEN.end..FINISHED_HEAD].copy_from_slice(&lease.fingerprint.to_bytes());
-        let (mut attempt, mut length) = (lease.attempt, FINISHED_HEAD);
+        let mut before = [0; FINISHED_HEAD - SCRIPTS_PART + 6 + OperationName::MAX_BYTES];
+        let mut length = 0;
+        let mut push = |bytes: &[u8]| {
+            before[length..length + bytes.len()].copy_from_slice(bytes);
+            length += bytes.len();
+        };
+        push(&folded(&lease.token));
+        push(&lease.fingerprint.to_bytes());
+        let mut attempt = lease.attempt;
         while attempt > 0x7f {
-            before[length] = attempt as u8 | 0x80;
+            push(&[attempt as u8 | 0x80]);
             attempt >>= 7;
-            length += 1;
         }
-        before[length] = attempt as u8;
         let name = lease.operation.as_str().as_bytes();
-        before[length + 1] = name.len() as u8;
-        length += 2;
-        before[length..length + name.len()].copy_from_slice(name);
-        length += name.len();
-        let checksum = checksum([&before[..length], outcome]);
+        push(&[attempt as u8, name.len() as u8]);
+        push(name);
         Self {
+            checksum: checksum([&before[..length], outcome]),
             before,
             length: length as u8,
-            checksum,
         }
     }
 
-    /// What the script is given: all that comes after its own part.
     pub(super) fn with<'a>(&'a self, outcome: &'a [u8]) -> Word<'a> {
-        let before = &self.before[SCRIPTS_PART..usize::from(self.length)];
+        let before = &self.before[..usize::from(self.length)];
         Word::joined([before, outcome, &self.checksum])
     }
 }
@@ -242,12 +241,11 @@ pub(super) fn is_recreated(record: &[u8], token: &Token) -> bool {
     }
 }
 
-/// Of a finished record's beginning, and what follows it.
-fn checksum([head, rest]: [&[u8]; 2]) -> [u8; CHECKSUM_LEN] {
+/// Of a finished record, in two parts, without what the script writes.
+fn checksum(parts: [&[u8]; 2]) -> [u8; CHECKSUM_LEN] {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&head[..1]);
-    crc.update(&head[6..]);
-    crc.update(rest);
+    crc.update(&[FINISHED]);
+    parts.iter().for_each(|part| crc.update(part));
     crc.finalize().to_be_bytes()
 }
 
@@ -315,7 +313,7 @@ impl Record {
 
     fn decode_finished(bytes: Bytes) -> Option<Self> {
         let end = bytes.len().checked_sub(CHECKSUM_LEN)?;
-        if end <= FINISHED_HEAD || bytes[end..] != checksum([&bytes[..end], b""]) {
+        if end <= FINISHED_HEAD || bytes[end..] != checksum([&bytes[SCRIPTS_PART..end], b""]) {
             return None;
         }
         let (record, outcome) = Self::decode_finished_head(&bytes[..end])?;
@@ -644,7 +642,7 @@ mod tests {
         finished.truncate(finished.len() - CHECKSUM_LEN);
         finished[46] = 4;
         finished.splice(47..47, *b"name");
-        let sum = checksum([&finished, b""]);
+        let sum = checksum([&finished[SCRIPTS_PART..], b""]);
         finished.extend_from_slice(&sum);
         // When it was claimed, which decides nothing.
         finished[1..6].copy_from_slice(b"12345");

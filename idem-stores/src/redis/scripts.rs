@@ -73,9 +73,10 @@ impl Script {
         key: Word<'a>,
         arguments: &'a [Word<'a>],
     ) -> ScriptCall<'a> {
+        let [prefix, id, _] = key.pieces();
         ScriptCall {
             script: self,
-            key,
+            key: [prefix, id],
             arguments,
         }
     }
@@ -84,11 +85,16 @@ impl Script {
 /// A script, the record's key, and what else it is given.
 pub(super) struct ScriptCall<'a> {
     script: &'a Script,
-    pub(super) key: Word<'a>,
+    /// Its pieces: small, because it is kept until the answer is there.
+    key: [&'a [u8]; 2],
     arguments: &'a [Word<'a>],
 }
 
 impl<'a> ScriptCall<'a> {
+    pub(super) const fn key(&self) -> Word<'a> {
+        Word::joined([self.key[0], self.key[1], b""])
+    }
+
     /// Runs the script.
     pub(super) async fn run(
         &self,
@@ -133,7 +139,7 @@ impl<'a> ScriptCall<'a> {
 
     fn words(&self, name: &'static str, script: &'a str) -> Words<'a> {
         let mut words = [Word::from(""); 4 + MAX_ARGUMENTS];
-        words[..4].copy_from_slice(&[name.into(), script.into(), "1".into(), self.key]);
+        words[..4].copy_from_slice(&[name.into(), script.into(), "1".into(), self.key()]);
         let count = 4 + self.arguments.len();
         words[4..count].copy_from_slice(self.arguments);
         Words { words, count }

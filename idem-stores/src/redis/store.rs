@@ -88,7 +88,7 @@ impl RedisStore {
         answer: Value,
     ) -> Result<Change, StoreError> {
         match answer {
-            Value::Int(2) => Box::pin(self.recreated(lease, call.key, permit)).await,
+            Value::Int(2) => Box::pin(self.recreated(lease, call.key(), permit)).await,
             answer => change(Ok(answer)),
         }
     }

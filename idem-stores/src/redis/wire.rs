@@ -13,10 +13,11 @@
 //! runtime are ended at their deadlines although that one may be blocked: every runtime looks after the
 //! deadlines of its own calls.
 
-use std::collections::VecDeque;
+mod calls;
+
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use self::calls::{Calls, SlotState, Watch, lock};
 use super::command::Command;
 use super::replies::{self, Reply};
 
@@ -107,197 +109,6 @@ impl Drop for Wire {
     }
 }
 
-/// The calls of one connection.
-#[derive(Default)]
-struct Calls {
-    slots: Vec<Slot>,
-    free: Vec<usize>,
-    /// What the transport has not taken yet, and whose it is, with its length.
-    unsent: Vec<u8>,
-    unsent_calls: Vec<(usize, usize)>,
-    /// How much of it nobody waits for.
-    withdrawn: usize,
-    /// Those who get the next replies, in this order.
-    sent: VecDeque<usize>,
-    /// The transport, if it waits for calls.
-    transport: Option<Waker>,
-    watches: Vec<Watch>,
-    ended: Option<RedisError>,
-}
-
-struct Slot {
-    state: SlotState,
-    deadline: Instant,
-    runtime: Id,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Stage {
-    Unsent {
-        length: usize,
-    },
-    /// A reply is expected.
-    Sent,
-    /// There is a reply, or none will come.
-    Over,
-}
-
-enum SlotState {
-    Waiting(Option<Waker>),
-    Answered(Result<Value, RedisError>),
-    /// Nobody waits, and a reply may come.
-    Left,
-    Free,
-}
-
-/// Who looks after the deadlines of one runtime's calls.
-struct Watch {
-    runtime: Id,
-    looks_at: Instant,
-    sooner: Arc<Notify>,
-}
-
-fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
-    calls.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Calls {
-    fn occupy(&mut self, length: usize, deadline: Instant, runtime: Id) -> usize {
-        let slot = Slot {
-            state: SlotState::Waiting(None),
-            deadline,
-            runtime,
-            stage: Stage::Unsent { length },
-        };
-        match self.free.pop() {
-            Some(free) => {
-                self.slots[free] = slot;
-                free
-            }
-            None => {
-                self.slots.push(slot);
-                self.slots.len() - 1
-            }
-        }
-    }
-
-    /// Ends the waiting for a reply. Returns who must be woken.
-    fn answer(&mut self, slot: usize, answer: Result<Value, RedisError>) -> Option<Waker> {
-        let before = &mut self.slots[slot].state;
-        match before {
-            SlotState::Waiting(waker) => {
-                let waker = waker.take();
-                *before = SlotState::Answered(answer);
-                waker
-            }
-            SlotState::Answered(_) | SlotState::Left | SlotState::Free => None,
-        }
-    }
-
-    /// The reply was read, or will not come.
-    fn replied(&mut self, slot: usize, reply: Result<Value, RedisError>) -> Option<Waker> {
-        self.slots[slot].stage = Stage::Over;
-        let waker = self.answer(slot, reply);
-        self.free_if_over(slot);
-        waker
-    }
-
-    /// Its caller has its answer, or has gone.
-    fn leave(&mut self, slot: usize) {
-        let is_waiting = matches!(self.slots[slot].state, SlotState::Waiting(_));
-        self.slots[slot].state = SlotState::Left;
-        if is_waiting {
-            self.withdraw(slot);
-        }
-        self.free_if_over(slot);
-    }
-
-    fn free_if_over(&mut self, slot: usize) {
-        let Slot { state, stage, .. } = &mut self.slots[slot];
-        if matches!(state, SlotState::Left) && *stage == Stage::Over {
-            *state = SlotState::Free;
-            self.free.push(slot);
-        }
-    }
-
-    /// Nobody waits for this call any more. If it is unsent, it will not be sent.
-    fn withdraw(&mut self, slot: usize) {
-        if let Stage::Unsent { length } = self.slots[slot].stage {
-            self.withdrawn += length;
-            // Often enough to be bounded, and seldom enough to be cheap.
-            if self.withdrawn > KEPT_BUFFER && self.withdrawn > self.unsent.len() / 2 {
-                self.forget_withdrawn();
-            }
-        }
-    }
-
-    /// Removes what was withdrawn from what is to be sent.
-    fn forget_withdrawn(&mut self) {
-        let mut kept = Vec::with_capacity(self.unsent.len().saturating_sub(self.withdrawn));
-        let (mut kept_calls, mut start) = (Vec::new(), 0);
-        for (slot, length) in std::mem::take(&mut self.unsent_calls) {
-            let end = start + length;
-            if matches!(self.slots[slot].state, SlotState::Waiting(_)) {
-                kept.extend_from_slice(&self.unsent[start..end]);
-                kept_calls.push((slot, length));
-            } else {
-                self.slots[slot].stage = Stage::Over;
-                self.free_if_over(slot);
-            }
-            start = end;
-        }
-        (self.unsent, self.unsent_calls, self.withdrawn) = (kept, kept_calls, 0);
-    }
-
-    /// Swaps what is to be sent into an empty buffer.
-    fn take_unsent(&mut self, into: &mut Vec<u8>) {
-        if self.withdrawn > 0 {
-            self.forget_withdrawn();
-        }
-        std::mem::swap(into, &mut self.unsent);
-        for (slot, _) in self.unsent_calls.drain(..) {
-            self.slots[slot].stage = Stage::Sent;
-            self.sent.push_back(slot);
-        }
-    }
-
-    fn watch(&self, runtime: Id) -> Option<&Watch> {
-        self.watches.iter().find(|watch| watch.runtime == runtime)
-    }
-
-    /// Ends the calls of this runtime whose time is over. Returns the next deadline.
-    fn expire(&mut self, runtime: Id, now: Instant, wakers: &mut Vec<Waker>) -> Option<Instant> {
-        let mut next = None;
-        for at in 0..self.slots.len() {
-            let slot = &self.slots[at];
-            if slot.runtime != runtime || !matches!(slot.state, SlotState::Waiting(_)) {
-                continue;
-            }
-            if slot.deadline <= now {
-                wakers.extend(self.answer(at, Err(timed_out())));
-                self.withdraw(at);
-            } else {
-                next = Some(next.map_or(slot.deadline, |next: Instant| next.min(slot.deadline)));
-            }
-        }
-        next
-    }
-
-    /// Nothing is sent or answered any more.
-    fn end(&mut self, error: &RedisError) -> Vec<Waker> {
-        if self.ended.is_some() {
-            return Vec::new();
-        }
-        self.ended = Some(error.clone());
-        (self.unsent, self.withdrawn) = (Vec::new(), 0);
-        let unsent = self.unsent_calls.drain(..).map(|(slot, _)| slot);
-        let all: Vec<_> = self.sent.drain(..).chain(unsent).collect();
-        let replied = |slot| self.replied(slot, Err(error.clone()));
-        all.into_iter().filter_map(replied).collect()
-    }
-}
-
 /// A call that waits for its reply. If it is dropped without a reply, nobody gets that.
 pub(super) struct Call<'a> {
     calls: &'a Mutex<Calls>,
@@ -360,7 +171,7 @@ impl Wire {
 
 /// Removes its watch when it ends, also with its runtime.
 struct Watched {
-    calls: std::sync::Weak<Mutex<Calls>>,
+    calls: Weak<Mutex<Calls>>,
     runtime: Id,
 }
 
@@ -549,3 +360,6 @@ fn closed() -> RedisError {
 fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
+
+#[cfg(test)]
+mod tests;
