@@ -59,6 +59,7 @@ impl Wire {
             missing: READ,
             replies: Vec::new(),
             wakers: Vec::new(),
+            runtime: Handle::current(),
             has_yielded: false,
         };
         let task = tokio::spawn(transport.run()).abort_handle();
@@ -232,6 +233,7 @@ struct Transport<S> {
     missing: usize,
     replies: Vec<Value>,
     wakers: Vec<Waker>,
+    runtime: Handle,
     has_yielded: bool,
 }
 
@@ -326,8 +328,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             }
             return false;
         }
-        if !self.has_yielded {
-            // Tasks that are ready now may have calls, too. They go first.
+        if !self.has_yielded && self.runtime.metrics().global_queue_depth() == 0 {
+            // Tasks that are ready now may have calls, too. They go first, unless there are so many that
+            // it would take long.
             self.has_yielded = true;
             drop(calls);
             cx.waker().wake_by_ref();

@@ -269,7 +269,8 @@ async fn large_commands_and_replies_pass_through_small_pieces() {
         // It answers while it still reads.
         let answers = to.write_all(reply.as_bytes());
         let (read_all, answered) = tokio::join!(from.read_exact(&mut read), answers);
-        (read_all.unwrap(), answered.unwrap());
+        read_all.unwrap();
+        answered.unwrap();
         assert_eq!(read, [written(&large), written("next")].concat());
     };
     let (one, next) = (send(&wire, &large, LONG), send(&wire, "next", LONG));
