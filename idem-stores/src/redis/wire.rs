@@ -90,17 +90,41 @@ impl Wire {
         let length = calls.unsent.len() - before;
         let slot = calls.occupy(length, deadline, runtime.id());
         calls.unsent_calls.push((slot, length));
+        let (mut sooner, mut started) = (None, None);
         match calls.watch(runtime.id()) {
             Some(watch) if deadline >= watch.looks_at => {}
-            Some(watch) => watch.sooner.notify_one(),
-            None => self.start_watch(&mut calls, &runtime, deadline),
+            Some(watch) => sooner = Some(Arc::clone(&watch.sooner)),
+            None => started = Some(self.add_watch(&mut calls, &runtime, deadline)),
         }
         let transport = calls.transport.take();
+        // What is woken or spawned may run, or be dropped, at once.
         drop(calls);
         if let Some(transport) = transport {
             transport.wake();
         }
+        if let Some(watched) = started {
+            runtime.spawn(watched.look_after(deadline));
+        }
+        if let Some(sooner) = sooner {
+            sooner.notify_one();
+        }
         slot
+    }
+
+    /// Has somebody look after the deadlines of this runtime's calls, until there have been none for a
+    /// while.
+    fn add_watch(&self, calls: &mut Calls, runtime: &Handle, first: Instant) -> Watched {
+        let sooner = Arc::new(Notify::new());
+        calls.watches.push(Watch {
+            runtime: runtime.id(),
+            looks_at: first,
+            sooner: Arc::clone(&sooner),
+        });
+        Watched {
+            calls: Arc::downgrade(&self.calls),
+            runtime: runtime.id(),
+            sooner,
+        }
     }
 }
 
@@ -152,38 +176,21 @@ impl Drop for Call<'_> {
     }
 }
 
-impl Wire {
-    /// Starts to look after the deadlines of this runtime's calls. It ends when there have been none
-    /// for a while.
-    fn start_watch(&self, calls: &mut Calls, runtime: &Handle, first: Instant) {
-        let sooner = Arc::new(Notify::new());
-        calls.watches.push(Watch {
-            runtime: runtime.id(),
-            looks_at: first,
-            sooner: Arc::clone(&sooner),
-        });
-        let watched = Watched {
-            calls: Arc::downgrade(&self.calls),
-            runtime: runtime.id(),
-        };
-        runtime.spawn(watched.look_after(first, sooner));
-    }
-}
-
 /// Removes its watch when it ends, also with its runtime.
 struct Watched {
     calls: Weak<Mutex<Calls>>,
     runtime: Id,
+    sooner: Arc<Notify>,
 }
 
 impl Watched {
-    async fn look_after(self, first: Instant, sooner: Arc<Notify>) {
+    async fn look_after(self, first: Instant) {
         let pause = first
             .saturating_duration_since(Instant::now())
             .max(Duration::from_millis(1));
         let (mut looks_at, mut is_idle) = (first, false);
         loop {
-            let _ = timeout_at(looks_at, sooner.notified()).await;
+            let _ = timeout_at(looks_at, self.sooner.notified()).await;
             let Some(all) = self.calls.upgrade() else {
                 return;
             };
@@ -199,7 +206,7 @@ impl Watched {
                 is_idle = next.is_none();
                 looks_at = next.unwrap_or(now + pause);
                 let watch = calls.watches.iter_mut();
-                for watch in watch.filter(|watch| watch.runtime == self.runtime) {
+                for watch in watch.filter(|watch| self.is_of(watch)) {
                     watch.looks_at = looks_at;
                 }
             }
@@ -209,7 +216,11 @@ impl Watched {
     }
 
     fn remove(&self, calls: &mut Calls) {
-        calls.watches.retain(|watch| watch.runtime != self.runtime);
+        calls.watches.retain(|watch| !self.is_of(watch));
+    }
+
+    fn is_of(&self, watch: &Watch) -> bool {
+        Arc::ptr_eq(&watch.sooner, &self.sooner)
     }
 }
 

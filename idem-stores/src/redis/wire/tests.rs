@@ -206,6 +206,22 @@ async fn deadlines_need_no_task_while_there_are_no_calls() {
 }
 
 #[test]
+fn a_call_within_a_runtime_that_ends_does_not_hang() {
+    let (own, other) = (
+        tokio::runtime::Runtime::new(),
+        tokio::runtime::Runtime::new(),
+    );
+    let (own, other) = (own.unwrap(), other.unwrap());
+    let (wire, _server) = own.block_on(async { wire() });
+    let ends = other.handle().clone();
+    drop(other);
+    // Nothing is spawned there any more.
+    let _entered = ends.enter();
+    drop(send(&wire, "call", LONG));
+    assert!(lock(&wire.calls).watches.is_empty());
+}
+
+#[test]
 fn a_call_of_one_runtime_ends_while_the_connections_own_is_blocked() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
