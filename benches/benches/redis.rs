@@ -220,9 +220,9 @@ fn http_cpu(redis: &Redis) {
     let contenders = vec![
         contender("plain handler", Baseline, "plain", Fresh),
         contender("first, `cached` 4", None, "cached", Fresh).but(1, Baseline),
-        contender("**first, idem**", AtMost(2.4), "idem", Fresh).but(1, AtMost(1.0)),
+        contender("**first, idem**", AtMost(1.9), "idem", Fresh).but(1, AtMost(1.1)),
         contender("replay, `cached` 4", None, "cached", Known),
-        contender("**replay, idem**", AtMost(1.8), "idem", Known),
+        contender("**replay, idem**", AtMost(1.3), "idem", Known),
         contender(
             "**replay, idem, local cache**",
             AtMost(0.75),

@@ -37,6 +37,9 @@ use super::replies::{self, Reply};
 const READ: usize = 8 * 1024;
 const MAX_READ: usize = 1024 * 1024;
 
+/// With so many calls under way the next write does not wait for more of them.
+const MANY_CALLS: usize = 128;
+
 /// A larger buffer is given back when it is empty.
 const KEPT_BUFFER: usize = 64 * 1024;
 
@@ -59,7 +62,6 @@ impl Wire {
             missing: READ,
             replies: Vec::new(),
             wakers: Vec::new(),
-            runtime: Handle::current(),
             has_yielded: false,
         };
         let task = tokio::spawn(transport.run()).abort_handle();
@@ -244,7 +246,6 @@ struct Transport<S> {
     missing: usize,
     replies: Vec<Value>,
     wakers: Vec<Waker>,
-    runtime: Handle,
     has_yielded: bool,
 }
 
@@ -331,6 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             self.outgoing = Vec::new();
         }
         let mut calls = lock(&self.calls);
+        calls.forget_withdrawn();
         if calls.unsent.is_empty() {
             self.has_yielded = false;
             match &mut calls.transport {
@@ -339,9 +341,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             }
             return false;
         }
-        if !self.has_yielded && self.runtime.metrics().global_queue_depth() == 0 {
+        if !self.has_yielded && calls.under_way() < MANY_CALLS {
             // Tasks that are ready now may have calls, too. They go first, unless there are so many that
-            // it would take long.
+            // it may take long.
             self.has_yielded = true;
             drop(calls);
             cx.waker().wake_by_ref();

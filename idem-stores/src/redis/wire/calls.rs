@@ -146,6 +146,9 @@ impl Calls {
 
     /// Removes what was withdrawn from what is to be sent.
     pub(super) fn forget_withdrawn(&mut self) {
+        if self.withdrawn == 0 {
+            return;
+        }
         let mut kept = Vec::with_capacity(self.unsent.len().saturating_sub(self.withdrawn));
         let (mut kept_calls, mut start) = (Vec::new(), 0);
         for (slot, length) in std::mem::take(&mut self.unsent_calls) {
@@ -164,14 +167,16 @@ impl Calls {
 
     /// Swaps what is to be sent into an empty buffer.
     pub(super) fn take_unsent(&mut self, into: &mut Vec<u8>) {
-        if self.withdrawn > 0 {
-            self.forget_withdrawn();
-        }
         std::mem::swap(into, &mut self.unsent);
         for (slot, _) in self.unsent_calls.drain(..) {
             self.slots[slot].stage = Stage::Sent;
             self.sent.push_back(slot);
         }
+    }
+
+    /// How many calls wait, or have left and may still get a reply.
+    pub(super) fn under_way(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     pub(super) fn watch(&self, runtime: Id) -> Option<&Watch> {

@@ -130,6 +130,19 @@ async fn a_call_that_is_dropped_before_it_was_sent_is_not_sent() {
 }
 
 #[tokio::test]
+async fn where_every_call_is_dropped_unsent_the_connection_goes_on() {
+    let (wire, mut server) = wire();
+    for _ in 0..3 {
+        drop(send(&wire, "dropped", LONG));
+        settle().await;
+    }
+    let kept = send(&wire, "kept", LONG);
+    takes(&mut server, "kept").await;
+    server.write_all(b":1\r\n").await.unwrap();
+    assert_eq!(kept.await.unwrap(), Value::Int(1));
+}
+
+#[tokio::test]
 async fn many_that_are_dropped_unsent_hold_no_memory() {
     let (ours, mut server) = duplex(16);
     let wire = Wire::over(ours);
