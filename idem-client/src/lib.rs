@@ -62,6 +62,8 @@ mod answer_body;
 mod budget;
 #[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
 mod driver;
+#[cfg(feature = "journal")]
+pub mod journal;
 mod key;
 mod operation;
 mod outcome;

@@ -30,10 +30,11 @@
 //!   one that changes the body breaks the promise.
 //! * Redirects are followed by reqwest, as its own policy says.
 
-use bytes::Bytes;
 use http::Extensions;
 use reqwest::{Body, Request, Response, ResponseBuilderExt, Url};
-use reqwest_middleware::{Error, Middleware, Next, Result};
+#[cfg(feature = "journal")]
+use reqwest_middleware::RequestBuilder;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware, Next, Result};
 
 use crate::answer_body::AnswerBody;
 use crate::driver::{Failed, NoAnswer, Resumed, Transport, drive, key_of, now};
@@ -66,8 +67,9 @@ impl IdempotencyMiddleware {
 /// What became of an operation.
 ///
 /// # Errors
-/// With every error that says nothing of the operation's fate: the request could not be built, its body
-/// is a stream, the address is none. Then nothing was carried out.
+/// With a [`RequestError`] and with errors of reqwest nothing was carried out: the request could not be
+/// built, or its address is none. An error of another middleware, further in, is given as it is; what was
+/// sent before it only that one knows.
 pub fn outcome(sent: Result<Response>) -> Result<Outcome<Response>> {
     match sent {
         Ok(response) => Ok(tries(&response).unwrap_or(ONE).outcome(response)),
@@ -86,7 +88,7 @@ const ONE: Tries = Tries {
     refused: None,
 };
 
-pub(crate) fn tries(response: &Response) -> Option<Tries> {
+fn tries(response: &Response) -> Option<Tries> {
     response.extensions().get().copied()
 }
 
@@ -176,16 +178,40 @@ fn respond(answer: http::Response<AnswerBody<Body>>, url: Url) -> Response {
     http::Response::from_parts(head, body).into()
 }
 
-/// Sends a request of the journal's.
-pub(crate) async fn send(
-    client: &reqwest_middleware::ClientWithMiddleware,
-    request: http::Request<Bytes>,
-    resumed: bool,
-) -> Result<Outcome<Response>> {
-    let request = Request::try_from(request).map_err(Error::Reqwest)?;
-    let mut request = reqwest_middleware::RequestBuilder::from_parts(client.clone(), request);
-    if resumed {
-        request = request.with_extension(Resumed);
+/// A client that has the middleware, which the `journal` asks for: through one without it an operation
+/// would be sent without its key.
+#[derive(Clone, Debug)]
+pub struct IdempotentClient(ClientWithMiddleware);
+
+impl IdempotentClient {
+    /// A client over reqwest's.
+    pub fn new(client: reqwest::Client, policy: Policy) -> Self {
+        Self::build(ClientBuilder::new(client), policy)
     }
-    outcome(request.send().await)
+
+    /// A client with the builder's middlewares, and ours further in.
+    pub fn build(builder: ClientBuilder, policy: Policy) -> Self {
+        Self(builder.with(IdempotencyMiddleware::new(policy)).build())
+    }
+
+    /// The client itself.
+    pub fn client(&self) -> &ClientWithMiddleware {
+        &self.0
+    }
+}
+
+#[cfg(feature = "journal")]
+impl crate::journal::Transport for IdempotentClient {
+    type Response = Response;
+    type Error = Error;
+
+    async fn send(&self, recorded: crate::journal::Recorded) -> Result<Outcome<Response>> {
+        let request = Request::try_from(recorded.request).map_err(Error::Reqwest)?;
+        let mut request = RequestBuilder::from_parts(self.0.clone(), request);
+        request.extensions().insert(recorded.key);
+        if recorded.resumed {
+            request.extensions().insert(Resumed);
+        }
+        outcome(request.send().await)
+    }
 }

@@ -208,6 +208,37 @@ where
     }
 }
 
+#[cfg(feature = "journal")]
+impl<S, R> crate::journal::Transport for Idempotency<S, S::Error>
+where
+    S: Service<Request<http_body_util::Full<Bytes>>, Response = Response<R>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send,
+{
+    type Response = Response<AnswerBody<R>>;
+    type Error = Error<S::Error>;
+
+    async fn send(
+        &self,
+        recorded: crate::journal::Recorded,
+    ) -> Result<Outcome<Self::Response>, Self::Error> {
+        let mut service = self.clone();
+        std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+        let mut request = recorded.request.map(http_body_util::Full::new);
+        request.extensions_mut().insert(recorded.key);
+        if recorded.resumed {
+            request.extensions_mut().insert(Resumed);
+        }
+        outcome(service.call(request).await)
+    }
+}
+
 /// One request, sent over and over.
 struct Requests<S, B, E> {
     service: S,
