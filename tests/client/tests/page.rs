@@ -1,0 +1,82 @@
+//! The page's client half, run by Node: what the checkout example serves.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use idem_client_tests::{Fault, Network, Shop, Step};
+use idem_tests::TempDir;
+use tokio::process::{Child, Command};
+
+fn node(storage: &Path, words: &[&str]) -> Command {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let node = std::env::var_os("IDEM_NODE").unwrap_or_else(|| "node".into());
+    let mut node = Command::new(node);
+    node.arg(format!("{here}/tests/page.mjs"))
+        .arg(storage)
+        .args(words)
+        .env(
+            "OUTBOX_JS",
+            format!("{here}/../../src/guide/outbox.js"),
+        )
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    node
+}
+
+async fn output(child: Child) -> Vec<String> {
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_click_over_a_network_that_fails_is_one_charge() {
+    let directory = TempDir::new("page");
+    let storage = directory.path().join("storage");
+    let shop = Shop::open().await;
+    let faults = [
+        Fault::DropRequest,
+        Fault::CutRequest,
+        Fault::CutAnswer,
+        Fault::DropAnswer,
+    ];
+    let network = Network::with(shop.address, faults).await;
+    let page = node(&storage, &["send", &network.url("/charges")])
+        .spawn()
+        .unwrap();
+    let lines = output(page).await;
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[0].starts_with("answered 201 replayed"), "{lines:?}");
+    assert_eq!((lines[2].as_str(), shop.charged()), ("left 0", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_closed_while_it_pays_goes_on_when_it_is_opened_again() {
+    let directory = TempDir::new("page");
+    let storage = directory.path().join("storage");
+    let shop = Shop::open().await;
+    let mut stops = shop.stop_charges().await;
+    let mut page = node(&storage, &["send", &shop.url("/charges")])
+        .spawn()
+        .unwrap();
+    let stop = stops.recv().await.unwrap();
+    page.kill().await.unwrap();
+    stop.send(Step::Charge).unwrap();
+    let lines = output(node(&storage, &["resume"]).spawn().unwrap()).await;
+    assert!(lines[0].starts_with("answered 201 replayed"), "{lines:?}");
+    assert_eq!((lines[1].as_str(), shop.charged()), ("left 0", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_without_an_answer_is_unknown_and_stays_in_the_storage() {
+    let directory = TempDir::new("page");
+    let storage = directory.path().join("storage");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/charges", nobody.local_addr().unwrap());
+    drop(nobody);
+    let mut page = node(&storage, &["send", &url]);
+    let lines = output(page.env("DEADLINE", "300").spawn().unwrap()).await;
+    assert!(lines[0].starts_with("unknown - first"), "{lines:?}");
+    assert_eq!(lines[2], "left 1");
+}
