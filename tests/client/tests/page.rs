@@ -14,10 +14,7 @@ fn node(storage: &Path, words: &[&str]) -> Command {
     node.arg(format!("{here}/tests/page.mjs"))
         .arg(storage)
         .args(words)
-        .env(
-            "OUTBOX_JS",
-            format!("{here}/../../src/guide/outbox.js"),
-        )
+        .env("OUTBOX_JS", format!("{here}/../../src/guide/outbox.js"))
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     node
