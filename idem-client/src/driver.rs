@@ -1,6 +1,5 @@
 //! Sends an operation's tries over a transport, with tokio's timers. Knows nothing of any client.
 
-use std::fmt;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,9 +13,11 @@ use crate::outcome::{TryEnd, Unknown};
 use crate::policy::Policy;
 use crate::problem::Problem;
 
-/// A mark among a request's extensions: an earlier process may have sent it.
+/// A mark for a request's extensions: an earlier process, or an earlier call, may have sent it with this
+/// key. Then a refusal is never taken for "not carried out". The `journal` sets it; a program with an
+/// outbox of its own does so itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Resumed;
+pub struct Resumed;
 
 /// What sends one request over and over.
 pub(crate) trait Transport {
@@ -34,31 +35,12 @@ pub(crate) enum Failed {
     /// As networks do.
     Try(TryEnd),
     /// No retry mends it: no such address, a certificate that is not trusted.
+    #[cfg_attr(
+        not(feature = "reqwest-middleware"),
+        allow(dead_code, reason = "every error of a tower service is a connection's")
+    )]
     ForGood,
 }
-
-/// Why a request is not sent at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// Its key.
-    Key(KeyError),
-    /// Its body is a stream, which cannot be sent a second time. Give the whole body.
-    BodyNotRepeatable,
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key(error) => error.fmt(f),
-            Self::BodyNotRepeatable => f.write_str(
-                "the request's body is a stream, which cannot be sent again; give the whole body",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for RequestError {}
 
 /// Why there is no answer.
 pub(crate) enum NoAnswer<E> {

@@ -55,7 +55,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, Uri};
+use http::Request;
 use tokio::task::JoinSet;
 
 use crate::key::IdempotencyKey;
@@ -64,6 +64,7 @@ use crate::outcome::Outcome;
 use crate::policy::Policy;
 
 use entry::Entry;
+pub use entry::Pending;
 pub use error::{JournalError, SendError};
 use file::File;
 pub use transport::{Recorded, Transport};
@@ -87,20 +88,6 @@ pub struct Journal {
     running: Arc<Mutex<HashSet<IdempotencyKey>>>,
 }
 
-/// An operation in the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Pending {
-    /// Its key.
-    pub key: IdempotencyKey,
-    /// Its method.
-    pub method: Method,
-    /// Where it is sent.
-    pub uri: Uri,
-    /// When it was written down, by the machine's clock.
-    pub recorded_at: SystemTime,
-}
-
 /// An operation and its outcome. It stays in the journal until [`Settled::take`].
 #[must_use = "an outcome that is not taken is asked for again by `Journal::resume`"]
 pub struct Settled<R> {
@@ -116,8 +103,12 @@ pub struct Resumed<T: Transport> {
     transport: T,
     left: std::vec::IntoIter<IdempotencyKey>,
     /// Tasks: they go on while a caller is busy with an outcome.
-    sending: JoinSet<Result<Option<Settled<T::Response>>, SendError<T::Error>>>,
+    sending: JoinSet<GoneOn<T>>,
 }
+
+/// `None` where there was nothing to go on with.
+type GoneOn<T> =
+    Result<Option<Settled<<T as Transport>::Response>>, SendError<<T as Transport>::Error>>;
 
 impl Default for JournalBuilder {
     fn default() -> Self {

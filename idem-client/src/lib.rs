@@ -75,7 +75,11 @@ pub mod reqwest_middleware;
 pub mod tower;
 mod wait;
 
+#[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
+pub use answer_body::AnswerBody;
 pub use budget::RetryBudget;
+#[cfg(any(feature = "reqwest-middleware", feature = "tower"))]
+pub use driver::Resumed;
 pub use key::{IdempotencyKey, KeyError, KeyForm};
 pub use operation::{Next, Operation};
 pub use outcome::{Answer, Outcome, Tries, TryEnd, Unknown, UnknownReason};

@@ -30,6 +30,8 @@
 //!   one that changes the body breaks the promise.
 //! * Redirects are followed by reqwest, as its own policy says.
 
+use std::fmt;
+
 use http::Extensions;
 use reqwest::{Body, Request, Response, ResponseBuilderExt, Url};
 #[cfg(feature = "journal")]
@@ -38,12 +40,10 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error, Middleware,
 
 use crate::answer_body::AnswerBody;
 use crate::driver::{Failed, NoAnswer, Resumed, Transport, drive, key_of, now};
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, KeyError};
 use crate::operation::Operation;
 use crate::outcome::{Outcome, Tries, TryEnd, Unknown};
 use crate::policy::Policy;
-
-pub use crate::driver::RequestError;
 
 /// Sends operations with their key, until they have an outcome.
 ///
@@ -63,6 +63,29 @@ impl IdempotencyMiddleware {
         Self { policy }
     }
 }
+
+/// Why a request is not sent at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Its key.
+    Key(KeyError),
+    /// Its body is a stream, which cannot be sent a second time. Give the whole body.
+    BodyNotRepeatable,
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(error) => error.fmt(f),
+            Self::BodyNotRepeatable => f.write_str(
+                "the request's body is a stream, which cannot be sent again; give the whole body",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}
 
 /// What became of an operation.
 ///

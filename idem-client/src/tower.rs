@@ -41,7 +41,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use crate::answer_body::AnswerBody;
+use crate::answer_body::AnswerBody;
 use crate::driver::{Failed, NoAnswer, Resumed, Transport, drive, key_of, now};
 use crate::key::{IdempotencyKey, KeyError};
 use crate::operation::Operation;

@@ -1,10 +1,27 @@
-//! A request as it is written down.
+//! An operation as it is written down.
+
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::error::JournalError;
+use crate::key::IdempotencyKey;
+
+/// An operation in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pending {
+    /// Its key.
+    pub key: IdempotencyKey,
+    /// Its method.
+    pub method: Method,
+    /// Where it is sent.
+    pub uri: Uri,
+    /// When it was written down, by the machine's clock.
+    pub recorded_at: SystemTime,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {

@@ -10,8 +10,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row, SqlitePool};
 
-use super::Pending;
-use super::entry::Entry;
+use super::entry::{Entry, Pending};
 use super::error::JournalError;
 use crate::key::IdempotencyKey;
 
