@@ -112,7 +112,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let script = [(header::CONTENT_TYPE, "text/javascript")];
     let router = Router::new()
         .route("/", get(Html(include_str!("page.html"))))
-        .route("/outbox.js", get((script, include_str!("../../../src/guide/outbox.js"))))
+        .route(
+            "/outbox.js",
+            get((script, include_str!("../../../src/guide/outbox.js"))),
+        )
         .route("/charges", post(create_charge).get(list_charges))
         .route("/charges/{id}", get(show_charge))
         .with_state(Bank::default());

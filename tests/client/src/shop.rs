@@ -75,6 +75,17 @@ async fn charge_at_most_once(
     Ok(Json(books.charge().await?))
 }
 
+/// As Stripe's API has it.
+#[idempotent(key = header("Idempotency-Key"), scope = "shop", ttl = "1h", name = "client.stripe")]
+async fn charge_like_stripe(
+    State(books): State<Arc<Books>>,
+    _body: Bytes,
+) -> Result<Json<serde_json::Value>, StatusCode> {
+    let number = books.charge().await?;
+    let id = format!("ch_{number}");
+    Ok(Json(serde_json::json!({"id": id, "object": "charge"})))
+}
+
 /// How often a request without protection came, and with which key.
 async fn plain(State(books): State<Arc<Books>>, headers: HeaderMap) -> String {
     let count = books.plain.fetch_add(1, Ordering::SeqCst) + 1;
@@ -95,6 +106,7 @@ impl Shop {
         let state = Arc::new(Books::default());
         let router = Router::new()
             .route("/charges", post(charge).patch(charge))
+            .route("/v1/charges", post(charge_like_stripe))
             .route("/at-most-once", post(charge_at_most_once))
             .route("/plain", get(plain).put(plain).post(plain))
             .with_state(Arc::clone(&state))
