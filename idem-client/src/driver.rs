@@ -34,7 +34,7 @@ pub(crate) trait Transport {
 pub(crate) enum Failed {
     /// As networks do.
     Try(TryEnd),
-    /// No retry mends it: no such address, a certificate that is not trusted.
+    /// No retry mends it: the request cannot be built, or another middleware gave it up.
     #[cfg_attr(
         not(feature = "reqwest-middleware"),
         allow(dead_code, reason = "every error of a tower service is a connection's")

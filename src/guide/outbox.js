@@ -8,6 +8,11 @@ const PREFIX = "outbox:";
 // Less than servers keep keys: a later try could carry the operation out again.
 const KEYS_LAST = 23 * 60 * 60 * 1000;
 const NEVER_EXECUTED = [408, 425, 429];
+const KINDS = [
+  "key-missing", "key-invalid", "scope-invalid", "body-unreadable", "body-too-large", "mismatch",
+  "in-flight", "outcome-unknown", "not-replayable", "undecodable", "crashed", "commit-refused",
+  "misconfigured", "store-unavailable", "deadline-exceeded", "unsettled",
+];
 
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -109,14 +114,16 @@ export class Outbox {
 }
 
 // The same table as `idem_client::Policy::judge`.
-function judge({ response: { status }, replayed, kind, retryable }, mayHaveExecuted) {
+export function judge({ response, replayed, kind, retryable }, mayHaveExecuted) {
+  const { status, headers } = response;
   if (status < 400 || replayed) return "answered";
   const mayChange = [408, 409, 425, 429].includes(status) || status >= 500;
   switch (kind) {
     case "in-flight": case "unsettled": case "crashed": case "deadline-exceeded":
       return mayChange && retryable !== false ? "retry" : "unknown";
     case "store-unavailable":
-      return mayChange && retryable !== false ? "retry" : mayHaveExecuted ? "unknown" : "refused";
+      if (mayChange && retryable !== false) return "retry";
+      return mayHaveExecuted ? "unknown" : "refused";
     case "outcome-unknown": case "not-replayable": case "undecodable":
       return "unknown";
     case undefined:
@@ -125,18 +132,27 @@ function judge({ response: { status }, replayed, kind, retryable }, mayHaveExecu
       return mayHaveExecuted ? "unknown" : "refused";
   }
   if ([401, 407].includes(status) && mayHaveExecuted) return "unknown";
-  if (!mayChange || retryable === false) return "answered";
-  if (retryable === true) return "retry";
-  if (status === 409) return mayHaveExecuted ? "retry" : "answered";
+  if (!mayChange) return "answered";
+  const hint = retryable ?? hintOf(headers);
+  if (hint !== undefined) return hint ? "retry" : "answered";
+  if (status === 409) return mayHaveExecuted || headers.has("retry-after") ? "retry" : "answered";
   return [501, 505].includes(status) ? "answered" : "retry";
+}
+
+function hintOf(headers) {
+  const hint = headers.get("stripe-should-retry") ?? headers.get("x-should-retry");
+  return { true: true, false: false }[hint?.toLowerCase()];
 }
 
 function problemOf(response, text) {
   if (!/^application\/problem\+json\s*(;|$)/i.test(response.headers.get("content-type") ?? "")) return {};
   try {
-    const { type, retryable } = JSON.parse(text);
-    const [, kind] = /^urn:idem:problem:(.+)$/.exec(type) ?? [];
-    return { kind, retryable };
+    const { type, retryable } = JSON.parse(text) ?? {};
+    const [, word] = /^urn:idem:problem:(.+)$/.exec(type) ?? [];
+    return {
+      kind: KINDS.includes(word) ? word : undefined,
+      retryable: typeof retryable === "boolean" ? retryable : undefined,
+    };
   } catch {
     return {};
   }

@@ -1,6 +1,6 @@
 //! Our client beside the official one of Stripe for Python, where Python and a way to its packages are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::run::{Failure, cargo, program};
 
@@ -26,7 +26,7 @@ pub(crate) fn compare() -> Result<(), Failure> {
         .run()
 }
 
-fn provide(packages: &PathBuf) -> Result<(), Failure> {
+fn provide(packages: &Path) -> Result<(), Failure> {
     if packages.join("stripe").is_dir() {
         return Ok(());
     }

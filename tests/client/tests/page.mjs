@@ -1,11 +1,22 @@
-// A page without a browser: `node page.mjs STORAGE send URL` or `resume`. Its storage is a file.
+// A page without a browser: `node page.mjs STORAGE send URL`, `resume`, or `judge`. Its storage is a file.
 import { readFileSync, writeFileSync, existsSync } from "node:fs";
 import { webcrypto } from "node:crypto";
 
 globalThis.crypto ??= webcrypto;
 const [, , file, act, url] = process.argv;
-const { Outbox } = await import(process.env.OUTBOX_JS);
+const { Outbox, judge } = await import(process.env.OUTBOX_JS);
 
+
+if (act === "judge") {
+  // A case for each line of the file, a verdict for each.
+  for (const line of readFileSync(file, "utf8").trim().split("\n")) {
+    const { status, headers, replayed, kind, retryable, after } = JSON.parse(line);
+    const problem = { kind: kind ?? undefined, retryable: retryable ?? undefined };
+    const response = { status, headers: new Headers(headers) };
+    console.log(judge({ response, replayed, ...problem }, after));
+  }
+  process.exit();
+}
 const kept = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
 const keep = () => writeFileSync(file, JSON.stringify(kept));
 const storage = {

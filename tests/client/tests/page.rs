@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use http::{HeaderMap, HeaderValue, StatusCode};
+use idem_client::{Policy, Problem, Refusal, Verdict};
 use idem_client_tests::{Fault, Network, Shop, Step};
 use idem_tests::TempDir;
 use tokio::process::{Child, Command};
@@ -76,4 +78,81 @@ async fn a_deadline_without_an_answer_is_unknown_and_stays_in_the_storage() {
     let lines = output(page.env("DEADLINE", "300").spawn().unwrap()).await;
     assert!(lines[0].starts_with("unknown - first"), "{lines:?}");
     assert_eq!(lines[2], "left 1");
+}
+
+/// The two tables are one: every status, problem, hint and past.
+#[tokio::test]
+async fn an_answer_means_the_same_in_a_browser() {
+    let mut cases = Vec::new();
+    let mut verdicts = Vec::new();
+    let kinds = Refusal::ALL.into_iter().map(Some).chain([None]);
+    let statuses = [
+        200, 303, 400, 401, 404, 407, 408, 409, 413, 422, 425, 429, 500, 501, 503, 505, 524,
+    ];
+    for kind in kinds {
+        for status in statuses {
+            for retryable in [None, Some(true), Some(false)] {
+                for bits in 0..16 {
+                    let [after, replayed, retry_after, hint] =
+                        [1, 2, 4, 8].map(|bit| bits & bit != 0);
+                    let mut lines = vec![];
+                    if retry_after {
+                        lines.push(("retry-after", "1"));
+                    }
+                    if hint {
+                        lines.push((
+                            "stripe-should-retry",
+                            if status % 2 == 0 { "true" } else { "false" },
+                        ));
+                    }
+                    let mut headers: HeaderMap = lines
+                        .iter()
+                        .map(|(name, value)| {
+                            (name.parse().unwrap(), HeaderValue::from_static(value))
+                        })
+                        .collect();
+                    if replayed {
+                        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+                    }
+                    let problem = problem(kind, retryable);
+                    let status_code = StatusCode::from_u16(status).unwrap();
+                    verdicts.push(
+                        match Policy::judge(status_code, &headers, Some(&problem), after) {
+                            Verdict::Answered => "answered",
+                            Verdict::Refused(_) => "refused",
+                            Verdict::Unknown(_) => "unknown",
+                            Verdict::Retry { .. } => "retry",
+                            _ => unreachable!(),
+                        },
+                    );
+                    let case = serde_json::json!({
+                        "status": status, "headers": lines, "replayed": replayed,
+                        "kind": kind.map(Refusal::as_str), "retryable": retryable, "after": after,
+                    });
+                    cases.push(case.to_string());
+                }
+            }
+        }
+    }
+    let directory = TempDir::new("page");
+    let file = directory.path().join("cases");
+    std::fs::write(&file, cases.join("\n")).unwrap();
+    let judged = output(node(&file, &["judge"]).spawn().unwrap()).await;
+    assert_eq!(judged.len(), cases.len());
+    for ((judged, verdict), case) in judged.iter().zip(verdicts).zip(cases) {
+        assert_eq!(judged, verdict, "{case}");
+    }
+}
+
+fn problem(kind: Option<Refusal>, retryable: Option<bool>) -> Problem {
+    let kind = kind.map_or("about:blank".to_owned(), |it| {
+        format!("urn:idem:problem:{}", it.as_str())
+    });
+    let mut body = serde_json::json!({ "type": kind });
+    if let Some(retryable) = retryable {
+        body["retryable"] = retryable.into();
+    }
+    let value = HeaderValue::from_static("application/problem+json");
+    let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, value)]);
+    Problem::read(&headers, body.to_string().as_bytes(), "urn:idem:problem:").unwrap()
 }
