@@ -50,7 +50,7 @@ fn build(form: &str, profile: &str, flags: &str) -> Result<Built, Failure> {
     let lock = here.join("benches/Cargo.lock");
     let _ = fs::copy(lock, directory.join("Cargo.lock"));
     let script = format!(
-        "cd {0} && export CARGO_TARGET_DIR={1} && cargo build -q {flags} && touch src/main.rs && \
+        "cd {0} && export CARGO_TARGET_DIR={1} CARGO_INCREMENTAL=0 && cargo build -q {flags} && touch src/main.rs && \
          bash -c 'cargo build -q {flags} && times' | tail -1",
         directory.display(),
         target.join("compile-cost/target").display(),
