@@ -436,6 +436,15 @@ impl OwnedLease {
         self.state.ending.load(Ordering::Acquire)
     }
 
+    /// Whether the body should have been stopped more than a lease ago: whoever drives it looks at it no
+    /// more, so that it neither goes on nor ends.
+    pub(crate) fn is_left_alone(&self, now: Instant) -> bool {
+        self.deadline.get().is_some_and(|deadline| {
+            let late = now.saturating_duration_since(*deadline);
+            late >= self.call.policy.lease && !self.is_ending()
+        })
+    }
+
     pub(crate) fn held_until(&self) -> Instant {
         *lock(&self.held_until)
     }

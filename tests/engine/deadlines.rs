@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use idem::conformance::faults::Method;
 use idem::{Begun, Engine, Error, ExecutionError, OnCrash, PolicyError};
 
@@ -133,6 +134,37 @@ async fn a_body_that_panics_when_it_is_stopped_is_a_panic_of_the_body() {
     );
     assert_eq!(store.calls(Method::Abandon), 1);
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+}
+
+/// A caller that keeps a body's future, and neither looks at it nor drops it.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_looks_at_is_not_renewed_for_ever() {
+    let store = faulty();
+    let operation = operation(&store).deadline(DEADLINE);
+    let keyed = operation.keyed(idem::Key::of("k")).unwrap();
+    let Begun::Execute(execution) = keyed.begin(request()).await.unwrap() else {
+        panic!("nobody has claimed it");
+    };
+    let elsewhere = operation_of(&Engine::new(store.clone()));
+    let body = std::future::pending::<(idem::Verdict, ())>();
+    let mut driven = Box::pin(execution.drive_detached(body));
+    for _ in 0..3 {
+        assert!(driven.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(DEADLINE - LEASE).await;
+    let refused = must_not_run(&elsewhere, "k", request()).await;
+    assert!(
+        matches!(refused, Err(Error::InFlight { .. })),
+        "{refused:?}"
+    );
+    tokio::time::sleep(LEASE * 4).await;
+    assert_eq!(attempt_number(&elsewhere, "k").await.unwrap(), 2);
+    let stopped = driven.await;
+    assert!(
+        matches!(stopped, Err(ExecutionError::Stopped(_))),
+        "{stopped:?}"
+    );
 }
 
 #[test]

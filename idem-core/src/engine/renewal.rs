@@ -90,7 +90,9 @@ impl OwnKeeper {
         let pause = shortest? / LOOKS_PER_LEASE;
         let mut next = now + IDLE;
         for lease in kept {
-            if lease.take_renewal(now + pause) {
+            if lease.is_left_alone(now) {
+                lease.stop_renewing();
+            } else if lease.take_renewal(now + pause) {
                 tokio::spawn(renew_kept(engine.clone(), Arc::clone(&self.keeper), lease));
             } else if let Some(due) = lease.renewal_due() {
                 next = next.min(due);
