@@ -7,7 +7,8 @@
 //! | choose a store | [`stores`], [`transactions`] |
 //! | continue after a crash where a handler stopped | [`steps`] |
 //! | use a framework, and stack its layers | [`frameworks`] |
-//! | serve webhooks and queues | [`webhooks`] |
+//! | serve webhooks and queues | [`webhooks`], [`queues`] |
+//! | write the client | [`clients`] |
 //! | run it | [`operating`] |
 //! | test a handler | [`testing`] |
 //! | write a store | [`writing_a_store`] |
@@ -56,6 +57,15 @@ pub mod testing {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/webhooks.md")]
 pub mod webhooks {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/queues.md")]
+pub mod queues {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/clients.md")]
+#[doc = concat!("\n## outbox.js\n\n```js\n", include_str!("guide/outbox.js"), "```\n")]
+pub mod clients {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/writing_a_store.md")]

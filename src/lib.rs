@@ -40,7 +40,8 @@
 //! | choose a store, or one transaction | [`guide::stores`], [`guide::transactions`] |
 //! | continue after a crash where a handler stopped | [`guide::steps`] |
 //! | stack layers around a handler | [`guide::frameworks`] |
-//! | serve webhooks and queues | [`guide::webhooks`] |
+//! | serve webhooks and queues | [`guide::webhooks`], [`guide::queues`] |
+//! | write the client: `idem-client` | [`guide::clients`] |
 //! | run it: metrics, outages, stuck keys, shutdown, limits | [`guide::operating`] |
 //! | test a handler | [`guide::testing`] |
 //! | write a store | [`guide::writing_a_store`] |

@@ -70,11 +70,11 @@ struct WithoutLease {
     deadline: Option<Instant>,
 }
 
-/// What keeps an attempt's effects from happening twice.
+/// What protects an attempt from another one.
 pub(crate) enum Protected<'a> {
-    ByLease(&'a Arc<OwnedLease>),
-    ByTransaction,
-    ByNothing,
+    Lease(&'a Arc<OwnedLease>),
+    Transaction,
+    Nothing,
 }
 
 /// Who tells the store of finished steps.
@@ -96,9 +96,9 @@ pub(crate) trait StepKeeper: Send + Sync {
 impl Attempt {
     pub(crate) fn protected(&self) -> Protected<'_> {
         match &self.0 {
-            Protection::Lease(lease) => Protected::ByLease(lease),
-            Protection::Other(other) if other.call.is_some() => Protected::ByTransaction,
-            Protection::Other(_) => Protected::ByNothing,
+            Protection::Lease(lease) => Protected::Lease(lease),
+            Protection::Other(other) if other.call.is_some() => Protected::Transaction,
+            Protection::Other(_) => Protected::Nothing,
         }
     }
 

@@ -73,9 +73,9 @@ impl Attempt {
         E: CarriesRefusal,
     {
         let lease = match self.protected() {
-            Protected::ByLease(lease) => lease,
-            Protected::ByTransaction => return Err(self.fail(StepError::InTransaction.into())),
-            Protected::ByNothing => return work.await,
+            Protected::Lease(lease) => lease,
+            Protected::Transaction => return Err(self.fail(StepError::InTransaction.into())),
+            Protected::Nothing => return work.await,
         };
         let max_bytes = lease.keeper.max_bytes();
         let begun = lease.steps().begin(name, max_bytes);
@@ -112,7 +112,7 @@ impl Attempt {
     /// The attempt's end is judged by it.
     fn fail<E: From<Error>>(&self, error: Error) -> E {
         self.note_failed_step();
-        if let Protected::ByLease(lease) = self.protected() {
+        if let Protected::Lease(lease) = self.protected() {
             let call = &lease.call;
             observe::step_failed(&call.operation, &call.id, lease.number, &error);
         }
@@ -123,8 +123,8 @@ impl Attempt {
     /// which they finished.
     pub fn steps(&self) -> Vec<String> {
         match self.protected() {
-            Protected::ByLease(lease) => lease.finished_steps(),
-            Protected::ByTransaction | Protected::ByNothing => Vec::new(),
+            Protected::Lease(lease) => lease.finished_steps(),
+            Protected::Transaction | Protected::Nothing => Vec::new(),
         }
     }
 }

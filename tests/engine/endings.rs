@@ -9,7 +9,7 @@ use idem::conformance::faults::{Fault, FaultyStore, Method};
 use idem::stores::memory::MemoryStore;
 use idem::{
     Begun, Engine, Error, Key, NotReplayable, OnCrash, Operation, Outcome, Phase, RecordId,
-    Resolution, Verdict,
+    ReleaseErrors, Replayable, Resolution, Verdict,
 };
 
 use crate::bench::{LEASE, attempt_number, faulty, must_not_run, operation, operation_of, request};
@@ -80,6 +80,60 @@ async fn a_dropped_body_is_a_crash_at_once() {
         "{refused:?}"
     );
     assert_eq!(attempt_number(&operation, "k").await.unwrap(), 2);
+}
+
+/// A client that hangs up before the body is looked at, in its middle, or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_detached_body_is_one_attempt_on_its_callers_task_and_on_one_of_its_own() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Caller {
+        GoesBefore,
+        GoesWithin,
+        Stays,
+    }
+    for caller in [Caller::GoesBefore, Caller::GoesWithin, Caller::Stays] {
+        let store = faulty();
+        let operation = operation(&store);
+        let works = Works::default();
+        let keyed = operation.keyed(Key::of("k")).unwrap();
+        let Ok(Begun::Execute(execution)) = keyed.begin(request()).await else {
+            panic!("the first call executes");
+        };
+        let here = tokio::task::try_id();
+        let body = {
+            let works = works.clone();
+            async move {
+                works.stop_here().await;
+                let attempt = idem::attempt();
+                assert!(attempt.is_protected());
+                assert_eq!(tokio::task::try_id() == here, caller == Caller::Stays);
+                let value = Ok::<u32, Error>(works.execute() + attempt.number());
+                (Replayable::<ReleaseErrors>::verdict(&value), ())
+            }
+        };
+        let mut driven = Box::pin(execution.drive_detached(body));
+        if caller != Caller::GoesBefore {
+            // Past the keeper, which begins with it.
+            while works.started().now_or_never().is_none() {
+                assert!(driven.as_mut().now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+        }
+        if caller == Caller::Stays {
+            works.let_go();
+            driven.await.unwrap();
+        } else {
+            drop(driven);
+            if caller == Caller::GoesBefore {
+                works.started().await;
+            }
+            works.let_go();
+            works.reached(1).await;
+            store.called(Method::Complete, 1).await;
+        }
+        let retry = must_not_run(&operation, "k", request()).await;
+        assert_eq!(retry.unwrap(), 2);
+    }
 }
 
 #[tokio::test(start_paused = true)]

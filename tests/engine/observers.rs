@@ -11,9 +11,12 @@ use crate::bench::{
     LEASE, attempt_number, faulty, must_not_run, operation_of, other_request, request,
 };
 
-/// What was told, in words.
+/// Of which record, and in words.
+type Words = (Option<RecordId>, String);
+
+/// What was told.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<(Option<RecordId>, String)>>>);
+struct Told(Arc<Mutex<Vec<Words>>>);
 
 impl Observer for Told {
     fn observe(&self, event: &Event<'_>) {

@@ -14,6 +14,7 @@ mod patterns;
 mod policies;
 mod receivers;
 mod signatures;
+mod steps;
 mod traits;
 
 use std::sync::Arc;

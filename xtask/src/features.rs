@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::run::{Failure, cargo};
 
-/// A feature of `idem-rs`, and the foreign crates that it alone may pull in.
+/// A feature of a package, and the foreign crates that it alone may pull in.
 struct Feature {
     name: &'static str,
     brings: &'static [&'static str],
@@ -101,6 +101,40 @@ const FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-client`; the first one is none.
+const CLIENT_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http"],
+    },
+    Feature {
+        name: "reqwest-middleware",
+        brings: &[
+            "http",
+            "http-body",
+            "hyper",
+            "reqwest",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
+        name: "tower",
+        brings: &["http", "http-body", "tower-layer", "tower-service"],
+    },
+    Feature {
+        name: "journal",
+        brings: &["http", "sqlx", "sqlx-core", "sqlx-sqlite", "libsqlite3-sys"],
+    },
+];
+
+const SERVER: &str = "idem-rs";
+const CLIENT: &str = "idem-client";
+
+/// The server half, of which the client half has nothing.
+const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stores"];
+
 /// Crates that belong to one feature: stores, drivers and frameworks.
 const HEAVY: &[&str] = &[
     "actix-web",
@@ -138,22 +172,25 @@ const HEAVY: &[&str] = &[
     "warp",
 ];
 
-fn lint(features: &[&str]) -> Result<(), Failure> {
-    cargo(&["clippy", "--quiet", "--package", "idem-rs", "--lib"])
+fn lint(package: &str, features: &[&str]) -> Result<(), Failure> {
+    cargo(&["clippy", "--quiet", "--package", package, "--lib"])
         .args(features)
         .args(&["--", "-D", "warnings"])
         .run()
 }
 
 pub(crate) fn lint_defaults() -> Result<(), Failure> {
-    lint(&[])
+    lint(SERVER, &[])?;
+    lint(CLIENT, &[])
 }
 
 pub(crate) fn check_each() -> Result<(), Failure> {
-    lint(&["--no-default-features"])?;
-    for feature in FEATURES {
-        println!("{}", feature.name);
-        lint(&["--no-default-features", "--features", feature.name])?;
+    lint(SERVER, &["--no-default-features"])?;
+    for (package, features) in [(SERVER, FEATURES), (CLIENT, CLIENT_FEATURES)] {
+        for Feature { name, .. } in features {
+            println!("{package}, {name:?}");
+            lint(package, &["--no-default-features", "--features", name])?;
+        }
     }
     Ok(())
 }
@@ -231,34 +268,35 @@ pub(crate) fn check_identities() -> Result<(), Failure> {
 
 pub(crate) fn check_trees() -> Result<(), Failure> {
     for feature in FEATURES {
-        let tree = cargo(&[
-            "tree",
-            "--package",
-            "idem-rs",
-            "--edges",
-            "normal",
-            "--prefix",
-            "none",
-        ])
-        .arg("--no-default-features")
-        .arg("--features")
-        .arg(feature.name)
-        .output()?;
-        let crates: BTreeSet<_> = tree
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        let foreign: Vec<_> = HEAVY
-            .iter()
-            .filter(|heavy| crates.contains(**heavy) && !feature.brings.contains(heavy))
-            .collect();
-        println!("{}: {} crates", feature.name, crates.len());
-        if !foreign.is_empty() {
-            return Err(Failure(format!(
-                "the feature {} pulls in {foreign:?}",
-                feature.name
-            )));
-        }
+        check_tree(SERVER, feature, HEAVY)?;
+    }
+    let foreign = [HEAVY, SERVER_HALF].concat();
+    for feature in CLIENT_FEATURES {
+        check_tree(CLIENT, feature, &foreign)?;
     }
     Ok(())
+}
+
+fn check_tree(package: &str, feature: &Feature, heavy: &[&str]) -> Result<(), Failure> {
+    let edges = ["--edges", "normal", "--prefix", "none"];
+    let tree = cargo(&["tree", "--package", package])
+        .args(&edges)
+        .args(&["--no-default-features", "--features", feature.name])
+        .output()?;
+    let crates: BTreeSet<_> = tree
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let foreign: Vec<_> = heavy
+        .iter()
+        .filter(|heavy| crates.contains(**heavy) && !feature.brings.contains(heavy))
+        .collect();
+    let name = feature.name;
+    println!("{package}, {name:?}: {} crates", crates.len());
+    match foreign.is_empty() {
+        true => Ok(()),
+        false => Err(Failure(format!(
+            "the feature {name:?} of {package} pulls in {foreign:?}"
+        ))),
+    }
 }

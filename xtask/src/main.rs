@@ -5,6 +5,7 @@
 
 mod bench;
 mod circles;
+mod clients;
 mod compile_cost;
 mod crashes;
 mod features;
@@ -114,6 +115,7 @@ fn test() -> Result<(), Failure> {
     })?;
     steps.step("all tests", || cargo(&["test"]).args(&EVERYTHING).run())?;
     steps.step("the Redis store's tests, over each Valkey", valkey::test)?;
+    steps.step("the client half, beside Stripe's client", clients::compare)?;
     steps.step("crashes", || crashes::run(crashes::KILLS))?;
     steps.step("each feature alone", features::check_each)?;
     steps.step("each example alone", features::check_examples)?;

@@ -77,6 +77,16 @@ pub(crate) fn provide_valgrind() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Runs the page's client half.
+const NODE: Server = Server {
+    program: "node",
+    variable: "IDEM_NODE",
+    versions: None,
+    packages: &["nodejs"],
+    before: "v",
+    oldest: (18, 0),
+};
+
 /// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
 const WITHOUT_CLUSTER: &str = r#"
 directory=/etc/postgresql-common/createcluster.d
@@ -86,9 +96,9 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
 "#;
 
-/// Redis, PostgreSQL and PgBouncer must be there afterwards; Valkey only where there is a package.
+/// Redis, PostgreSQL, PgBouncer and Node must be there afterwards; Valkey only where there is a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    for server in [REDIS, POSTGRES, PGBOUNCER] {
+    for server in [REDIS, POSTGRES, PGBOUNCER, NODE] {
         if server.version().is_none() {
             server.install()?;
         }

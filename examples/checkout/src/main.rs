@@ -1,6 +1,7 @@
 //! A small shop whose charges take half a second and are safe to retry.
 //!
-//! `cargo run -p checkout`, then paste the printed lines into another terminal.
+//! `cargo run -p checkout`, then paste the printed lines into another terminal, or pay on the page that it
+//! serves, whose client half is `src/guide/outbox.js`.
 //! `--port N` listens elsewhere (0 for any free port), `--store URL` keeps the records there.
 //! Built with `--features redis`, several of them, on several ports, share their keys under
 //! `--store redis://…`.
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, StatusCode, header};
+use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
@@ -107,7 +109,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
     idem::connect(&options.store).await?.install()?;
+    let script = [(header::CONTENT_TYPE, "text/javascript")];
     let router = Router::new()
+        .route("/", get(Html(include_str!("page.html"))))
+        .route(
+            "/outbox.js",
+            get((script, include_str!("../../../src/guide/outbox.js"))),
+        )
         .route("/charges", post(create_charge).get(list_charges))
         .route("/charges/{id}", get(show_charge))
         .with_state(Bank::default());
@@ -138,6 +146,7 @@ fn print_what_to_try(address: &str) {
         charge(" -m 0.25", "order-3", 700),
         charge("", "order-3", 700),
     );
+    println!("a page to pay on, whose key survives a reload: {address}/");
     println!(
         "
 The first call charges: 201, after half a second.

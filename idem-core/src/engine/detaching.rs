@@ -63,8 +63,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_drops_ends_on_its_callers_task() {
-        let here = tokio::task::id();
-        let work = async { tokio::task::id() };
+        let here = tokio::task::try_id();
+        let work = async { tokio::task::try_id() };
         assert_eq!(Detaching::new(Handle::current(), work).await, here);
     }
 
@@ -75,7 +75,7 @@ mod tests {
             let (ended, end) = oneshot::channel();
             let work = async move {
                 told.await.unwrap();
-                ended.send(tokio::task::id()).unwrap();
+                ended.send(tokio::task::try_id()).unwrap();
             };
             let mut detaching = Detaching::new(Handle::current(), work);
             if polled_before {
@@ -87,7 +87,7 @@ mod tests {
             }
             drop(detaching);
             go_on.send(()).unwrap();
-            assert_ne!(end.await.unwrap(), tokio::task::id());
+            assert_ne!(end.await.unwrap(), tokio::task::try_id());
         }
     }
 }

@@ -253,10 +253,10 @@ impl Operation {
         F: Future<Output = T> + Unpin,
         T: Replayable<Errors>,
     {
-        let begun = match self
-            .keyed(key)
-            .map(|keyed| keyed.begin_at_once(fingerprint))
-        {
+        let keyed = self.keyed(key);
+        #[allow(clippy::result_large_err, reason = "it is moved once")]
+        let at_once = keyed.map(|keyed| keyed.begin_at_once(fingerprint));
+        let begun = match at_once {
             Ok(Ok(granted)) => granted.into_begun(&self.engine),
             // Boxed: it is large, and gone before the body runs.
             Ok(Err(keyed)) => Box::pin(keyed.begin(fingerprint)).await,

@@ -78,9 +78,9 @@ impl Attempt {
         E: CarriesRefusal,
     {
         let lease = match self.protected() {
-            Protected::ByLease(lease) => lease,
-            Protected::ByTransaction => return Err(self.refuse(StepError::InTransaction)),
-            Protected::ByNothing => return Err(self.refuse(StepError::WithoutRecord)),
+            Protected::Lease(lease) => lease,
+            Protected::Transaction => return Err(self.refuse(StepError::InTransaction)),
+            Protected::Nothing => return Err(self.refuse(StepError::WithoutRecord)),
         };
         let Some(phases) = phases_of(lease, source.database()) else {
             return Err(self.refuse(StepError::WithoutRecord));

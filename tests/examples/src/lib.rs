@@ -27,6 +27,42 @@ impl Drop for Example {
     }
 }
 
+/// A worker that listens to nobody, killed when the test ends.
+pub struct Worker {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    pub fn start(name: &str, options: &[&str]) -> Self {
+        let mut process = call(name)
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, output }
+    }
+
+    /// The next line that it prints.
+    pub fn line(&mut self) -> String {
+        self.output.next().unwrap().unwrap()
+    }
+
+    /// As `kill -9` does.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// Builds it, and calls it.
 fn call(name: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));

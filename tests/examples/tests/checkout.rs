@@ -212,3 +212,19 @@ async fn two_processes_over_redis_share_their_keys() {
         2
     );
 }
+
+#[tokio::test]
+async fn the_page_and_its_client_half_are_served() {
+    let checkout = start();
+    let server = checkout.example.server;
+    for (path, kind, part) in [
+        ("/", "text/html", "from \"./outbox.js\""),
+        ("/outbox.js", "text/javascript", "export class Outbox"),
+    ] {
+        let answer = server.send(Request::get(path).body("").unwrap()).await;
+        assert_eq!(answer.status(), 200);
+        let value = answer.headers()["content-type"].to_str().unwrap();
+        assert!(value.starts_with(kind), "{value}");
+        assert!(String::from_utf8_lossy(answer.body()).contains(part));
+    }
+}

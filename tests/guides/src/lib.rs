@@ -28,6 +28,10 @@ mod guide {
     mod testing {}
     #[doc = include_str!("../../../src/guide/webhooks.md")]
     mod webhooks {}
+    #[doc = include_str!("../../../src/guide/queues.md")]
+    mod queues {}
+    #[doc = include_str!("../../../src/guide/clients.md")]
+    mod clients {}
     #[doc = include_str!("../../../src/guide/writing_a_store.md")]
     mod writing_a_store {}
 }

@@ -57,6 +57,27 @@ impl Shop {
     }
 }
 
+impl Shop {
+    /// Panics the first time, is unavailable the second time, and comes to its end the third time.
+    async fn answer_in_steps(&self) -> Result<Response<Charge>, Status> {
+        let step = async |name| {
+            let effect = async { Ok::<_, idem::Error>(self.works.execute()) };
+            let done = idem::step(name, effect).await;
+            done.map_err(|error| Status::internal(error.to_string()))
+        };
+        let held = step("hold").await?;
+        assert_ne!(idem::attempt().number(), 1, "half-way");
+        let charged = step("charge").await?;
+        if idem::attempt().number() == 2 {
+            return Err(Status::unavailable("not yet"));
+        }
+        Ok(Response::new(Charge {
+            text: format!("held {held}, charged {charged}"),
+            ..Charge::default()
+        }))
+    }
+}
+
 #[tonic::async_trait]
 impl rpc::Charges for Shop {
     #[idempotent(key = metadata("idempotency-key"), ttl = "24h", name = "tonic.create", deadline = self.deadline, engine = self.engine)]
@@ -68,6 +89,9 @@ impl rpc::Charges for Shop {
         let order = request.into_inner();
         if order.note == "stop" {
             self.works.stop_here().await;
+        }
+        if order.note == "steps" {
+            return self.answer_in_steps().await;
         }
         if let Ok(code) = order.note.parse::<i32>() {
             self.works.execute();
@@ -293,6 +317,20 @@ async fn a_body_that_hangs_is_stopped_at_its_deadline() {
         .await
         .unwrap();
     assert_eq!(shop.works.executed(), 1);
+}
+
+#[tokio::test]
+async fn steps_run_once_across_a_panic_and_a_code_that_frees_the_key() {
+    let shop = Shop::open();
+    let client = shop.serve().await;
+    let call = || client.create(with_key("k", order("steps", 5)));
+    assert_eq!(call().await.unwrap_err().code(), Code::Internal);
+    assert_eq!(call().await.unwrap_err().message(), "not yet");
+    for _ in 0..2 {
+        let answer = call().await.unwrap();
+        assert_eq!(answer.get_ref().text, "held 1, charged 2");
+    }
+    assert_eq!(shop.works.executed(), 2);
 }
 
 #[tokio::test]
