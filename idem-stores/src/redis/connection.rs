@@ -4,16 +4,18 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::{RedisError, Value, cmd, pipe};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::command::{Command, Word};
-use super::durability::{Confirmation, Confirmations, Durability};
+use super::durability::{Confirmation, Durability};
 use super::redirects::{self, Request};
 use super::target::{DriverConnection, Target};
 use super::wire::{Call, Wire};
@@ -209,6 +211,55 @@ impl Connection {
                 self.send(&command, deadline).await.map(drop)
             }
         }
+    }
+}
+
+/// The writes of one connection, and which of them are confirmed.
+#[derive(Debug, Default)]
+pub(super) struct Confirmations {
+    written: AtomicU64,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The writes up to this one are confirmed.
+    confirmed: u64,
+    /// The writes up to this one were not confirmed in time.
+    unconfirmed: u64,
+}
+
+impl Confirmations {
+    /// Waits until the writes that this connection has been answered are confirmed.
+    ///
+    /// # Errors
+    /// When the connection fails, or is silent.
+    pub(super) async fn wait(
+        &self,
+        connection: &mut Connection,
+        durability: &Durability,
+        deadline: Instant,
+    ) -> Result<Confirmation, RedisError> {
+        let write = self.written.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut known = self.known.lock().await;
+        if write <= known.confirmed {
+            return Ok(Confirmation::Confirmed);
+        }
+        if write <= known.unconfirmed {
+            return Ok(Confirmation::Unconfirmed);
+        }
+        let last_written = self.written.load(Ordering::Acquire);
+        let mut answers = Vec::new();
+        for command in durability.commands() {
+            answers.push(connection.ask(&command, deadline).await?);
+        }
+        let confirmation = durability.confirmation(answers);
+        match confirmation {
+            Confirmation::Confirmed => known.confirmed = last_written,
+            Confirmation::Unconfirmed => known.unconfirmed = last_written,
+            Confirmation::Unknown(_) => {}
+        }
+        Ok(confirmation)
     }
 }
 

@@ -6,16 +6,12 @@
 //! the next.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use idem_core::StoreError;
 use redis::{Cmd, RedisError, Value, cmd};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::NAME;
-use super::connection::Connection;
 use super::errors::CallError;
 
 /// What must have a write before it is confirmed.
@@ -102,55 +98,6 @@ impl Confirmation {
             Self::Unconfirmed => Err(StoreError::not_ready(NAME, NotReplicated)),
             Self::Unknown(error) => Err(CallError::Refused(error).into()),
         }
-    }
-}
-
-/// The writes of one connection, and which of them are confirmed.
-#[derive(Debug, Default)]
-pub(super) struct Confirmations {
-    written: AtomicU64,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// The writes up to this one are confirmed.
-    confirmed: u64,
-    /// The writes up to this one were not confirmed in time.
-    unconfirmed: u64,
-}
-
-impl Confirmations {
-    /// Waits until the writes that this connection has been answered are confirmed.
-    ///
-    /// # Errors
-    /// When the connection fails, or is silent.
-    pub(super) async fn wait(
-        &self,
-        connection: &mut Connection,
-        durability: &Durability,
-        deadline: Instant,
-    ) -> Result<Confirmation, RedisError> {
-        let write = self.written.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut known = self.known.lock().await;
-        if write <= known.confirmed {
-            return Ok(Confirmation::Confirmed);
-        }
-        if write <= known.unconfirmed {
-            return Ok(Confirmation::Unconfirmed);
-        }
-        let last_written = self.written.load(Ordering::Acquire);
-        let mut answers = Vec::new();
-        for command in durability.commands() {
-            answers.push(connection.ask(&command, deadline).await?);
-        }
-        let confirmation = durability.confirmation(answers);
-        match confirmation {
-            Confirmation::Confirmed => known.confirmed = last_written,
-            Confirmation::Unconfirmed => known.unconfirmed = last_written,
-            Confirmation::Unknown(_) => {}
-        }
-        Ok(confirmation)
     }
 }
 

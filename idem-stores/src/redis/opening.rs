@@ -4,6 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
@@ -12,6 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::wire::Wire;
+
+/// How long sent bytes may stay unacknowledged. Then the kernel gives the connection up, and nothing
+/// of it arrives any more.
+#[cfg(target_os = "linux")]
+pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects and logs in.
 ///
@@ -31,7 +38,7 @@ pub(super) async fn open(
     let (stream, _) = select_ok(connecting).await?;
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(super::target::TCP_USER_TIMEOUT))?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     logged_in(stream, login).await.map(Wire::over)
 }
 

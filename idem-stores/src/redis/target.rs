@@ -29,11 +29,6 @@ pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 /// The longest: a day. Sums of much longer durations overflow clocks.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long sent bytes may stay unacknowledged. Then the kernel gives the connection up, and nothing
-/// of it arrives any more.
-#[cfg(target_os = "linux")]
-pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The most calls that leave in one write, and the most bytes.
 const MAX_CALLS_PER_WRITE: usize = 256;
 const MAX_BYTES_PER_WRITE: usize = 64 * 1024;
@@ -347,6 +342,6 @@ fn untimed() -> AsyncConnectionConfig {
 fn tcp_settings() -> TcpSettings {
     let settings = TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
+    let settings = settings.set_user_timeout(opening::TCP_USER_TIMEOUT);
     settings
 }

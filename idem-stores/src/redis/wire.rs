@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use self::calls::{Calls, SlotState, Watch, lock};
+use self::calls::{Calls, KEPT_BUFFER, SlotState, Watch, lock};
 use super::command::Command;
 use super::replies::{self, Reply};
 
@@ -40,8 +40,8 @@ const MAX_READ: usize = 1024 * 1024;
 /// With so many calls under way the next write does not wait for more of them.
 const MANY_CALLS: usize = 128;
 
-/// A larger buffer is given back when it is empty.
-const KEPT_BUFFER: usize = 64 * 1024;
+/// How many callers are woken before they run.
+const MAX_WOKEN: usize = 32;
 
 /// A connection. It is closed when it is dropped.
 pub(super) struct Wire {
@@ -152,7 +152,14 @@ impl Future for Call<'_> {
             return Poll::Pending;
         };
         let mut calls = lock(self.calls);
+        let is_overdue = calls.slots[slot].is_overdue;
         match &mut calls.slots[slot].state {
+            SlotState::Waiting(_) if is_overdue => {
+                calls.leave(slot);
+                drop(calls);
+                self.slot = None;
+                return Poll::Ready(Err(timed_out()));
+            }
             SlotState::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
             SlotState::Waiting(waker) => *waker = Some(cx.waker().clone()),
             state => {
@@ -199,7 +206,7 @@ impl Watched {
             let (now, mut wakers) = (Instant::now(), Vec::new());
             {
                 let mut calls = lock(&all);
-                let next = calls.expire(self.runtime, now, &mut wakers);
+                let next = calls.wake_overdue(self.runtime, now, &mut wakers);
                 if next.is_none() && is_idle {
                     // Under the lock: the next call starts another one.
                     self.remove(&mut calls);
@@ -257,6 +264,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
 
     /// Goes on until the connection fails.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<RedisError> {
+        if !self.wake_some(cx) {
+            return Poll::Pending;
+        }
         // Both directions: a server that cannot write may not read either.
         if let Err(error) = self.read(cx).and_then(|()| self.write(cx)) {
             return Poll::Ready(error);
@@ -264,8 +274,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         Poll::Pending
     }
 
+    /// Wakes callers whose replies are there. `false` if there are more: they come when these have run.
+    /// Woken all at once they would overflow the worker's queue, and some would wait behind every task of
+    /// the program.
+    fn wake_some(&mut self, cx: &mut Context<'_>) -> bool {
+        let some = self.wakers.len().min(MAX_WOKEN);
+        self.wakers.drain(..some).for_each(Waker::wake);
+        if !self.wakers.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        self.wakers.is_empty()
+    }
+
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
         loop {
+            if !self.wake_some(cx) {
+                return Ok(());
+            }
             if self.received.is_empty() && self.received.capacity() > KEPT_BUFFER {
                 self.received = BytesMut::new();
             }
@@ -305,8 +330,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
                 self.wakers.extend(calls.replied(slot, Ok(value)));
             }
         }
-        drop(calls);
-        self.wakers.drain(..).for_each(Waker::wake);
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), RedisError> {
@@ -356,9 +379,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
 }
 
 impl<S> Transport<S> {
-    fn end(&self, error: &RedisError) {
+    fn end(&mut self, error: &RedisError) {
         let wakers = lock(&self.calls).end(error);
-        wakers.into_iter().for_each(Waker::wake);
+        let answered = self.wakers.drain(..);
+        answered.chain(wakers).for_each(Waker::wake);
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::runtime::Id;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{KEPT_BUFFER, timed_out};
+/// A larger buffer is given back when it is empty.
+pub(super) const KEPT_BUFFER: usize = 64 * 1024;
 
 /// The calls of one connection.
 #[derive(Default)]
@@ -33,6 +34,7 @@ pub(super) struct Slot {
     pub(super) state: SlotState,
     pub(super) deadline: Instant,
     pub(super) runtime: Id,
+    pub(super) is_overdue: bool,
     pub(super) stage: Stage,
 }
 
@@ -72,6 +74,7 @@ impl Calls {
             state: SlotState::Waiting(None),
             deadline,
             runtime,
+            is_overdue: false,
             stage: Stage::Unsent { length },
         };
         match self.free.pop() {
@@ -183,22 +186,25 @@ impl Calls {
         self.watches.iter().find(|watch| watch.runtime == runtime)
     }
 
-    /// Ends the calls of this runtime whose time is over. Returns the next deadline.
-    pub(super) fn expire(
+    /// Has the calls of this runtime woken whose time is over. Returns the next deadline. Whether they end
+    /// is decided when they run: a reply that is there by then is one.
+    pub(super) fn wake_overdue(
         &mut self,
         runtime: Id,
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Option<Instant> {
         let mut next = None;
-        for at in 0..self.slots.len() {
-            let slot = &self.slots[at];
-            if slot.runtime != runtime || !matches!(slot.state, SlotState::Waiting(_)) {
+        for slot in &mut self.slots {
+            let SlotState::Waiting(waker) = &mut slot.state else {
+                continue;
+            };
+            if slot.runtime != runtime || slot.is_overdue {
                 continue;
             }
             if slot.deadline <= now {
-                wakers.extend(self.answer(at, Err(timed_out())));
-                self.withdraw(at);
+                slot.is_overdue = true;
+                wakers.extend(waker.take());
             } else {
                 next = Some(next.map_or(slot.deadline, |next: Instant| next.min(slot.deadline)));
             }

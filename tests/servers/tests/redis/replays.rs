@@ -6,9 +6,9 @@ use bytes::Bytes;
 use idem::StoreError;
 use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
-use idem_tests::{Redis, TempDir, wait_until};
+use idem_tests::{Redis, Reply, TempDir, wait_until};
 
-use crate::conformance::claim;
+use crate::conformance::{claim, key};
 use crate::failover::replicated;
 use crate::links::{PATIENCE, connect};
 
@@ -80,9 +80,11 @@ async fn where_the_disk_fails() {
 async fn on_a_replica() {
     let (primary, replica) = replicated();
     prepared(&store(&primary).await).await;
+    // What was written last.
+    let key = key(&claim(2));
     wait_until("replication", PATIENCE, || {
-        match primary.console().call(&["WAIT", "1", "1000"]) {
-            idem_tests::Reply::Integer(1) => Ok(()),
+        match replica.console().call(&[b"EXISTS".as_slice(), &key]) {
+            Reply::Integer(1) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
