@@ -7,7 +7,7 @@
 //! | to find | look in |
 //! |---|---|
 //! | the transitions | `store`; claims in `claims` |
-//! | the bytes of a record | `record`, `appendix`; of version 1 `v1` |
+//! | the bytes of a record | `record`, `appendix`, `digits`; of version 1 `v1` |
 //! | what a process knows of the server's clock | `clock` |
 //! | records page by page | `listing` |
 //! | the scripts | `scripts`, and the files beside it |
@@ -45,6 +45,7 @@ mod claims;
 mod clock;
 mod command;
 mod connection;
+mod digits;
 mod durability;
 mod errors;
 mod lanes;

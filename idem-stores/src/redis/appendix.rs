@@ -12,7 +12,7 @@
 use bytes::{Bytes, BytesMut};
 use idem_core::OperationName;
 
-use super::record::{SEAL_LEN, digits, number, seal};
+use super::digits::{SEAL_LEN, digits, number, seal};
 
 const NAME_HEAD: usize = 4;
 const STEPS_HEAD: usize = 11;

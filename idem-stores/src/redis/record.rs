@@ -50,10 +50,10 @@ use idem_core::{
     RecordId, RecordState, StoreError, Token,
 };
 use redis::Value;
-use sha1::{Digest, Sha1};
 
 use super::appendix::{self, Appendix, MAX_NAME_SECTION};
 use super::command::Word;
+use super::digits::{SEAL_LEN, digits, number, seal};
 use super::errors::UNREADABLE;
 
 const RUNNING: u8 = b'r';
@@ -72,7 +72,6 @@ const LEASE: Range<usize> = 78..91;
 const RETENTION: Range<usize> = 91..104;
 const CLAIMED: Range<usize> = 104..117;
 const SEALED_LEN: usize = 117;
-pub(super) const SEAL_LEN: usize = 8;
 
 /// Where a finished record's folded token is.
 const FOLDED_TOKEN: Range<usize> = 6..12;
@@ -159,22 +158,6 @@ impl Running {
 fn encode(bytes: &[u8], into: &mut [u8]) {
     // The length of `into` is the length of the encoding.
     let _ = BASE64.encode_slice(bytes, into);
-}
-
-pub(super) fn digits(mut number: u64, into: &mut [u8]) {
-    for digit in into.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-}
-
-pub(super) fn seal(record: &[u8]) -> [u8; SEAL_LEN] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digest = Sha1::digest(record);
-    std::array::from_fn(|at| {
-        let byte = digest[at / 2];
-        HEX[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 0xf })]
-    })
 }
 
 /// The record of an attempt that ended with an outcome, but for its state and when it was claimed, which
@@ -533,10 +516,6 @@ pub(super) fn record_and_ttl(found: Value) -> Result<(Record, Duration), StoreEr
 
 fn decoded<const LEN: usize>(encoded: &[u8]) -> Option<[u8; LEN]> {
     BASE64.decode(encoded).ok()?.try_into().ok()
-}
-
-pub(super) fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]
