@@ -53,7 +53,7 @@ use redis::Value;
 
 use super::appendix::{self, Appendix, MAX_NAME_SECTION};
 use super::command::Word;
-use super::digits::{SEAL_LEN, digits, number, seal};
+use super::digits::{digits, number, seal};
 use super::errors::UNREADABLE;
 
 const RUNNING: u8 = b'r';
