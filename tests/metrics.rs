@@ -102,3 +102,34 @@ fn every_decision_is_counted_under_its_name() {
         assert!(histograms.iter().any(|found| found == name), "{name}");
     }
 }
+
+#[test]
+fn a_released_attempt_has_no_outcome_and_its_steps_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        in_a_runtime(async {
+            let operation = Engine::new(MemoryStore::new()).operation("op");
+            for _ in 0..2 {
+                let body = async {
+                    idem::step("hold", async { Ok::<_, Error>(1) }).await?;
+                    idem::attempt().release();
+                    Ok::<_, Error>(2)
+                };
+                let request = Fingerprint::of("a").unwrap();
+                assert_eq!(operation.run("k", request, body).await.unwrap(), 2);
+            }
+        });
+    });
+    let mut steps = BTreeMap::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let (name, labels) = key.key().clone().into_parts();
+        assert_ne!(name.as_str(), "idem_record_bytes");
+        if let (DebugValue::Counter(count), "idem_steps_total") = (value, name.as_str()) {
+            let decision = labels.iter().find(|label| label.key() == "decision");
+            steps.insert(decision.unwrap().value().to_owned(), count);
+        }
+    }
+    let expected = [("executed".to_owned(), 1), ("given_back".to_owned(), 1)];
+    assert_eq!(steps, BTreeMap::from(expected));
+}

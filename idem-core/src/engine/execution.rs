@@ -473,10 +473,10 @@ impl Running {
         let call = claimed.call();
         observe::body_took(&call.operation, &self.clock);
         let is_whole = matches!(verdict, Verdict::Final(Outcome::Response(_)));
-        let settlement = match Settlement::of(verdict, call, &claimed.engine) {
-            Settlement::Release => Settlement::releasing(&claimed.lease),
-            _ if attempt.is_released() => Settlement::releasing(&claimed.lease),
-            settlement => settlement,
+        let settlement = match (attempt.is_released(), verdict) {
+            // Of an outcome that is not stored nobody is told anything.
+            (true, _) | (_, Verdict::Released) => Settlement::releasing(&claimed.lease),
+            (false, verdict) => Settlement::of(verdict, call, &claimed.engine),
         };
         if matches!(settlement, Settlement::Abandon) {
             let (attempt, how) = (attempt.number(), "no outcome");
