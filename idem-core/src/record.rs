@@ -575,11 +575,7 @@ mod tests {
     fn ids_spread_over_a_map_and_differently_in_every_map() {
         let (one, other) = (RecordHasher::default(), RecordHasher::default());
         let ids: Vec<_> = (0..4096_u16)
-            .map(|n| {
-                let mut bytes = [0; 32];
-                bytes[..2].copy_from_slice(&n.to_le_bytes());
-                RecordId::from_bytes(bytes)
-            })
+            .map(|n| RecordId::derive("", "spread", None, &Key::of(&n).unwrap()))
             .collect();
         let hashes: HashSet<_> = ids.iter().map(|id| one.hash_one(id)).collect();
         assert_eq!(hashes.len(), ids.len());
