@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 
-/// The bytes of a record beside its outcome: the measured memory of the maps, just after they have grown.
-pub(super) const RECORD_BYTES: u64 = 640;
+/// The bytes of a record beside its outcome: the measured memory of record and maps, just after these
+/// have grown.
+pub(super) const RECORD_BYTES: u64 = 512;
 
 pub(super) struct Record {
     fingerprint: Fingerprint,
