@@ -174,9 +174,9 @@ pub mod tower;
 /// [`guide::writing_a_store`] is how to begin.
 pub mod store {
     pub use idem_core::{
-        Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
-        Listed, Listing, OnCrash, OperationName, Page, Phase, RecordId, RecordState, Store,
-        StoreError, Token, Watch,
+        Change, Claim, Claimed, Cursor, Finding, Fingerprint, Forgotten, ImmediateStore,
+        Inspection, Lease, Listed, Listing, Maintenance, OnCrash, OperationName, Page, Phase,
+        RecordId, RecordState, Severity, Store, StoreError, Swept, Token, Watch,
     };
 }
 

@@ -120,8 +120,10 @@ impl Operation {
             Phase::Finished { .. } => return Ok(Resolution::Finished),
         }
         let policy = *self.rules();
-        let claim =
-            Claim::new(*id, found.fingerprint, policy.lease, policy.ttl).on_crash(OnCrash::Rerun);
+        // The record says what it said of its operation, not what the one who resolves calls it.
+        let claim = Claim::new(*id, found.fingerprint, policy.lease, policy.ttl)
+            .on_crash(OnCrash::Rerun)
+            .operation(found.operation);
         let engine = &self.engine;
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;
