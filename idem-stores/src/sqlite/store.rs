@@ -8,6 +8,7 @@ use super::changes::{Checkpoint, Completion, End, Transition};
 use super::limits::Limits;
 use super::readers::Readers;
 use super::record::Record;
+use super::sweeping::{BATCH_PAUSE, SWEEP_BATCH};
 use super::target::{Opened, Target};
 use super::watches::Watches;
 use super::writer::Writer;
@@ -215,9 +216,22 @@ impl Maintenance for SqliteStore {
     }
 
     async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
-        let records = self.sweep(max_records).await?;
-        let more = records > 0;
-        Ok(Swept::Deleted { records, more })
+        let mut records = 0;
+        loop {
+            let left = u64::from(max_records).saturating_sub(records);
+            let batch = u32::try_from(left).unwrap_or(SWEEP_BATCH).min(SWEEP_BATCH);
+            let deleted = match batch {
+                0 => 0,
+                batch => self.sweep(batch).await?,
+            };
+            records += deleted;
+            if deleted == 0 {
+                let more = left == 0;
+                return Ok(Swept::Deleted { records, more });
+            }
+            // Other writes go in between.
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
     }
 
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
