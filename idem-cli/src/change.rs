@@ -113,23 +113,18 @@ impl ChangeArguments {
         let audited = self
             .audit
             .begin(&what(target, &id, &found, &order, forced))?;
-        let (command, done) = (order.command(), order.done());
+        let done = order.done();
         // From here on Ctrl-C waits for the end, which the store's timeouts bound.
         let ended = uninterrupted(change(target, &id, &found, order, forced)).await;
-        match &ended {
-            Ok(()) => audited.end("done", None)?,
-            Err(Failure::Refused(message)) => audited.end("refused", Some(message))?,
-            Err(failure) => audited.end("unknown", failure.message().as_deref())?,
-        }
-        match ended {
-            Ok(()) => {}
-            Err(Failure::Store(message)) => {
-                return Err(Failure::Unknown(format!(
-                    "{command}: {message}; it may have been done: look with `idem get`"
-                )));
-            }
-            Err(failure) => return Err(failure),
-        }
+        let result = match &ended {
+            Ok(()) => "done",
+            Err(Failure::Refused(_)) => "refused",
+            Err(Failure::Store { .. }) => "failed",
+            Err(_) => "unknown",
+        };
+        let detail = ended.as_ref().err().and_then(Failure::message);
+        audited.end(result, detail.as_deref())?;
+        ended?;
         match output.is_json() {
             true => output.object(&Changed {
                 record: id.to_string(),
@@ -240,13 +235,33 @@ async fn change(
             _ => return Err(changed_meanwhile()),
         }
     }
-    let settled = settle(target, id, found, order).await;
-    match settled {
+    match settle(target, id, found, order).await {
         Err(Failure::Refused(message)) if forced => Err(Failure::Unknown(format!(
             "the lease was taken away, and then: {message}"
         ))),
+        Err(Failure::Store {
+            message,
+            may_have_effect,
+        }) => {
+            let stands = !may_have_effect && !forced && is_as_found(target, id, found).await;
+            Err(match stands {
+                true => Failure::Store {
+                    message: format!("nothing was changed: {message}"),
+                    may_have_effect,
+                },
+                false => Failure::Unknown(format!(
+                    "{message}; it may have been done: look with `idem get`"
+                )),
+            })
+        }
         settled => settled,
     }
+}
+
+/// A change of several calls may end between two of them.
+async fn is_as_found(target: &Target, id: &RecordId, found: &Inspection) -> bool {
+    let now = target.engine.operation("").inspect_record(id).await;
+    matches!(now, Ok(Some(now)) if now.attempt == found.attempt && state_of(&now) == state_of(found))
 }
 
 async fn settle(

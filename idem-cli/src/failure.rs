@@ -26,7 +26,11 @@ pub(crate) enum Failure {
     Usage(String),
     /// Nothing was changed.
     Refused(String),
-    Store(String),
+    Store {
+        message: String,
+        /// Whether what was asked for may have been done all the same.
+        may_have_effect: bool,
+    },
     /// What was looked at is not as it should be; the output says what.
     NotWell(String),
     /// A change that may have been made, or is not in the audit log.
@@ -51,7 +55,7 @@ impl Failure {
             Self::NoRecord(message)
             | Self::Usage(message)
             | Self::Refused(message)
-            | Self::Store(message)
+            | Self::Store { message, .. }
             | Self::NotWell(message)
             | Self::Unknown(message) => Some(message.clone()),
             Self::Interrupted => Some("interrupted".to_owned()),
@@ -66,7 +70,7 @@ impl Failure {
             Self::NoRecord(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
-            Self::Store(_) => 4,
+            Self::Store { .. } => 4,
             Self::NotWell(_) => 5,
             Self::Unknown(_) => 6,
             Self::Interrupted => 130,
@@ -76,7 +80,10 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Store(with_sources(&error))
+        Self::Store {
+            message: with_sources(&error),
+            may_have_effect: error.may_have_effect(),
+        }
     }
 }
 
@@ -93,7 +100,10 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Store(error) => error.into(),
-            ConnectError::Unfit { .. } => Self::Store(with_sources(&error)),
+            ConnectError::Unfit { .. } => Self::Store {
+                message: with_sources(&error),
+                may_have_effect: false,
+            },
             other => Self::usage(with_sources(&other)),
         }
     }
