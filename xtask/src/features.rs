@@ -129,8 +129,36 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows; the first one is none.
+const TOOL_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body"],
+    },
+    Feature {
+        name: "redis",
+        brings: &["http", "http-body", "redis"],
+    },
+    Feature {
+        name: "postgres",
+        brings: &["http", "http-body", "sqlx", "sqlx-core", "sqlx-postgres"],
+    },
+    Feature {
+        name: "sqlite",
+        brings: &[
+            "http",
+            "http-body",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-sqlite",
+            "libsqlite3-sys",
+        ],
+    },
+];
+
 const SERVER: &str = "idem-rs";
 const CLIENT: &str = "idem-client";
+const TOOL: &str = "idem-cli";
 
 /// The server half, of which the client half has nothing.
 const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stores"];
@@ -186,6 +214,8 @@ pub(crate) fn lint_defaults() -> Result<(), Failure> {
 
 pub(crate) fn check_each() -> Result<(), Failure> {
     lint(SERVER, &["--no-default-features"])?;
+    // What its stores' features compile is `idem-rs`'s: with none it is another program.
+    lint(TOOL, &["--no-default-features"])?;
     for (package, features) in [(SERVER, FEATURES), (CLIENT, CLIENT_FEATURES)] {
         for Feature { name, .. } in features {
             println!("{package}, {name:?}");
@@ -273,6 +303,9 @@ pub(crate) fn check_trees() -> Result<(), Failure> {
     let foreign = [HEAVY, SERVER_HALF].concat();
     for feature in CLIENT_FEATURES {
         check_tree(CLIENT, feature, &foreign)?;
+    }
+    for feature in TOOL_FEATURES {
+        check_tree(TOOL, feature, HEAVY)?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What is changed, what is refused, and what the audit log says of both.
 
 use std::future::pending;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +96,44 @@ async fn a_released_key_runs_again() {
     ));
     assert_eq!(said["result"], "released");
     tool.fails(1, &with(&["get"], &[]));
+    assert_eq!(run(&engine, 3).await.unwrap(), 3);
+}
+
+/// At a terminal, where somebody answers.
+fn at_a_terminal(tool: &Tool, args: &[&str], answer: &str) -> (i32, String) {
+    let quoted = |word: &&str| format!("'{word}'");
+    let line: Vec<_> = args.iter().map(quoted).collect();
+    let line = format!("{} {}", env!("CARGO_BIN_EXE_idem"), line.join(" "));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    script
+        .env("IDEM_STORE", tool.url())
+        .env("IDEM_AUDIT", tool.audit_log());
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    let mut input = script.stdin.take().unwrap();
+    input.write_all(answer.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    drop(input);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().unwrap_or(-1), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_the_record_is_shown_and_somebody_is_asked() {
+    let tool = Tool::over_sqlite();
+    let engine = engine(&tool).await;
+    crash(&engine).await;
+    let release = with(&["release"], &[]);
+    for no in ["n\n", "\n", "what\n"] {
+        let (status, said) = at_a_terminal(&tool, &release, no);
+        assert_eq!(status, 3, "{said}");
+        assert!(said.contains("crashed") && said.contains("[y/N]"), "{said}");
+    }
+    assert!(tool.audited().is_empty());
+    assert_eq!(tool.object(&with(&["get"], &[]))["attempt"], 1);
+    let (status, said) = at_a_terminal(&tool, &release, "y\n");
+    assert_eq!(status, 0, "{said}");
     assert_eq!(run(&engine, 3).await.unwrap(), 3);
 }
 
@@ -217,15 +257,32 @@ async fn a_login_that_may_only_read_looks_and_changes_nothing() {
     assert_eq!(tool.object(&with(&["get"], &[]))["attempt"], 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_login_that_may_only_read_looks_and_changes_nothing() {
+    let redis = Redis::start();
+    let tool = Tool::over(redis.url());
+    let engine = engine(&tool).await;
+    crash(&engine).await;
+    // Those that the guide lists.
+    let rights = "+ping +get +getrange +strlen +pttl +scan +time +info +eval +evalsha";
+    let login = ["ACL", "SETUSER", "reader", "on", ">pw", "~idem:*"];
+    let rules: Vec<_> = login.into_iter().chain(rights.split(' ')).collect();
+    redis.console().call(&rules);
+    let reader = Tool::over(redis.url().replace("redis://", "redis://reader:pw@"));
+    assert_eq!(reader.object(&with(&["get"], &[]))["state"], "crashed");
+    assert_eq!(reader.json(&["stuck"]).len(), 1);
+    assert_eq!(reader.object(&["stats"])["total"]["crashed"], 1);
+    let said = reader.fails(4, &with(&["release"], &["--yes"]));
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert_eq!(tool.object(&with(&["get"], &[]))["attempt"], 1);
+}
+
 #[test]
 fn no_error_repeats_what_is_secret_of_a_url() {
     for (status, url) in [
         (4, "redis://app:hunter2@127.0.0.1:1"),
         (4, "redis-cluster://app:hunter2@127.0.0.1:1"),
-        (
-            4,
-            "postgres://app:hunter2@127.0.0.1:1/shop",
-        ),
+        (4, "postgres://app:hunter2@127.0.0.1:1/shop"),
         (2, "mongodb://app:hunter2@127.0.0.1"),
         (2, "redis://app:hunter2@127.0.0.1?hunter2=1"),
         (2, "hunter2"),

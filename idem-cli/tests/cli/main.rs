@@ -6,4 +6,5 @@ mod journey;
 mod long_work;
 mod naming;
 mod owner;
+mod pages;
 mod tool;
