@@ -33,7 +33,7 @@ mod target;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::commands::Command;
 use crate::failure::Failure;
@@ -60,7 +60,9 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse_usage(&error),
     };
     let mut output = Output::new(options.json);
-    let ended = options.command.run(&options.target, &mut output);
+    let ended = options
+        .command
+        .run(Options::command(), &options.target, &mut output);
     // What was found stands before what went wrong.
     let written = output.flush();
     match ended.and(written) {

@@ -266,7 +266,7 @@ async fn a_resolved_record_still_says_its_operation() {
     assert!(!before.as_str().is_empty());
     let id = refusing.record_id("k").unwrap();
     // By an operator's tool, which knows the record and may call the operation anything.
-    let tool = Engine::new(Arc::new(store)).operation("");
+    let tool = Engine::new(store.clone()).operation("");
     for verdict in [
         Verdict::Crashed,
         Verdict::Final(Outcome::Value(Bytes::from_static(b"42"))),

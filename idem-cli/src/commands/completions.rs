@@ -1,9 +1,8 @@
 //! `idem completions`: a script for a shell.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::Options;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -14,9 +13,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(&self, output: &mut Output) -> Result<(), Failure> {
+    pub(crate) fn run(&self, mut tool: Command, output: &mut Output) -> Result<(), Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Options::command(), "idem", &mut script);
+        clap_complete::generate(self.shell, &mut tool, "idem", &mut script);
         output.bytes(&script)
     }
 }

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
-use crate::Options;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -17,15 +16,14 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(&self, output: &mut Output) -> Result<(), Failure> {
-        let command = Options::command();
+    pub(crate) fn run(&self, tool: Command, output: &mut Output) -> Result<(), Failure> {
         let Some(directory) = &self.directory else {
             let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page)?;
+            clap_mangen::Man::new(tool).render(&mut page)?;
             return output.bytes(&page);
         };
-        let written = fs::create_dir_all(directory)
-            .and_then(|()| clap_mangen::generate_to(command, directory));
+        let written =
+            fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(tool, directory));
         written.map_err(|error| {
             Failure::usage(format!(
                 "{} cannot be written: {error}",

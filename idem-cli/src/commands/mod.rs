@@ -48,10 +48,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(self, target: &TargetArguments, output: &mut Output) -> Result<(), Failure> {
+    /// `tool` is the whole command line, for those who describe it.
+    pub(crate) fn run(
+        self,
+        tool: clap::Command,
+        target: &TargetArguments,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Completions(command) => return command.run(output),
-            Self::Man(command) => return command.run(output),
+            Self::Completions(command) => return command.run(tool, output),
+            Self::Man(command) => return command.run(tool, output),
             _ => {}
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance, Page,
-    RecordId, Store, StoreError, Swept, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Maintenance, Page, RecordId,
+    Store, StoreError, Token, Watch,
 };
 use redis::Value;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use super::lanes::Permit;
 use super::record::{self, Finished, Running, record_and_ttl};
 use super::scripts::{ScriptCall, flag};
 use super::subscriptions::Subscriptions;
-use super::{NAME, checks, clock, listing, v1};
+use super::{NAME, listing, v1};
 
 /// Keeps records in Redis or Valkey. Clones share its connections.
 #[derive(Clone)]
@@ -115,7 +115,7 @@ impl RedisStore {
 }
 
 /// Interprets the answer of a script that changes a record.
-fn change(answer: Result<Value, CallError>) -> Result<Change, StoreError> {
+pub(super) fn change(answer: Result<Value, CallError>) -> Result<Change, StoreError> {
     match answer? {
         Value::Int(1) => Ok(Change::Applied),
         Value::Int(0) => Ok(Change::LeaseLost),
@@ -295,38 +295,6 @@ impl Store for RedisStore {
         }
         let key = v1::key(&backend.prefix, id);
         self::forgotten(&permit, &scripts.v1_forget.on(key[..].into(), &[])).await
-    }
-}
-
-#[async_trait]
-impl Maintenance for RedisStore {
-    /// In a cluster, of one of its servers.
-    async fn time(&self) -> Result<SystemTime, StoreError> {
-        let link = self.backend().lanes.claim_link();
-        let answer = link.send(&["TIME".into()][..]).await?;
-        let millis = clock::millis_of(&answer).ok_or(UNREADABLE)?;
-        Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
-    }
-
-    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
-        Box::pin(checks::examine(self)).await
-    }
-
-    async fn sweep(&self, _max_records: u32) -> Result<Swept, StoreError> {
-        Ok(Swept::ByServer)
-    }
-
-    /// A record of version 1 is of another program, and stays its owner's.
-    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
-        let Backend { lanes, scripts, .. } = self.backend();
-        let permit = lanes.claim().await?;
-        let (id, attempt) = (record::encoded_id(id), Number::new(attempt.into()));
-        let arguments = [attempt.as_bytes().into()];
-        let call = scripts.revoke.on(self.backend().key(&id), &arguments);
-        let is_applied = |answer: &Value| matches!(answer, Value::Int(1));
-        let written = permit.run_writing(&call, is_applied).await?;
-        written.confirmation.check()?;
-        change(Ok(written.answer))
     }
 }
 
