@@ -31,6 +31,8 @@ pub(crate) enum Failure {
         /// Whether what was asked for may have been done all the same.
         may_have_effect: bool,
     },
+    /// It is there, and this version cannot work with it.
+    Unfit(String),
     /// What was looked at is not as it should be; the output says what.
     NotWell(String),
     /// A change that may have been made, or is not in the audit log.
@@ -56,6 +58,7 @@ impl Failure {
             | Self::Usage(message)
             | Self::Refused(message)
             | Self::Store { message, .. }
+            | Self::Unfit(message)
             | Self::NotWell(message)
             | Self::Unknown(message) => Some(message.clone()),
             Self::Interrupted => Some("interrupted".to_owned()),
@@ -70,7 +73,7 @@ impl Failure {
             Self::NoRecord(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
-            Self::Store { .. } => 4,
+            Self::Store { .. } | Self::Unfit(_) => 4,
             Self::NotWell(_) => 5,
             Self::Unknown(_) => 6,
             Self::Interrupted => 130,
@@ -100,10 +103,7 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Store(error) => error.into(),
-            ConnectError::Unfit { .. } => Self::Store {
-                message: with_sources(&error),
-                may_have_effect: false,
-            },
+            ConnectError::Unfit { .. } => Self::Unfit(with_sources(&error)),
             other => Self::usage(with_sources(&other)),
         }
     }

@@ -147,7 +147,7 @@ fn value_of(json: &Json) -> Result<Value, NotAName> {
 
 fn bytes_of(digits: &str) -> Result<Vec<u8>, NotAName> {
     const MESSAGE: NotAName = NotAName("\"hex\" has an even number of hexadecimal digits");
-    if digits.len() % 2 != 0 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+    if !digits.len().is_multiple_of(2) || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(MESSAGE);
     }
     let byte = |pair: &[u8]| {

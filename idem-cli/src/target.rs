@@ -28,16 +28,27 @@ pub(crate) struct TargetArguments {
 impl TargetArguments {
     /// Opens the store. It must be there, and nothing of it is changed.
     pub(crate) async fn attach(&self) -> Result<Target, Failure> {
-        let url = self.store.as_deref().filter(|url| !url.is_empty());
-        let url = url.ok_or_else(|| {
-            Failure::usage("which store? Give its URL with --store, or in the variable IDEM_STORE")
-        })?;
+        let url = self.url()?;
         let store = idem::stores::attach(url).await?;
         Ok(Target {
             engine: EngineBuilder::new(Arc::clone(&store)).build(),
             store,
             address: address_of(url),
         })
+    }
+}
+
+impl TargetArguments {
+    fn url(&self) -> Result<&str, Failure> {
+        let url = self.store.as_deref().filter(|url| !url.is_empty());
+        url.ok_or_else(|| {
+            Failure::usage("which store? Give its URL with --store, or in the variable IDEM_STORE")
+        })
+    }
+
+    /// Where the store is, whether it can be opened or not: without login and options.
+    pub(crate) fn address(&self) -> Result<String, Failure> {
+        self.url().map(address_of)
     }
 }
 

@@ -21,7 +21,6 @@ pub(crate) struct Doctor {}
 
 #[derive(Serialize)]
 struct Report<'a> {
-    store: &'static str,
     address: &'a str,
     findings: Vec<Shown<'a>>,
 }
@@ -41,17 +40,10 @@ impl Doctor {
         target: &TargetArguments,
         output: &mut Output,
     ) -> Result<(), Failure> {
-        let (target, findings) = interruptible(async {
-            let target = target.attach().await?;
-            let mut findings = target.maintenance()?.examine().await?;
-            findings.push(clock(&target).await?);
-            Ok((target, findings))
-        })
-        .await?;
+        let findings = interruptible(examine(target)).await?;
         if output.is_json() {
             output.object(&Report {
-                store: target.name(),
-                address: &target.address,
+                address: &target.address()?,
                 findings: findings.iter().map(shown).collect(),
             })?;
         } else {
@@ -69,6 +61,20 @@ impl Doctor {
             problems => Err(Failure::NotWell(format!("there are {problems} problems"))),
         }
     }
+}
+
+async fn examine(target: &TargetArguments) -> Result<Vec<Finding>, Failure> {
+    let target = match target.attach().await {
+        // That it cannot be worked with is what was to be found out.
+        Err(Failure::Unfit(message)) => {
+            let advice = "see that the URL is the application's, and that its version of idem is this tool's";
+            return Ok(vec![Finding::problem("store", "unfit", message, advice)]);
+        }
+        attached => attached?,
+    };
+    let mut findings = target.maintenance()?.examine().await?;
+    findings.push(clock(&target).await?);
+    Ok(findings)
 }
 
 fn shown(finding: &Finding) -> Shown<'_> {

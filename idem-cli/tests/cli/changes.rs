@@ -321,8 +321,8 @@ fn no_error_repeats_what_is_secret_of_a_url() {
 #[test]
 fn a_store_that_is_not_there_is_not_made() {
     let tool = Tool::over_sqlite();
-    for command in ["list", "doctor", "sweep"] {
-        tool.fails(4, &[command]);
+    for (status, command) in [(4, "list"), (5, "doctor"), (4, "sweep")] {
+        tool.fails(status, &[command]);
     }
     assert!(!tool.path("records.db").exists());
     assert!(tool.audited().is_empty());

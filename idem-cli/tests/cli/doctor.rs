@@ -116,3 +116,29 @@ async fn sqlite_with_a_moved_clock_is_a_problem() {
     assert_eq!(severity(&report, "clock_offset_ms"), "problem");
     assert_eq!(severity(&report, "clock"), "warning");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_another_version_are_a_problem() {
+    let tool = Tool::over_sqlite();
+    use_once(tool.url()).await;
+    let newer = "UPDATE idem_schema SET version = 99, min_version = 99";
+    crate::long_work::execute(&tool, newer).await;
+    let said = tool.run(&["doctor", "--json"]);
+    assert_eq!(said.status, 5, "{}{}", said.out, said.err);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(severity(&report, "store"), "problem");
+    assert!(said.out.contains("99"), "{}", said.out);
+    // Whoever only wants to look is told, too.
+    assert!(tool.fails(4, &["list"]).contains("99"));
+
+    let postgres = Postgres::start();
+    let tool = Tool::over(postgres.url());
+    let said = tool.run(&["doctor"]);
+    assert_eq!(said.status, 5, "{}{}", said.out, said.err);
+    assert!(said.out.contains("idem_records"), "{}", said.out);
+    // It has not made them.
+    assert_eq!(
+        postgres.psql("SELECT count(*) FROM pg_class WHERE relname LIKE 'idem%'"),
+        "0"
+    );
+}

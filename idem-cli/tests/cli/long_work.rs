@@ -154,6 +154,15 @@ async fn a_watch_tells_each_change_and_ends_with_the_outcome() {
             said => Err(said.err),
         }
     });
+    // Who asks for what hangs finds it; it is not stuck yet.
+    assert_eq!(tool.json(&["stuck"]), Vec::<Value>::new());
+    wait_until("an attempt that has run for a while", LIMIT, || {
+        let hanging = tool.json(&["stuck", "--running-for", "50ms"]);
+        match &hanging[..] {
+            [one] if one["state"] == "running" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     // Its time is over before the record's end.
     let short = [&["watch", "--for", "10ms", "--interval", "0s"], &named[..]].concat();
     tool.fails(5, &short);
