@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::report::{Check, Verdict};
 use probe::Found;
 
-/// Runs them all. Where the first request is not carried out, there is nothing to compare with.
+/// Runs them all. Where no two requests are carried out, there is nothing to compare with.
 pub(crate) async fn run(
     client: &Client,
     options: &Options,
@@ -35,7 +35,11 @@ pub(crate) async fn run(
     let (is_first, first) = replay::first(&probe).await;
     found("first", is_first);
     let Some(first) = first else { return checks };
-    found("another-key", replay::another_key(&mut probe, &first).await);
+    let (is_another, goes_on) = replay::another_key(&mut probe, &first).await;
+    found("another-key", is_another);
+    if !goes_on {
+        return checks;
+    }
     for (name, result) in replay::replays(&mut probe, &first).await {
         found(name, result);
     }

@@ -34,9 +34,8 @@ pub(super) async fn check(probe: &Probe<'_>, first: &First, body: Option<String>
         ));
     }
     let again = probe.client.send(&first.call).await?;
-    match again.status == first.answer.status
-        && !matches!(probe.is_same(&first.answer, &again), Ok(false))
-    {
+    let is_same = probe.is_same(&first.answer, &again);
+    match is_success(&again) && !matches!(is_same, Ok(false)) {
         true => pass(format!("{expected}, and the first answer stands")),
         false => fail(format!(
             "{expected}, but then the first request got another answer ({})",

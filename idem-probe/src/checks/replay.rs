@@ -36,18 +36,26 @@ pub(super) async fn first(probe: &Probe<'_>) -> (Found, Option<First>) {
     (found, first)
 }
 
-/// Two executions: what differs between their answers tells others apart.
-pub(super) async fn another_key(probe: &mut Probe<'_>, first: &First) -> Found {
-    let other = probe.client.send(&probe.fresh()).await?;
+/// Two executions: what differs between their answers tells others apart. Without a second one nothing
+/// more can be checked.
+pub(super) async fn another_key(probe: &mut Probe<'_>, first: &First) -> (Found, bool) {
+    let other = match probe.client.send(&probe.fresh()).await {
+        Ok(other) => other,
+        Err(none) => return (Err(none), false),
+    };
     let first = &first.answer;
     if !is_success(&other) {
-        return fail(format!(
-            "{}: the same request with another key",
+        let found = cannot_tell(format!(
+            "{}: give a request that is carried out as often as it comes; nothing else was checked",
             other.status
         ));
+        return (found, false);
     }
     if is_marked(&other) {
-        return fail("another key got a replay");
+        return (
+            fail("another key got a replay; nothing else was checked"),
+            false,
+        );
     }
     probe.mark = if first.body != other.body {
         Mark::Body
@@ -56,14 +64,15 @@ pub(super) async fn another_key(probe: &mut Probe<'_>, first: &First) -> Found {
     } else {
         Mark::Nothing("the answers of two executions are alike")
     };
-    match probe.mark {
+    let found = match probe.mark {
         Mark::Body => pass("carried out as well; the bodies tell executions apart"),
         Mark::Location => pass("carried out as well; `Location` tells executions apart"),
         Mark::Nothing(_) => cannot_tell(
             "its answer is that of the first key: the answers hold nothing that tells executions \
              apart, or the key does not count",
         ),
-    }
+    };
+    (found, true)
 }
 
 pub(super) async fn replays(probe: &mut Probe<'_>, first: &First) -> Vec<(&'static str, Found)> {
