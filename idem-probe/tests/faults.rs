@@ -65,7 +65,7 @@ async fn a_server_that_keeps_to_the_contract_passes() {
     assert_eq!(report.verdict, Verdict::Pass, "{report}");
     assert_eq!(report.checks.len(), 21, "{report}");
     let report = finds(Fault::None, Profile::Stripe, &[], &[], &[]).await;
-    assert_eq!(report.checks.len(), 13, "{report}");
+    assert_eq!(report.checks.len(), 14, "{report}");
     fails(Fault::SaysWhere, &[]).await;
 }
 
@@ -221,4 +221,27 @@ async fn the_report_names_no_key_no_credential_and_no_body() {
     options.headers = vec!["secret".to_owned()];
     let refused = run(&options).await.unwrap_err();
     assert!(!format!("{refused} {refused:?}").contains("secret"));
+}
+
+#[cfg(feature = "clap")]
+#[test]
+fn the_options_are_arguments_with_the_same_defaults() {
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+    Line::command().debug_assert();
+    let line = Line::try_parse_from(["probe", "http://localhost/"]).unwrap();
+    let (line, new) = (line.options, Options::new("http://localhost/"));
+    assert_eq!(format!("{line:?}"), format!("{new:?}"));
+    assert_eq!((line.body, line.key_header), (new.body, new.key_header));
+    let line = "probe http://localhost/ --profile stripe -H a:b -H c:d --timeout 5 --i-own-this";
+    let line = Line::try_parse_from(line.split(' ')).unwrap().options;
+    assert_eq!(line.profile, Profile::Stripe);
+    assert_eq!(line.headers, ["a:b", "c:d"]);
+    assert_eq!(line.timeout, Duration::from_secs(5));
+    assert!(line.i_own_this);
 }

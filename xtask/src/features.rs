@@ -129,10 +129,23 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-probe`; the first one is none.
+const PROBE_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+    Feature {
+        name: "clap",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+];
+
 const SERVER: &str = "idem-rs";
 const CLIENT: &str = "idem-client";
+const PROBE: &str = "idem-probe";
 
-/// The server half, of which the client half has nothing.
+/// The server half, of which the client half and the probe have nothing.
 const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stores"];
 
 /// Crates that belong to one feature: stores, drivers and frameworks.
@@ -186,7 +199,11 @@ pub(crate) fn lint_defaults() -> Result<(), Failure> {
 
 pub(crate) fn check_each() -> Result<(), Failure> {
     lint(SERVER, &["--no-default-features"])?;
-    for (package, features) in [(SERVER, FEATURES), (CLIENT, CLIENT_FEATURES)] {
+    for (package, features) in [
+        (SERVER, FEATURES),
+        (CLIENT, CLIENT_FEATURES),
+        (PROBE, PROBE_FEATURES),
+    ] {
         for Feature { name, .. } in features {
             println!("{package}, {name:?}");
             lint(package, &["--no-default-features", "--features", name])?;
@@ -273,6 +290,9 @@ pub(crate) fn check_trees() -> Result<(), Failure> {
     let foreign = [HEAVY, SERVER_HALF].concat();
     for feature in CLIENT_FEATURES {
         check_tree(CLIENT, feature, &foreign)?;
+    }
+    for feature in PROBE_FEATURES {
+        check_tree(PROBE, feature, &foreign)?;
     }
     Ok(())
 }

@@ -48,8 +48,10 @@ pub(crate) enum Fault {
     ForgetsWhatWasNotRead,
 }
 
+type Is = fn(&[u8]) -> bool;
+
 /// How a raw key is known.
-pub(crate) const MALFORMED: [(&str, fn(&[u8]) -> bool); 8] = [
+pub(crate) const MALFORMED: [(&str, Is); 8] = [
     ("key-empty", |key| key.is_empty()),
     ("key-empty-string", |key| key == b"\"\""),
     ("key-unterminated", |key| {
@@ -144,7 +146,8 @@ impl Bank {
 
     async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         // So that a client that does not read is noticed before the whole answer is in buffers.
-        SockRef::from(&stream).set_send_buffer_size(16 * 1024)?;
+        SockRef::from(&stream).set_send_buffer_size(128 * 1024)?;
+        stream.set_nodelay(true)?;
         self.0.requests.fetch_add(1, Relaxed);
         let request = self.read(&mut stream).await?;
         if self.is(Fault::Hangs) {
