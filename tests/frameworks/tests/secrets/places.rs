@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use idem_tests::{Postgres, Redis, TempDir};
+use idem_tests::{Postgres, Redis, RedisCluster, TempDir};
 
 use crate::{SECRET, WRONG};
 
@@ -21,6 +21,7 @@ pub(crate) fn places() -> Vec<Place> {
         Place::of("memory", (), |()| "memory://".to_owned(), |()| {}),
         Place::of("sqlite", TempDir::new("secrets"), file, remove),
         Place::of("redis", redis(), redis_url, Redis::kill),
+        Place::of("redis", cluster(), cluster_url, kill_nodes),
         Place::of("postgres", postgres(), Postgres::url, Postgres::kill),
     ]
 }
@@ -63,8 +64,31 @@ fn redis() -> Redis {
 }
 
 fn redis_url(server: &Redis) -> String {
-    let login = format!("://app:{PASSWORD}@");
-    server.url().replace("://", &login)
+    logged_in(&server.url())
+}
+
+fn cluster() -> RedisCluster {
+    let cluster = RedisCluster::start();
+    let password = format!(">{PASSWORD}");
+    for node in cluster.nodes() {
+        let user = [
+            "ACL", "SETUSER", "app", "on", &password, "~*", "&*", "+@all",
+        ];
+        node.console().call(&user);
+    }
+    cluster
+}
+
+fn cluster_url(cluster: &RedisCluster) -> String {
+    logged_in(&cluster.url())
+}
+
+fn kill_nodes(cluster: &RedisCluster) {
+    cluster.nodes().iter().for_each(Redis::kill);
+}
+
+fn logged_in(url: &str) -> String {
+    url.replace("://", &format!("://app:{PASSWORD}@"))
 }
 
 fn postgres() -> Postgres {
