@@ -17,7 +17,7 @@
 //!
 //! # What it does to a server
 //!
-//! It carries the operation out, once for each key that it makes: about twenty times. So it refuses a
+//! It carries the operation out, once for each valid key that it makes: about ten times. So it refuses a
 //! host that has any address beyond this machine, unless [`Options::i_own_this`] says that the server
 //! may be probed. It connects only to the addresses that it has looked at, follows no redirect and uses
 //! no proxy. [`Options::max_requests`] and [`Options::timeout`] bound it.
