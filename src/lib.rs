@@ -43,6 +43,7 @@
 //! | serve webhooks and queues | [`guide::webhooks`], [`guide::queues`] |
 //! | write the client: `idem-client` | [`guide::clients`] |
 //! | run it: metrics, outages, stuck keys, shutdown, limits | [`guide::operating`] |
+//! | see it: Prometheus, OpenTelemetry, a dashboard, alerts | [`guide::observability`] |
 //! | test a handler | [`guide::testing`] |
 //! | write a store | [`guide::writing_a_store`] |
 //!

@@ -156,11 +156,24 @@ const TOOL_FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-probe`; the first one is none.
+const PROBE_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+    Feature {
+        name: "clap",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+];
+
 const SERVER: &str = "idem-rs";
 const CLIENT: &str = "idem-client";
 const TOOL: &str = "idem-cli";
+const PROBE: &str = "idem-probe";
 
-/// The server half, of which the client half has nothing.
+/// The server half, of which the client half and the probe have nothing.
 const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stores"];
 
 /// Crates that belong to one feature: stores, drivers and frameworks.
@@ -216,7 +229,11 @@ pub(crate) fn check_each() -> Result<(), Failure> {
     lint(SERVER, &["--no-default-features"])?;
     // What its stores' features compile is `idem-rs`'s: with none it is another program.
     lint(TOOL, &["--no-default-features"])?;
-    for (package, features) in [(SERVER, FEATURES), (CLIENT, CLIENT_FEATURES)] {
+    for (package, features) in [
+        (SERVER, FEATURES),
+        (CLIENT, CLIENT_FEATURES),
+        (PROBE, PROBE_FEATURES),
+    ] {
         for Feature { name, .. } in features {
             println!("{package}, {name:?}");
             lint(package, &["--no-default-features", "--features", name])?;
@@ -306,6 +323,9 @@ pub(crate) fn check_trees() -> Result<(), Failure> {
     }
     for feature in TOOL_FEATURES {
         check_tree(TOOL, feature, HEAVY)?;
+    }
+    for feature in PROBE_FEATURES {
+        check_tree(PROBE, feature, &foreign)?;
     }
     Ok(())
 }
