@@ -466,6 +466,12 @@ impl Inspection {
         crate::steps::names(&self.steps)
     }
 
+    /// The finished steps with their values, as JSON, in the order in which they finished. The values
+    /// share the memory of [`steps`](Self::steps). Empty where this version cannot read them.
+    pub fn step_values(&self) -> Vec<(String, Bytes)> {
+        crate::steps::values(&self.steps)
+    }
+
     /// With what it says of its claim.
     #[must_use]
     pub const fn claimed(

@@ -330,6 +330,13 @@ pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
     entries.iter().map(|entry| entry.name.to_owned()).collect()
 }
 
+/// The names and the values of the steps that a record keeps.
+pub(crate) fn values(bytes: &Bytes) -> Vec<(String, Bytes)> {
+    let entries = entries(bytes).unwrap_or_default();
+    let named = |Entry { name, value }: Entry<'_>| (name.to_owned(), bytes.slice(value));
+    entries.into_iter().map(named).collect()
+}
+
 struct Entry<'a> {
     name: &'a str,
     /// Where the value is in the bytes.

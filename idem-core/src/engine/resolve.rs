@@ -10,7 +10,9 @@ use crate::error::Error;
 use crate::key::KeyPart;
 use crate::listing::{Forgotten, Listing, Page};
 use crate::outcome::Verdict;
-use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
+use crate::record::{
+    Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId,
+};
 
 /// What [`Operation::resolve`] did, or why it did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +122,13 @@ impl Operation {
             Phase::Finished { .. } => return Ok(Resolution::Finished),
         }
         let policy = *self.rules();
-        let claim =
-            Claim::new(*id, found.fingerprint, policy.lease, policy.ttl).on_crash(OnCrash::Rerun);
+        let operation = match found.operation == OperationName::UNKNOWN {
+            true => OperationName::new(self.name()),
+            false => found.operation,
+        };
+        let claim = Claim::new(*id, found.fingerprint, policy.lease, policy.ttl)
+            .operation(operation)
+            .on_crash(OnCrash::Rerun);
         let engine = &self.engine;
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;
