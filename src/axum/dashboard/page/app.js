@@ -103,6 +103,11 @@ function setTheme(word) {
 theme.addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]));
 setTheme(THEMES.includes(localStorage.getItem("idem-theme")) ? localStorage.getItem("idem-theme") : "auto");
 
+document.querySelector("#skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  place.focus();
+});
+
 // Finding.
 const sought = document.querySelector("#find-id");
 document.querySelector("#find").addEventListener("submit", (event) => {

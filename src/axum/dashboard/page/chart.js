@@ -11,7 +11,7 @@ const SIDE = 38;
 function ceiling(highest) {
   if (highest <= 4) return 4;
   const size = 10 ** Math.floor(Math.log10(highest));
-  return [1, 2, 4, 5, 10].map((step) => step * size).find((round) => round >= highest);
+  return [1, 2, 4, 6, 8, 10].map((step) => step * size).find((round) => round >= highest);
 }
 
 export function bars({ states, buckets, bucket_ms: length, began_at: end }) {
