@@ -466,9 +466,8 @@ impl Inspection {
         crate::steps::names(&self.steps)
     }
 
-    /// The finished steps with their values, as JSON, in the order in which they finished. The values
-    /// share the memory of [`steps`](Self::steps). Empty where this version cannot read them.
-    pub fn step_values(&self) -> Vec<(String, Bytes)> {
+    /// The same steps, each with its value, as JSON. `None` where this version cannot read them.
+    pub fn finished_step_values(&self) -> Option<Vec<(String, Bytes)>> {
         crate::steps::values(&self.steps)
     }
 

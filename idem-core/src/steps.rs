@@ -330,11 +330,10 @@ pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
     entries.iter().map(|entry| entry.name.to_owned()).collect()
 }
 
-/// The names and the values of the steps that a record keeps.
-pub(crate) fn values(bytes: &Bytes) -> Vec<(String, Bytes)> {
-    let entries = entries(bytes).unwrap_or_default();
-    let named = |Entry { name, value }: Entry<'_>| (name.to_owned(), bytes.slice(value));
-    entries.into_iter().map(named).collect()
+/// The same steps, each with its value. `None` if the bytes are of another version, or damaged.
+pub(crate) fn values(bytes: &Bytes) -> Option<Vec<(String, Bytes)>> {
+    let with_value = |entry: &Entry<'_>| (entry.name.to_owned(), bytes.slice(entry.value.clone()));
+    Some(entries(bytes)?.iter().map(with_value).collect())
 }
 
 struct Entry<'a> {

@@ -10,9 +10,7 @@ use crate::error::Error;
 use crate::key::KeyPart;
 use crate::listing::{Forgotten, Listing, Page};
 use crate::outcome::Verdict;
-use crate::record::{
-    Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId,
-};
+use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 
 /// What [`Operation::resolve`] did, or why it did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,10 +108,37 @@ impl Operation {
         id: &RecordId,
         verdict: Verdict,
     ) -> Result<Resolution, Error> {
+        self.resolve_where(id, |_| true, verdict).await
+    }
+
+    /// [`resolve_record`](Self::resolve_record) for who has looked at the record, and decided by what was
+    /// there: where another attempt is the newest now, it is [`Resolution::ChangedMeanwhile`].
+    ///
+    /// # Errors
+    /// As [`resolve_record`](Self::resolve_record).
+    pub async fn resolve_attempt(
+        &self,
+        id: &RecordId,
+        attempt: u32,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
+        self.resolve_where(id, |found| found.attempt == attempt, verdict)
+            .await
+    }
+
+    async fn resolve_where(
+        &self,
+        id: &RecordId,
+        is_meant: impl FnOnce(&Inspection) -> bool,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
         self.rules().check()?;
         let Some(found) = self.inspect_record(id).await? else {
             return Ok(Resolution::NoRecord);
         };
+        if !is_meant(&found) {
+            return Ok(Resolution::ChangedMeanwhile);
+        }
         match found.phase {
             Phase::Running { lease_left: None } | Phase::Suspended => {}
             Phase::Running {
@@ -122,13 +147,10 @@ impl Operation {
             Phase::Finished { .. } => return Ok(Resolution::Finished),
         }
         let policy = *self.rules();
-        let operation = match found.operation == OperationName::UNKNOWN {
-            true => OperationName::new(self.name()),
-            false => found.operation,
-        };
+        // The record says what it said of its operation, not what the one who resolves calls it.
         let claim = Claim::new(*id, found.fingerprint, policy.lease, policy.ttl)
-            .operation(operation)
-            .on_crash(OnCrash::Rerun);
+            .on_crash(OnCrash::Rerun)
+            .operation(found.operation);
         let engine = &self.engine;
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;

@@ -234,7 +234,7 @@ async fn perform(
     if let Some(seconds) = asked.keep_for_seconds {
         operation = operation.ttl(Duration::from_secs(seconds));
     }
-    let (stage, answer) = settle(engine, &operation, &id, plan).await;
+    let (stage, answer) = settle(engine, &operation, &change, plan).await;
     change.stage = stage;
     tracing::warn!(
         target: "idem",
@@ -267,9 +267,14 @@ fn plan(engine: &Engine, action: Action, answer: Option<Answer>) -> Result<Plan,
 async fn settle(
     engine: &Engine,
     operation: &Operation,
-    id: &RecordId,
+    change: &Change,
     plan: Plan,
 ) -> (Stage, Response) {
+    let Change {
+        record: id,
+        attempt,
+        ..
+    } = change;
     let made = || {
         (
             Stage::Made,
@@ -278,7 +283,7 @@ async fn settle(
     };
     let not_made = |why: Response| (Stage::NotMade, why);
     match plan {
-        Plan::Settle(verdict) => match operation.resolve_record(id, verdict).await {
+        Plan::Settle(verdict) => match operation.resolve_attempt(id, *attempt, verdict).await {
             Ok(Resolution::Resolved) => made(),
             Ok(Resolution::NoRecord) => not_made(NO_RECORD.into_response()),
             Ok(Resolution::StillRunning { lease_left }) => not_made(still_running(lease_left)),

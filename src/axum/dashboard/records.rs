@@ -153,7 +153,9 @@ fn inspected(id: &RecordId, found: &Inspection, bodies: bool) -> Value {
         Phase::Finished { outcome } => Some(stored(outcome, bodies)),
         _ => None,
     };
-    let values = found.step_values();
+    let values = found.finished_step_values();
+    let is_unreadable = values.is_none();
+    let values = values.unwrap_or_default();
     let steps: Vec<_> = values
         .iter()
         .map(|(name, value)| {
@@ -175,7 +177,7 @@ fn inspected(id: &RecordId, found: &Inspection, bodies: bool) -> Value {
         "lease_left_ms": lease_left,
         "fingerprint": fingerprint,
         "steps": steps,
-        "steps_unreadable": values.is_empty() && !found.steps.is_empty(),
+        "steps_unreadable": is_unreadable,
         "outcome": outcome,
     })
 }
