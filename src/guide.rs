@@ -9,7 +9,7 @@
 //! | use a framework, and stack its layers | [`frameworks`] |
 //! | serve webhooks and queues | [`webhooks`], [`queues`] |
 //! | write the client | [`clients`] |
-//! | run it | [`operating`] |
+//! | run it | [`operating`], [`dashboard`] |
 //! | test a handler | [`testing`] |
 //! | write a store | [`writing_a_store`] |
 
@@ -49,6 +49,10 @@ pub mod frameworks {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/dashboard.md")]
+pub mod dashboard {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/testing.md")]

@@ -245,6 +245,7 @@ async fn perform(
         stage = ?stage,
         "an operator has changed a record"
     );
+    shared.counts.is_due().await;
     // It is made or not by now: the log says so of itself.
     let _ = shared.audit.write(&change).await;
     Ok(answer)

@@ -68,6 +68,11 @@ impl Counts {
         };
         Ok(show(tally, is_complete))
     }
+
+    /// The next look reads on: an operator has changed something, and will look.
+    pub(super) async fn is_due(&self) {
+        self.0.lock().await.read_at = None;
+    }
 }
 
 impl Passes {

@@ -1,8 +1,6 @@
 //! A browser without a window, through WebDriver: plain HTTP with JSON.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -110,11 +108,25 @@ impl Browser {
     pub async fn until(&self, expression: &str) -> Value {
         let script = format!(
             "const done = arguments[0];
-             const look = () => {{ const value = ({expression}); if (value) done(value); else setTimeout(look, 20); }};
+             const end = Date.now() + 45000;
+             const look = () => {{
+               const value = ({expression});
+               if (value || Date.now() > end) done(value || null);
+               else setTimeout(look, 20);
+             }};
              look();"
         );
-        self.post("execute/async", &json!({ "script": script, "args": [] }))
-            .await
+        let value = self
+            .post("execute/async", &json!({ "script": script, "args": [] }))
+            .await;
+        if value.is_null() {
+            let page = self.value("location.href + document.body.innerText").await;
+            panic!(
+                "{expression} never became true; {:?}\n{page}",
+                self.console().await
+            );
+        }
+        value
     }
 
     async fn find(&self, selector: &str) -> String {
@@ -184,25 +196,10 @@ impl Browser {
             .decode(shot)
             .unwrap()
     }
-
-    fn quit(&self) -> std::io::Result<()> {
-        let address: SocketAddr = self.server.0;
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
-        let mut request = String::new();
-        let _ = write!(
-            request,
-            "DELETE /session/{} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
-            self.session
-        );
-        stream.write_all(request.as_bytes())?;
-        stream.read(&mut [0; 64]).map(drop)
-    }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.quit();
         let group = format!("-{}", self.driver.id());
         let _ = Command::new("kill").args(["-9", "--", &group]).status();
         let _ = self.driver.wait();

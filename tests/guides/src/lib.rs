@@ -24,6 +24,8 @@ mod guide {
     mod frameworks {}
     #[doc = include_str!("../../../src/guide/operating.md")]
     mod operating {}
+    #[doc = include_str!("../../../src/guide/dashboard.md")]
+    mod dashboard {}
     #[doc = include_str!("../../../src/guide/testing.md")]
     mod testing {}
     #[doc = include_str!("../../../src/guide/webhooks.md")]

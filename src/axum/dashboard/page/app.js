@@ -48,6 +48,7 @@ async function draw({ isFresh }) {
   clearTimeout(timer);
   turn += 1;
   const mine = turn;
+  drawn = location.hash;
   const isCurrent = () => mine === turn;
   const { path, parameters } = route();
   const common = { place, parameters, isCurrent, noteCounts, say, counts: () => counts, again: () => draw({ isFresh: false }) };
@@ -67,7 +68,6 @@ async function draw({ isFresh }) {
   }
   if (!isCurrent()) return;
   if (isFresh) {
-    drawn = location.hash;
     document.title = `${place.querySelector("h1")?.textContent ?? "idem"} · idem`;
     window.scrollTo(0, 0);
     if (document.activeElement === document.body) place.focus({ preventScroll: true });

@@ -54,8 +54,11 @@ async fn a_stuck_record_is_resolved_and_the_next_retry_gets_the_answer() {
         bench.retry("k").await,
         Err(Error::OutcomeUnknown { .. })
     ));
+    let counts = async || page.get("/api/overview").await.json()["counts"].take();
+    assert_eq!(counts().await, json!([1, 0, 0, 0]));
     let changed = page.change(&id, "resolve", 1).await;
     assert_eq!(changed.status(), StatusCode::OK, "{}", changed.text);
+    assert_eq!(counts().await, json!([0, 0, 0, 1]), "seen at once");
     assert_eq!(bench.retry("k").await.unwrap(), "charged by hand");
     let found = bench.charges().inspect("k").await.unwrap().unwrap();
     assert_eq!(found.operation.as_str(), "charges.create");
