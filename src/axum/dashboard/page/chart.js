@@ -28,14 +28,13 @@ export function bars({ states, buckets, bucket_ms: length, began_at: end }) {
     const from = end - (buckets.length - place) * length;
     const told = states.map((state, at) => bucket[at] ? `${number(bucket[at])} ${state}` : null).filter(Boolean);
     const group = svg("g", { class: "bucket" }, svg("title", {}, `${moment(from)}, ${duration(length)}: ${told.join(", ") || "none"}`));
-    let below = 0;
-    // What needs somebody stands on the ground, where it is seen.
+    let ground = y(0);
+    // What needs somebody stands on the ground, and is seen however few they are.
     states.forEach((state, at) => {
       if (!bucket[at]) return;
-      const top = y(below + bucket[at]);
-      const high = Math.max(1.5, y(below) - top);
-      group.append(svg("rect", { class: state, x: SIDE + place * step + step * 0.12, width: step * 0.76, y: y(below) - high, height: high }));
-      below += bucket[at];
+      const high = Math.max(at < 2 ? 6 : 1.5, (bucket[at] / highest) * tall);
+      ground -= high;
+      group.append(svg("rect", { class: state, x: SIDE + place * step + step * 0.12, width: step * 0.76, y: ground, height: high }));
     });
     group.append(svg("rect", { class: "hit", x: SIDE + place * step, width: step, y: 0, height: HEIGHT - FOOT }));
     drawn.append(group);

@@ -12,6 +12,7 @@ export async function records({ place, parameters, isCurrent, counts }) {
   const read = async (after) => {
     const page = await get("records", { state, operation, after, limit: 50 });
     found.records.push(...page.records);
+    found.records.sort((one, other) => (other.claimed_at ?? 0) - (one.claimed_at ?? 0));
     found.next = page.next;
   };
   await read();
