@@ -70,7 +70,7 @@ impl Observer for Feed {
         if entries.len() > KEPT {
             entries.pop_front();
         }
-        drop(entries);
+        // Within the lock: of two events the later one is told last.
         self.0.newest.send_replace(number);
     }
 }

@@ -79,7 +79,7 @@ async function draw({ isFresh }) {
 }
 
 function refresh() {
-  const isBusy = document.hidden || document.querySelector("dialog") || place.querySelector("select:focus, textarea:focus");
+  const isBusy = document.hidden || document.querySelector("dialog[open]") || place.querySelector("select:focus, textarea:focus");
   if (isBusy) timer = setTimeout(refresh, EVERY);
   else draw({ isFresh: false });
 }
@@ -122,7 +122,7 @@ document.querySelector("#find").addEventListener("submit", (event) => {
 // Keys.
 const KEYS = [["/", "find a record by its id"], ["j  k", "next and previous record"], ["Enter", "open the chosen record"], ["o", "overview"], ["c", "crashed"], ["s", "suspended"], ["a", "all records"], ["u", "back"], ["r", "read again"], ["t", "theme"], ["?", "these keys"]];
 function showKeys() {
-  if (document.querySelector("dialog")) return;
+  if (document.querySelector("dialog[open]")) return;
   const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { method: "dialog" }, h("h2", {}, "Keys"),
     h("div", { class: "shortcuts" }, KEYS.map(([key, does]) => [h("span", {}, key.split("  ").map((one) => [h("kbd", {}, one), " "])), h("span", {}, does)])),
     h("div", { class: "buttons" }, h("button", { class: "main" }, "Close"))));
@@ -144,7 +144,7 @@ const DO = {
   u: () => history.back(), r: () => { draw({ isFresh: false }); say("Read again."); }, t: () => theme.click(),
 };
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key === "Escape" && event.target === sought) return sought.blur();
   if (event.target.closest("input, textarea, select")) return;
   const act = DO[event.key];
