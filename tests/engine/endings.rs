@@ -244,6 +244,8 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
         must_not_run(&refusing, "charged", request()).await.unwrap(),
         42
     );
+    let found = refusing.inspect("charged").await.unwrap().unwrap();
+    assert_eq!(found.operation.as_str(), "tests.engine");
     let resolved = refusing.resolve("not charged", Verdict::Released).await;
     assert_eq!(resolved.unwrap(), Resolution::Resolved);
     assert_eq!(attempt_number(&refusing, "not charged").await.unwrap(), 1);

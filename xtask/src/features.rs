@@ -53,6 +53,18 @@ const FEATURES: &[Feature] = &[
         ],
     },
     Feature {
+        name: "dashboard",
+        brings: &[
+            "axum",
+            "axum-core",
+            "http",
+            "http-body",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
         name: "http",
         brings: &["http", "http-body"],
     },
