@@ -9,7 +9,7 @@
 //! | use a framework, and stack its layers | [`frameworks`] |
 //! | serve webhooks and queues | [`webhooks`], [`queues`] |
 //! | write the client | [`clients`] |
-//! | run it | [`operating`] |
+//! | run it | [`operating`], [`dashboard`] |
 //! | see what happens | [`observability`] |
 //! | test a handler, or probe any API | [`testing`] |
 //! | write a store | [`writing_a_store`] |
@@ -54,6 +54,10 @@ pub mod operating {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/observability.md")]
 pub mod observability {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/dashboard.md")]
+pub mod dashboard {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/testing.md")]

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::fingerprint::Fingerprint;
 use crate::listing::{Forgotten, Listing, Page};
+use crate::maintenance::Maintenance;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
 /// Keeps records.
@@ -34,6 +35,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, right token, with steps | release | suspended: nobody's, with its steps |
 /// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
+/// | running, this attempt | [`revoke`](Maintenance::revoke) | lease over at once: nobody's |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
 /// | any other | renew, complete, release, abandon, suspend, checkpoint | unchanged, [`Change::LeaseLost`] |
@@ -64,6 +66,11 @@ pub trait Store: Send + Sync + 'static {
     /// The calls that this store answers at once, if it keeps its records in this process. The engine
     /// then makes no future for them.
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        None
+    }
+
+    /// What operators ask this store for, if it can be asked.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
 

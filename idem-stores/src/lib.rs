@@ -22,9 +22,11 @@ mod connect;
 mod database;
 mod error;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod findings;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod watchers;
 
-pub use connect::connect;
+pub use connect::{attach, connect};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use database::Sqlx;
 pub use error::ConnectError;

@@ -53,6 +53,18 @@ const FEATURES: &[Feature] = &[
         ],
     },
     Feature {
+        name: "dashboard",
+        brings: &[
+            "axum",
+            "axum-core",
+            "http",
+            "http-body",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
         name: "http",
         brings: &["http", "http-body"],
     },
@@ -129,6 +141,33 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows; the first one is none.
+const TOOL_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body"],
+    },
+    Feature {
+        name: "redis",
+        brings: &["http", "http-body", "redis"],
+    },
+    Feature {
+        name: "postgres",
+        brings: &["http", "http-body", "sqlx", "sqlx-core", "sqlx-postgres"],
+    },
+    Feature {
+        name: "sqlite",
+        brings: &[
+            "http",
+            "http-body",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-sqlite",
+            "libsqlite3-sys",
+        ],
+    },
+];
+
 /// Of `idem-probe`; the first one is none.
 const PROBE_FEATURES: &[Feature] = &[
     Feature {
@@ -143,6 +182,7 @@ const PROBE_FEATURES: &[Feature] = &[
 
 const SERVER: &str = "idem-rs";
 const CLIENT: &str = "idem-client";
+const TOOL: &str = "idem-cli";
 const PROBE: &str = "idem-probe";
 
 /// The server half, of which the client half and the probe have nothing.
@@ -199,6 +239,8 @@ pub(crate) fn lint_defaults() -> Result<(), Failure> {
 
 pub(crate) fn check_each() -> Result<(), Failure> {
     lint(SERVER, &["--no-default-features"])?;
+    // What its stores' features compile is `idem-rs`'s: with none it is another program.
+    lint(TOOL, &["--no-default-features"])?;
     for (package, features) in [
         (SERVER, FEATURES),
         (CLIENT, CLIENT_FEATURES),
@@ -290,6 +332,9 @@ pub(crate) fn check_trees() -> Result<(), Failure> {
     let foreign = [HEAVY, SERVER_HALF].concat();
     for feature in CLIENT_FEATURES {
         check_tree(CLIENT, feature, &foreign)?;
+    }
+    for feature in TOOL_FEATURES {
+        check_tree(TOOL, feature, HEAVY)?;
     }
     for feature in PROBE_FEATURES {
         check_tree(PROBE, feature, &foreign)?;

@@ -53,6 +53,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
 use crate::listing::{Forgotten, Listing, Page};
+use crate::maintenance::Maintenance;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 use crate::store::{Store, StoreError, Watch};
 
@@ -300,6 +301,11 @@ impl Store for FaultyStore {
     /// The name of the store inside.
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    /// That of the store inside: what operators ask for does not fail.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {

@@ -77,6 +77,13 @@ impl Record {
         matches!(self.state, State::Unfinished(_)) && self.token == Some(*token)
     }
 
+    /// Whether the attempt with this number holds it.
+    pub(super) fn is_held_as(&self, attempt: u32) -> bool {
+        matches!(self.state, State::Unfinished(_))
+            && self.token.is_some()
+            && self.attempt == attempt
+    }
+
     pub(super) fn is_finished_by(&self, token: &Token) -> bool {
         matches!(self.state, State::Finished(_)) && self.token == Some(*token)
     }
@@ -209,6 +216,7 @@ impl Record {
         Inspection::new(self.fingerprint, self.attempt, phase)
             .claimed(self.operation, clock.time(self.claimed_at))
             .steps(self.steps())
+            .kept_for(self.expires_at.saturating_sub(now))
     }
 
     pub(super) fn listed(&self, id: RecordId, now: Duration, clock: &dyn Clock) -> Listed {
