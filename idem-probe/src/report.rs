@@ -85,13 +85,13 @@ impl Report {
         }
     }
 
-    /// What the process exits with: 0 where nothing is broken, 1 where a check fails, 3 where none fails
-    /// and one cannot tell. 2 is for an [`Error`](crate::Error).
+    /// What a process exits with, as the tool `idem` does: 0 where nothing is broken, 5 where a check
+    /// fails, 6 where none fails and one cannot tell.
     pub const fn exit_code(&self) -> u8 {
         match self.verdict {
             Verdict::Pass | Verdict::Skipped | Verdict::Advice => 0,
-            Verdict::CannotTell => 3,
-            Verdict::Fail => 1,
+            Verdict::CannotTell => 6,
+            Verdict::Fail => 5,
         }
     }
 
