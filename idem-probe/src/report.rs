@@ -65,7 +65,7 @@ pub struct Report {
     pub url: String,
     /// The contract that was expected.
     pub profile: Profile,
-    /// The worst of all checks.
+    /// The worst of all checks that ran.
     pub verdict: Verdict,
     /// How many requests were sent.
     pub requests: u32,
@@ -75,7 +75,8 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(url: String, profile: Profile, requests: u32, checks: Vec<Check>) -> Self {
-        let worst = checks.iter().map(|check| check.verdict).max();
+        let verdicts = checks.iter().map(|check| check.verdict);
+        let worst = verdicts.filter(|it| *it != Verdict::Skipped).max();
         Self {
             url,
             profile,

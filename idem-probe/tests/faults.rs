@@ -165,6 +165,7 @@ async fn tenants_that_share_their_keys() {
     options.other_credential = None;
     let report = run(&options).await.unwrap();
     assert_eq!(names(&report, Verdict::Skipped), ["two-tenants"]);
+    assert_eq!(report.verdict, Verdict::Pass);
     assert_eq!(report.exit_code(), 0);
 }
 
