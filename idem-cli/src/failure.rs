@@ -14,8 +14,10 @@ Exit status:
   3    refused, and nothing was changed: the lease is alive, the record is finished or was changed
        meanwhile, nobody has confirmed, or the audit log cannot be written
   4    the store cannot be reached, did not answer in time, or refuses
-  5    it is not as it should be: `doctor` has found a problem, or `watch` has seen no end
-  6    it is not known whether the change was made, or it was made and the audit log does not say so
+  5    it is not as it should be: `doctor` has found a problem, `watch` has seen no end, or `probe`
+       has found a fault
+  6    it is not known whether the change was made, or it was made and the audit log does not say so;
+       or `probe` cannot tell
   130  interrupted";
 
 /// Why it ends before its end.

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -110,6 +111,15 @@ impl Client {
     /// # Errors
     /// When an option cannot be used.
     pub(crate) fn new(target: Target, options: &Options) -> Result<Self, Error> {
+        let roots = target.is_tls.then(system_roots).transpose()?;
+        Self::trusting(target, options, roots)
+    }
+
+    fn trusting(
+        target: Target,
+        options: &Options,
+        roots: Option<RootCertStore>,
+    ) -> Result<Self, Error> {
         let wrong = |name, why| Error::Option { name, why };
         let mut headers = HeaderMap::new();
         for line in &options.headers {
@@ -131,7 +141,7 @@ impl Client {
             credential("credential", &options.credential)?,
             credential("other-credential", &options.other_credential)?,
         ];
-        let tls = target.is_tls.then(|| tls(&target)).transpose()?;
+        let tls = roots.map(|roots| tls(&target, roots)).transpose()?;
         let method = options.method.parse();
         let key_header = options.key_header.parse();
         Ok(Self {
@@ -375,13 +385,20 @@ fn header(option: &'static str, line: &str) -> Result<(HeaderName, HeaderValue),
     }
 }
 
-fn tls(target: &Target) -> Result<(TlsConnector, ServerName<'static>), Error> {
-    let mut roots = rustls::RootCertStore::empty();
+fn system_roots() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        return Err(Error::Certificates("none were found".into()));
+    match roots.is_empty() {
+        true => Err(Error::Certificates("none were found".into())),
+        false => Ok(roots),
     }
+}
+
+fn tls(
+    target: &Target,
+    roots: RootCertStore,
+) -> Result<(TlsConnector, ServerName<'static>), Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -394,4 +411,71 @@ fn tls(target: &Target) -> Result<(TlsConnector, ServerName<'static>), Error> {
         why: "its host is no name that a certificate can have",
     })?;
     Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+    use tokio::io::AsyncReadExt;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// Answers 201 over TLS, as whom it is told to be.
+    async fn serve() -> (String, CertificateDer<'static>) {
+        let names = ["127.0.0.1".to_owned()];
+        let certified = rcgen::generate_simple_self_signed(names).unwrap();
+        let certificate = certified.cert.der().clone();
+        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.into())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut request = [0; 4096];
+                assert_ne!(stream.read(&mut request).await.unwrap(), 0);
+                let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        (url, certificate)
+    }
+
+    #[tokio::test]
+    async fn over_tls_a_server_is_asked_who_has_a_trusted_certificate_and_no_other() {
+        let (url, certificate) = serve().await;
+        let (_, of_another) = serve().await;
+        let options = Options::new(&url);
+        for (trusted, is_answered) in [(certificate, true), (of_another, false)] {
+            let target = Target::look_up(&url, false, options.timeout).await.unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(trusted).unwrap();
+            let client = Client::trusting(target, &options, Some(roots)).unwrap();
+            let call = Call {
+                keys: Vec::new(),
+                body: "{}".into(),
+                as_other_tenant: false,
+            };
+            match client.send(&call).await {
+                Ok(answer) => {
+                    assert!(is_answered);
+                    assert_eq!((answer.status, &answer.body[..]), (201, &b"ok"[..]));
+                }
+                Err(NoAnswer::Connection(why)) => assert!(!is_answered, "{why}"),
+                Err(bound) => panic!("{bound}"),
+            }
+        }
+    }
 }

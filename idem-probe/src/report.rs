@@ -65,7 +65,7 @@ pub struct Report {
     pub url: String,
     /// The contract that was expected.
     pub profile: Profile,
-    /// The worst of all checks.
+    /// The worst of all checks that ran.
     pub verdict: Verdict,
     /// How many requests were sent.
     pub requests: u32,
@@ -75,7 +75,8 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(url: String, profile: Profile, requests: u32, checks: Vec<Check>) -> Self {
-        let worst = checks.iter().map(|check| check.verdict).max();
+        let verdicts = checks.iter().map(|check| check.verdict);
+        let worst = verdicts.filter(|it| *it != Verdict::Skipped).max();
         Self {
             url,
             profile,
@@ -85,13 +86,13 @@ impl Report {
         }
     }
 
-    /// What the process exits with: 0 where nothing is broken, 1 where a check fails, 3 where none fails
-    /// and one cannot tell. 2 is for an [`Error`](crate::Error).
+    /// What a process exits with, as the tool `idem` does: 0 where nothing is broken, 5 where a check
+    /// fails, 6 where none fails and one cannot tell.
     pub const fn exit_code(&self) -> u8 {
         match self.verdict {
             Verdict::Pass | Verdict::Skipped | Verdict::Advice => 0,
-            Verdict::CannotTell => 3,
-            Verdict::Fail => 1,
+            Verdict::CannotTell => 6,
+            Verdict::Fail => 5,
         }
     }
 

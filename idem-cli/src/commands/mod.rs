@@ -6,6 +6,7 @@ mod forget;
 mod get;
 mod list;
 mod man;
+mod probe;
 mod release;
 mod resolve;
 mod stats;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Sweep(sweep::Sweep),
     /// Examines the server's settings, the login's rights and the clock.
     Doctor(doctor::Doctor),
+    /// Checks from outside whether an HTTP API keeps to the contract of idempotency keys.
+    Probe(Box<probe::Probe>),
     /// Writes a completion script for a shell.
     Completions(completions::Completions),
     /// Writes the manual pages.
@@ -83,6 +86,7 @@ impl Command {
             Self::Forget(command) => command.run(target, output).await,
             Self::Sweep(command) => command.run(target, output).await,
             Self::Doctor(command) => command.run(target, output).await,
+            Self::Probe(command) => command.run(output).await,
             Self::Completions(_) | Self::Man(_) => Ok(()),
         }
     }

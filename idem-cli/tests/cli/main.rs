@@ -7,4 +7,5 @@ mod long_work;
 mod naming;
 mod owner;
 mod pages;
+mod probe;
 mod tool;
