@@ -51,7 +51,8 @@ impl Shard {
         let freed = self.remove(&id);
         self.looks.insert((look_at, id));
         self.next_look = self.next_look.min(look_at);
-        self.records.insert(id, Box::new(Placed { record, look_at }));
+        self.records
+            .insert(id, Box::new(Placed { record, look_at }));
         freed
     }
 
