@@ -16,21 +16,37 @@ use crate::output::timestamp;
 
 #[derive(Args, Debug)]
 pub(crate) struct AuditArguments {
-    /// The audit log, which every change is written to: before it is made, and how it ended. Unless
-    /// given, idem/audit.jsonl in $XDG_STATE_HOME, or else in ~/.local/state.
-    #[arg(long = "audit", value_name = "FILE", env = "IDEM_AUDIT")]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    log: AuditLog,
     /// Why: it stands in the audit log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
 impl AuditArguments {
-    /// Writes what is about to be done. Nothing may be changed before.
+    /// See [`AuditLog::begin`].
     ///
     /// # Errors
     /// When it is not on the disk.
     pub(crate) fn begin(&self, what: &What) -> Result<Audited, Failure> {
+        self.log.begin(self.reason.as_deref(), what)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AuditLog {
+    /// The audit log, which every change is written to: before it is made, and how it ended. Unless
+    /// given, idem/audit.jsonl in $XDG_STATE_HOME, or else in ~/.local/state.
+    #[arg(long = "audit", value_name = "FILE", env = "IDEM_AUDIT")]
+    file: Option<PathBuf>,
+}
+
+impl AuditLog {
+    /// Writes what is about to be done, and why. Nothing may be changed before.
+    ///
+    /// # Errors
+    /// When it is not on the disk.
+    pub(crate) fn begin(&self, reason: Option<&str>, what: &What) -> Result<Audited, Failure> {
         let path = self.path()?;
         let refused = |error: &io::Error| {
             Failure::refused(format!(
@@ -45,7 +61,7 @@ impl AuditArguments {
             change: &change,
             entry: Entry::Intent {
                 who: Who::found(),
-                reason: self.reason.as_deref(),
+                reason,
                 what,
             },
         };

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use idem::store::{Change, Forgotten, RecordState};
-use idem::{Inspection, RecordId, Resolution, Verdict};
+use idem::{Inspection, Outcome, RecordId, Resolution, Verdict};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -196,13 +196,9 @@ async fn with_retention(
 }
 
 fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, forced: bool) -> What {
-    let (answer, answer_sha256) = match order {
-        Order::Settle(Verdict::Final(outcome), _) => {
-            let hash = Sha256::digest(outcome.encode());
-            let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            (Some(Answer::of(outcome, false).in_words()), Some(hash))
-        }
-        _ => (None, None),
+    let answer = match order {
+        Order::Settle(Verdict::Final(outcome), _) => Some(outcome),
+        _ => None,
     };
     What {
         command: order.command(),
@@ -214,10 +210,16 @@ fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, force
             state: state_of(found).as_str(),
             attempt: found.attempt,
             forced,
-            answer,
-            answer_sha256,
+            answer: answer.map(|answer| Answer::of(answer, false).in_words()),
+            answer_sha256: answer.map(sha256),
         }),
     }
+}
+
+/// By which an answer is known, in the audit log.
+pub(crate) fn sha256(answer: &Outcome) -> String {
+    let hash = Sha256::digest(answer.encode());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Does it, if the record is as it was found.

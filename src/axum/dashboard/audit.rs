@@ -15,6 +15,8 @@ use crate::{Outcome, RecordId};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Change {
+    /// Random, and the same before the change and after it.
+    pub id: u128,
     /// What is changed.
     pub action: Action,
     /// The record.
@@ -39,6 +41,7 @@ impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The request's head has credentials in it.
         f.debug_struct("Change")
+            .field("id", &self.id)
             .field("action", &self.action)
             .field("record", &self.record)
             .field("operation", &self.operation)

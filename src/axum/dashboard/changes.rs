@@ -18,7 +18,7 @@ use super::answers::{NO_RECORD, Refused, failed, milliseconds};
 use super::audit::{Action, Change, Stage};
 use super::records::{NOT_AN_ID, state_of};
 use super::state::State as Shared;
-use crate::store::{Forgotten, RecordState};
+use crate::store::{Forgotten, RecordState, Token};
 use crate::{Engine, Error, Operation, Phase, RecordId, Resolution, Verdict};
 
 const READ_ONLY: Refused = Refused::new(
@@ -227,6 +227,7 @@ async fn perform(
         return Err(CHANGED_MEANWHILE.into_response());
     }
     let mut change = Change {
+        id: u128::from_le_bytes(*Token::random().as_bytes()),
         action,
         record: id,
         operation: found.operation.as_str().to_owned(),
