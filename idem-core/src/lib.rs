@@ -58,7 +58,7 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
 pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
-pub use maintenance::{Finding, Maintenance, Severity, Swept};
+pub use maintenance::{Finding, Severity, Swept};
 pub use observer::{Decision, Event, EventKind, Observer};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
@@ -78,7 +78,7 @@ pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, Store
 pub use settings::Settings;
 pub use step::step;
 pub use steps::StepError;
-pub use store::{ImmediateStore, Store, StoreError, Watch};
+pub use store::{ImmediateStore, Maintenance, Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
 };

@@ -1,41 +1,7 @@
-//! What a store does for those who operate it, beside the transitions that its engine asks for.
+//! What a store answers to those who operate it: see `Maintenance` in `store.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::SystemTime;
-
-use async_trait::async_trait;
-
-use crate::record::{Change, RecordId};
-use crate::store::StoreError;
-
-/// What an operator asks of a [`Store`](crate::Store): see
-/// [`Store::maintenance`](crate::Store::maintenance).
-#[async_trait]
-pub trait Maintenance: Send + Sync {
-    /// The time by the clock that leases are judged by.
-    async fn time(&self) -> Result<SystemTime, StoreError>;
-
-    /// Looks at the server's settings, the login's rights and what the records take. It tries what it
-    /// cannot look up: with records of its own, which it removes.
-    ///
-    /// # Errors
-    /// When the store cannot answer. What it answers and should not is a [`Finding`].
-    async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
-
-    /// Deletes records whose retention is over, so many at most, in short transactions.
-    ///
-    /// # Errors
-    /// When the store cannot be written. What was deleted before stays deleted.
-    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError>;
-
-    /// Takes the lease from the attempt with this number, whoever holds it and however long it still
-    /// holds: no token changes the record any more, and it is as after a crash. Its owner learns of it
-    /// at its next call. [`Change::LeaseLost`]: this attempt does not hold the record.
-    ///
-    /// The body of an owner that lives goes on. Ending its lease lets another attempt run beside it.
-    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError>;
-}
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

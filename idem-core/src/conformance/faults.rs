@@ -53,9 +53,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
 use crate::listing::{Forgotten, Listing, Page};
-use crate::maintenance::Maintenance;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
-use crate::store::{Store, StoreError, Watch};
+use crate::store::{Maintenance, Store, StoreError, Watch};
 
 /// A method of [`Store`] that may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use crate::fingerprint::Fingerprint;
 use crate::listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
-use crate::maintenance::{Finding, Maintenance, Swept};
+use crate::maintenance::{Finding, Swept};
 use crate::record::{
     Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
 };
-use crate::store::{Store, StoreError, Watch};
+use crate::store::{Maintenance, Store, StoreError, Watch};
 
 /// A store for tests: one lock, no bound, and a clock that only moves by hand. Clones share
 /// their records. Whoever writes a store may read this one first.
