@@ -16,7 +16,7 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 #[derive(Args)]
 pub(crate) struct AnswerArguments {
-    /// The response's status, for a handler: 100 to 599 without the informational ones.
+    /// The response's status, for a handler: 200 to 599.
     #[arg(long, value_name = "STATUS", help_heading = ANSWER)]
     status: Option<u16>,
     /// A header of the response. Repeated: several. Content-Length is not given.

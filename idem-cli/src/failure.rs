@@ -126,8 +126,12 @@ pub(crate) fn with_sources(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
+        let said = cause.to_string();
+        // Drivers repeat what their own sources say.
+        if !message.ends_with(&said) {
+            message.push_str(": ");
+            message.push_str(&said);
+        }
         source = cause.source();
     }
     message

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::http::request::Parts;
 
-use crate::RecordId;
 use crate::store::RecordState;
+use crate::{Outcome, RecordId};
 
 /// A change of a record by an operator, for an audit log. See [`Dashboard::audit`](super::Dashboard::audit).
 #[derive(Clone)]
@@ -25,6 +25,8 @@ pub struct Change {
     pub state: RecordState,
     /// The attempt that the operator has seen.
     pub attempt: u32,
+    /// The answer that retries get from then on, where one is given. Its `Debug` form shows no content.
+    pub answer: Option<Outcome>,
     /// Why, in the operator's words. They have not been checked for anything but their length.
     pub reason: String,
     /// Before the change, or after it.
@@ -42,6 +44,7 @@ impl fmt::Debug for Change {
             .field("operation", &self.operation)
             .field("state", &self.state)
             .field("attempt", &self.attempt)
+            .field("answer", &self.answer)
             .field("reason", &self.reason)
             .field("stage", &self.stage)
             .finish_non_exhaustive()

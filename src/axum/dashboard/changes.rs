@@ -155,6 +155,15 @@ enum Plan {
     Forget,
 }
 
+impl Plan {
+    fn answer(&self) -> Option<Outcome> {
+        match self {
+            Self::Settle(Verdict::Final(outcome)) => Some(outcome.clone()),
+            _ => None,
+        }
+    }
+}
+
 pub(super) async fn change(
     State(shared): State<Arc<Shared>>,
     Path((id, action)): Path<(String, String)>,
@@ -223,6 +232,7 @@ async fn perform(
         operation: found.operation.as_str().to_owned(),
         state,
         attempt: found.attempt,
+        answer: plan.answer(),
         reason: reason.to_owned(),
         stage: Stage::Before,
         request: head,

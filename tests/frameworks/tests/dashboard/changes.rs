@@ -7,7 +7,7 @@ use http::StatusCode;
 use idem::axum::dashboard::{Action, Change, Stage};
 use idem::conformance::faults::{Fault, Method};
 use idem::store::RecordState;
-use idem::{Error, Phase};
+use idem::{Error, Outcome, Phase};
 use idem_frameworks::Works;
 use serde_json::{Value, json};
 
@@ -73,6 +73,9 @@ async fn a_stuck_record_is_resolved_and_the_next_retry_gets_the_answer() {
             ("charges.create", "ticket 7")
         );
         assert_eq!(change.state, RecordState::Crashed);
+        let answer = Outcome::Value("\"charged by hand\"".into());
+        assert_eq!(change.answer, Some(answer));
+        assert!(!format!("{change:?}").contains("by hand"));
         assert_eq!(
             change.request.extensions.get::<Operator>().unwrap().0,
             "ada"
