@@ -141,25 +141,36 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
-/// Of `idem-cli`, which has the HTTP contract for the answers that it shows; the first one is none.
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, and a client for `probe`; the
+/// first one is none.
 const TOOL_FEATURES: &[Feature] = &[
     Feature {
         name: "",
-        brings: &["http", "http-body"],
+        brings: &["http", "http-body", "hyper", "rustls"],
     },
     Feature {
         name: "redis",
-        brings: &["http", "http-body", "redis"],
+        brings: &["http", "http-body", "hyper", "redis", "rustls"],
     },
     Feature {
         name: "postgres",
-        brings: &["http", "http-body", "sqlx", "sqlx-core", "sqlx-postgres"],
+        brings: &[
+            "http",
+            "http-body",
+            "hyper",
+            "rustls",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-postgres",
+        ],
     },
     Feature {
         name: "sqlite",
         brings: &[
             "http",
             "http-body",
+            "hyper",
+            "rustls",
             "sqlx",
             "sqlx-core",
             "sqlx-sqlite",
