@@ -53,6 +53,14 @@ impl AuditArguments {
         Ok(Audited { log, path, change })
     }
 
+    /// The same log, for another change.
+    pub(crate) fn because(&self, reason: &str) -> Self {
+        Self {
+            file: self.file.clone(),
+            reason: Some(reason.to_owned()),
+        }
+    }
+
     fn path(&self) -> Result<PathBuf, Failure> {
         if let Some(file) = &self.file {
             return Ok(file.clone());

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use idem::store::{Change, Forgotten, RecordState};
-use idem::{Inspection, RecordId, Resolution, Verdict};
+use idem::{Inspection, Outcome, RecordId, Resolution, Verdict};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -197,13 +197,10 @@ async fn with_retention(
 
 fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, forced: bool) -> What {
     let (answer, answer_sha256) = match order {
-        Order::Settle(Verdict::Final(outcome), _) => {
-            let hash = Sha256::digest(outcome.encode());
-            let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            (Some(Answer::of(outcome, false).in_words()), Some(hash))
-        }
-        _ => (None, None),
-    };
+        Order::Settle(Verdict::Final(outcome), _) => Some(answer_of(outcome)),
+        _ => None,
+    }
+    .unzip();
     What {
         command: order.command(),
         store: target.name(),
@@ -218,6 +215,13 @@ fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, force
             answer_sha256,
         }),
     }
+}
+
+/// What the audit log has of an answer: in words, and its SHA-256.
+pub(crate) fn answer_of(outcome: &Outcome) -> (String, String) {
+    let hash = Sha256::digest(outcome.encode());
+    let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    (Answer::of(outcome, false).in_words(), hash)
 }
 
 /// Does it, if the record is as it was found.

@@ -141,25 +141,63 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
-/// Of `idem-cli`, which has the HTTP contract for the answers that it shows; the first one is none.
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, and axum for its page; the first
+/// one is none.
 const TOOL_FEATURES: &[Feature] = &[
     Feature {
         name: "",
-        brings: &["http", "http-body"],
+        brings: &[
+            "http",
+            "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
     },
     Feature {
         name: "redis",
-        brings: &["http", "http-body", "redis"],
+        brings: &[
+            "http",
+            "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "tower",
+            "tower-layer",
+            "tower-service",
+            "redis",
+        ],
     },
     Feature {
         name: "postgres",
-        brings: &["http", "http-body", "sqlx", "sqlx-core", "sqlx-postgres"],
+        brings: &[
+            "http",
+            "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "tower",
+            "tower-layer",
+            "tower-service",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-postgres",
+        ],
     },
     Feature {
         name: "sqlite",
         brings: &[
             "http",
             "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "tower",
+            "tower-layer",
+            "tower-service",
             "sqlx",
             "sqlx-core",
             "sqlx-sqlite",

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod completions;
+mod dashboard;
 mod doctor;
 mod forget;
 mod get;
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     /// Checks from outside whether an HTTP API keeps to the contract of idempotency keys.
     Probe(Box<probe::Probe>),
+    /// Serves a page for operators on 127.0.0.1, which asks nobody who they are.
+    Dashboard(dashboard::Dashboard),
     /// Writes a completion script for a shell.
     Completions(completions::Completions),
     /// Writes the manual pages.
@@ -87,6 +90,7 @@ impl Command {
             Self::Sweep(command) => command.run(target, output).await,
             Self::Doctor(command) => command.run(target, output).await,
             Self::Probe(command) => command.run(output).await,
+            Self::Dashboard(command) => command.run(target, output).await,
             Self::Completions(_) | Self::Man(_) => Ok(()),
         }
     }

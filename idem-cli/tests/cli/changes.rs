@@ -24,14 +24,14 @@ async fn engine(tool: &Tool) -> Engine {
     idem::connect(tool.url()).await.unwrap().build()
 }
 
-fn refunds(engine: &Engine) -> Operation {
+pub(crate) fn refunds(engine: &Engine) -> Operation {
     engine
         .operation("refunds")
         .lease(Duration::from_secs(30))
         .on_crash(OnCrash::Refuse)
 }
 
-async fn run(engine: &Engine, value: u64) -> Result<u64, Error> {
+pub(crate) async fn run(engine: &Engine, value: u64) -> Result<u64, Error> {
     let fingerprint = Fingerprint::of(&"a refund").unwrap();
     refunds(engine)
         .run("k", fingerprint, async { Ok(value) })
@@ -39,7 +39,7 @@ async fn run(engine: &Engine, value: u64) -> Result<u64, Error> {
 }
 
 /// Leaves an attempt that crashed.
-async fn crash(engine: &Engine) {
+pub(crate) async fn crash(engine: &Engine) {
     let fingerprint = Fingerprint::of(&"a refund").unwrap();
     let (operation, begun) = (refunds(engine), Arc::new(Notify::new()));
     let ours = Arc::clone(&begun);

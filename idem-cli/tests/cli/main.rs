@@ -1,6 +1,7 @@
 //! The tool, driven as people and scripts drive it: the binary, over real servers.
 
 mod changes;
+mod dashboard;
 mod doctor;
 mod journey;
 mod long_work;

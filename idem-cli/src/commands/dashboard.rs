@@ -1,0 +1,138 @@
+//! `idem dashboard`: the page for operators, on this machine alone.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use idem::axum::dashboard::{Change, Stage};
+
+use crate::audit::{AuditArguments, Audited, Record, What};
+use crate::change::answer_of;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::progress::interruptible;
+use crate::target::{Target, TargetArguments};
+
+#[derive(Args, Debug)]
+pub(crate) struct Dashboard {
+    /// The port on 127.0.0.1; 0 for any free one.
+    #[arg(long, default_value_t = 7332)]
+    port: u16,
+    /// Lets operators resolve, release and forget records on the page.
+    #[arg(long)]
+    allow_changes: bool,
+    /// Lets them look at bodies, header values and the values of steps.
+    #[arg(long)]
+    show_bodies: bool,
+    /// The application's namespace: for records that are looked for by their key.
+    #[arg(long, value_name = "TEXT", env = "IDEM_NAMESPACE", default_value = "")]
+    namespace: String,
+    #[command(flatten)]
+    audit: AuditArguments,
+}
+
+impl Dashboard {
+    pub(crate) async fn run(
+        self,
+        target: &TargetArguments,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
+        let target = target.attach().await?;
+        let (log, engine) = (Log::of(self.audit, &target), target.within(self.namespace));
+        let dashboard = idem::axum::dashboard(engine)
+            .allow_changes(self.allow_changes)
+            .show_bodies(self.show_bodies)
+            .audit(move |change| {
+                let log = log.clone();
+                async move {
+                    let written = tokio::task::spawn_blocking(move || log.write(&change));
+                    Ok(written.await??)
+                }
+            });
+        // Nobody else's machine reaches it.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port));
+        let listener = listener.and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        });
+        let no_port = |error: io::Error| {
+            let port = self.port;
+            Failure::usage(format!(
+                "port {port} cannot be listened on: {error}; give another --port"
+            ))
+        };
+        let listener = listener.map_err(no_port)?;
+        let port = listener.local_addr().map_err(no_port)?.port();
+        output.line(&format!("http://127.0.0.1:{port}/"))?;
+        output.flush()?;
+        let router = dashboard.into_router::<()>();
+        interruptible(async { Ok(axum::serve(listener, router).await?) }).await
+    }
+}
+
+/// The audit log of the tool, with what the page changes.
+#[derive(Clone)]
+struct Log(Arc<Inside>);
+
+struct Inside {
+    arguments: AuditArguments,
+    store: &'static str,
+    address: String,
+    /// Changes that are under way, by their request.
+    begun: Mutex<HashMap<usize, Audited>>,
+}
+
+impl Log {
+    fn of(arguments: AuditArguments, target: &Target) -> Self {
+        Self(Arc::new(Inside {
+            arguments,
+            store: target.name(),
+            address: target.address.clone(),
+            begun: Mutex::default(),
+        }))
+    }
+
+    fn write(&self, change: &Change) -> Result<(), io::Error> {
+        // It lives as long as the change, and no other has its place meanwhile.
+        let place = Arc::as_ptr(&change.request).addr();
+        let mut begun = self.0.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match change.stage {
+            Stage::Before => {
+                let arguments = self.0.arguments.because(&change.reason);
+                let audited = arguments.begin(&self.what(change)).map_err(told)?;
+                begun.insert(place, audited);
+                return Ok(());
+            }
+            Stage::Made => "done",
+            Stage::NotMade => "refused",
+            _ => "unknown",
+        };
+        let audited = begun.remove(&place);
+        drop(begun);
+        audited.map_or(Ok(()), |audited| audited.end(result, None).map_err(told))
+    }
+
+    fn what(&self, change: &Change) -> What {
+        let (answer, answer_sha256) = change.answer.as_ref().map(answer_of).unzip();
+        What {
+            command: change.action.as_str(),
+            store: self.0.store,
+            address: self.0.address.clone(),
+            record: Some(Record {
+                record: change.record.to_string(),
+                operation: change.operation.clone(),
+                state: change.state.as_str(),
+                attempt: change.attempt,
+                forced: false,
+                answer,
+                answer_sha256,
+            }),
+        }
+    }
+}
+
+fn told(failure: Failure) -> io::Error {
+    io::Error::other(failure.message().unwrap_or_default())
+}
