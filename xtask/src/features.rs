@@ -141,8 +141,8 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
-/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, and axum for its page; the first
-/// one is none.
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, axum for its page,
+/// and hyper and rustls for `probe`; the first one is none.
 const TOOL_FEATURES: &[Feature] = &[
     Feature {
         name: "",
@@ -152,6 +152,7 @@ const TOOL_FEATURES: &[Feature] = &[
             "axum",
             "axum-core",
             "hyper",
+            "rustls",
             "tower",
             "tower-layer",
             "tower-service",
@@ -165,6 +166,7 @@ const TOOL_FEATURES: &[Feature] = &[
             "axum",
             "axum-core",
             "hyper",
+            "rustls",
             "tower",
             "tower-layer",
             "tower-service",
@@ -179,6 +181,7 @@ const TOOL_FEATURES: &[Feature] = &[
             "axum",
             "axum-core",
             "hyper",
+            "rustls",
             "tower",
             "tower-layer",
             "tower-service",
@@ -195,6 +198,7 @@ const TOOL_FEATURES: &[Feature] = &[
             "axum",
             "axum-core",
             "hyper",
+            "rustls",
             "tower",
             "tower-layer",
             "tower-service",
