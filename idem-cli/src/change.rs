@@ -196,10 +196,11 @@ async fn with_retention(
 }
 
 fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, forced: bool) -> What {
-    let answer = match order {
-        Order::Settle(Verdict::Final(outcome), _) => Some(outcome),
+    let (answer, answer_sha256) = match order {
+        Order::Settle(Verdict::Final(outcome), _) => Some(answer_of(outcome)),
         _ => None,
-    };
+    }
+    .unzip();
     What {
         command: order.command(),
         store: target.name(),
@@ -210,16 +211,17 @@ fn what(target: &Target, id: &RecordId, found: &Inspection, order: &Order, force
             state: state_of(found).as_str(),
             attempt: found.attempt,
             forced,
-            answer: answer.map(|answer| Answer::of(answer, false).in_words()),
-            answer_sha256: answer.map(sha256),
+            answer,
+            answer_sha256,
         }),
     }
 }
 
-/// By which an answer is known, in the audit log.
-pub(crate) fn sha256(answer: &Outcome) -> String {
-    let hash = Sha256::digest(answer.encode());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+/// What the audit log has of an answer: in words, and its SHA-256.
+pub(crate) fn answer_of(outcome: &Outcome) -> (String, String) {
+    let hash = Sha256::digest(outcome.encode());
+    let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    (Answer::of(outcome, false).in_words(), hash)
 }
 
 /// Does it, if the record is as it was found.

@@ -72,6 +72,12 @@ impl Target {
         self.store.name()
     }
 
+    /// Its engine, for an application's namespace.
+    pub(crate) fn within(&self, namespace: String) -> Engine {
+        let engine = EngineBuilder::new(Arc::clone(&self.store));
+        engine.namespace(namespace).build()
+    }
+
     /// # Errors
     /// When the store takes no orders of operators.
     pub(crate) fn maintenance(&self) -> Result<&dyn Maintenance, Failure> {

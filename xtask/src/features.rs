@@ -141,24 +141,50 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
-/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, and a client for `probe`; the
-/// first one is none.
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, axum for its page,
+/// and hyper and rustls for `probe`; the first one is none.
 const TOOL_FEATURES: &[Feature] = &[
     Feature {
         name: "",
-        brings: &["http", "http-body", "hyper", "rustls"],
+        brings: &[
+            "http",
+            "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "rustls",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
     },
     Feature {
         name: "redis",
-        brings: &["http", "http-body", "hyper", "redis", "rustls"],
+        brings: &[
+            "http",
+            "http-body",
+            "axum",
+            "axum-core",
+            "hyper",
+            "rustls",
+            "tower",
+            "tower-layer",
+            "tower-service",
+            "redis",
+        ],
     },
     Feature {
         name: "postgres",
         brings: &[
             "http",
             "http-body",
+            "axum",
+            "axum-core",
             "hyper",
             "rustls",
+            "tower",
+            "tower-layer",
+            "tower-service",
             "sqlx",
             "sqlx-core",
             "sqlx-postgres",
@@ -169,8 +195,13 @@ const TOOL_FEATURES: &[Feature] = &[
         brings: &[
             "http",
             "http-body",
+            "axum",
+            "axum-core",
             "hyper",
             "rustls",
+            "tower",
+            "tower-layer",
+            "tower-service",
             "sqlx",
             "sqlx-core",
             "sqlx-sqlite",

@@ -1,44 +1,36 @@
-//! `idem dashboard`: the page for operators, for who is on this machine.
+//! `idem dashboard`: the page for operators, on this machine alone.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use idem::axum::dashboard::{Change, Stage};
-use serde::Serialize;
-use tokio::net::TcpListener;
 
 use crate::audit::{AuditLog, Audited, Record, What};
-use crate::change::sha256;
+use crate::change::answer_of;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::interruptible;
-use crate::report::Answer;
-use crate::target::TargetArguments;
+use crate::target::{Target, TargetArguments};
 
-/// It listens on 127.0.0.1 alone, until Ctrl-C. Whoever is on this machine can open it: it asks nobody
-/// who they are.
 #[derive(Args, Debug)]
 pub(crate) struct Dashboard {
-    /// The port. 0: one that is free.
-    #[arg(long, value_name = "PORT", default_value_t = 8472)]
+    /// The port on 127.0.0.1; 0 for any free one.
+    #[arg(long, default_value_t = 7332)]
     port: u16,
-    /// Records can be resolved, released and forgotten. Each change is written to the audit log before
-    /// it is made.
+    /// Lets operators resolve, release and forget records on the page.
     #[arg(long)]
     allow_changes: bool,
-    /// Bodies, the values of headers and those of steps can be looked at.
+    /// Lets them look at bodies, header values and the values of steps.
     #[arg(long)]
     show_bodies: bool,
+    /// The application's namespace: for records that are looked for by their key.
+    #[arg(long, value_name = "TEXT", env = "IDEM_NAMESPACE", default_value = "")]
+    namespace: String,
     #[command(flatten)]
     audit: AuditLog,
-}
-
-/// What scripts are told.
-#[derive(Serialize)]
-struct Listening {
-    url: String,
 }
 
 impl Dashboard {
@@ -48,91 +40,96 @@ impl Dashboard {
         output: &mut Output,
     ) -> Result<(), Failure> {
         let target = target.attach().await?;
-        let log = Arc::new(ChangeLog {
-            audit: self.audit,
-            store: target.name(),
-            address: target.address.clone(),
-            begun: Mutex::default(),
-        });
-        let router = idem::axum::dashboard(target.engine.clone())
+        let (log, engine) = (Log::of(self.audit, &target), target.within(self.namespace));
+        let dashboard = idem::axum::dashboard(engine)
             .allow_changes(self.allow_changes)
             .show_bodies(self.show_bodies)
             .audit(move |change| {
-                let log = Arc::clone(&log);
+                let log = log.clone();
                 async move {
-                    // It waits for the disk.
                     let written = tokio::task::spawn_blocking(move || log.write(&change));
-                    written.await?.map_err(|message| message.into())
+                    Ok(written.await??)
                 }
-            })
-            .into_router();
-        let cannot_listen =
-            |error| Failure::usage(format!("port {} cannot be used: {error}", self.port));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await;
-        let listener = listener.map_err(cannot_listen)?;
-        let port = listener.local_addr().map_err(cannot_listen)?.port();
-        let url = format!("http://127.0.0.1:{port}/");
-        match output.is_json() {
-            true => output.object(&Listening { url })?,
-            false => output.line(&format!("{url} shows {}; Ctrl-C ends it", target.address))?,
-        }
+            });
+        // Nobody else's machine reaches it.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port));
+        let listener = listener.and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        });
+        let no_port = |error: io::Error| {
+            let port = self.port;
+            Failure::usage(format!(
+                "port {port} cannot be listened on: {error}; give another --port"
+            ))
+        };
+        let listener = listener.map_err(no_port)?;
+        let port = listener.local_addr().map_err(no_port)?.port();
+        output.line(&format!("http://127.0.0.1:{port}/"))?;
         output.flush()?;
-        let served = async { axum::serve(listener, router).await.map_err(Failure::from) };
-        match interruptible(served).await {
-            // There is no other end.
-            Err(Failure::Interrupted) => Ok(()),
-            ended => ended,
-        }
+        let router = dashboard.into_router::<()>();
+        interruptible(async { Ok(axum::serve(listener, router).await?) }).await
     }
 }
 
-/// Writes the page's changes to the audit log.
-struct ChangeLog {
+/// The audit log of the tool, with what the page changes.
+#[derive(Clone)]
+struct Log(Arc<Inside>);
+
+struct Inside {
     audit: AuditLog,
     store: &'static str,
     address: String,
-    /// By their ids.
+    /// Changes that are under way, by their ids.
     begun: Mutex<HashMap<u128, Audited>>,
 }
 
-impl ChangeLog {
-    fn write(&self, change: &Change) -> Result<(), String> {
-        let written = match change.stage {
+impl Log {
+    fn of(audit: AuditLog, target: &Target) -> Self {
+        Self(Arc::new(Inside {
+            audit,
+            store: target.name(),
+            address: target.address.clone(),
+            begun: Mutex::default(),
+        }))
+    }
+
+    fn write(&self, change: &Change) -> Result<(), io::Error> {
+        let mut begun = self.0.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match change.stage {
             Stage::Before => {
-                let begun = self.audit.begin(Some(&change.reason), &self.what(change));
-                begun.map(|audited| drop(self.begun().insert(change.id, audited)))
+                let audited = self.0.audit.begin(Some(&change.reason), &self.what(change));
+                begun.insert(change.id, audited.map_err(told)?);
+                return Ok(());
             }
-            Stage::Made => self.end(change, "done"),
-            Stage::NotMade => self.end(change, "refused"),
-            _ => self.end(change, "unknown"),
+            Stage::Made => "done",
+            Stage::NotMade => "refused",
+            _ => "unknown",
         };
-        written.map_err(|failure| failure.message().unwrap_or_default())
-    }
-
-    fn end(&self, change: &Change, result: &str) -> Result<(), Failure> {
-        let audited = self.begun().remove(&change.id);
-        audited.map_or(Ok(()), |audited| audited.end(result, None))
-    }
-
-    fn begun(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Audited>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        let audited = begun.remove(&change.id);
+        drop(begun);
+        audited.map_or(Ok(()), |audited| audited.end(result, None).map_err(told))
     }
 
     fn what(&self, change: &Change) -> What {
-        let answer = change.answer.as_ref();
+        let (answer, answer_sha256) = change.answer.as_ref().map(answer_of).unzip();
         What {
             command: change.action.as_str(),
-            store: self.store,
-            address: self.address.clone(),
+            store: self.0.store,
+            address: self.0.address.clone(),
             record: Some(Record {
                 record: change.record.to_string(),
                 operation: change.operation.clone(),
                 state: change.state.as_str(),
                 attempt: change.attempt,
                 forced: false,
-                answer: answer.map(|answer| Answer::of(answer, false).in_words()),
-                answer_sha256: answer.map(sha256),
+                answer,
+                answer_sha256,
             }),
         }
     }
+}
+
+fn told(failure: Failure) -> io::Error {
+    io::Error::other(failure.message().unwrap_or_default())
 }

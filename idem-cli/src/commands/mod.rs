@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     /// Checks from outside whether an HTTP API keeps to the contract of idempotency keys.
     Probe(Box<probe::Probe>),
-    /// Serves a page on this machine: what is stuck, one record's life, and what to do about it.
+    /// Serves a page for operators on 127.0.0.1, which asks nobody who they are.
     Dashboard(dashboard::Dashboard),
     /// Writes a completion script for a shell.
     Completions(completions::Completions),
@@ -89,8 +89,8 @@ impl Command {
             Self::Forget(command) => command.run(target, output).await,
             Self::Sweep(command) => command.run(target, output).await,
             Self::Doctor(command) => command.run(target, output).await,
-            Self::Dashboard(command) => command.run(target, output).await,
             Self::Probe(command) => command.run(output).await,
+            Self::Dashboard(command) => command.run(target, output).await,
             Self::Completions(_) | Self::Man(_) => Ok(()),
         }
     }

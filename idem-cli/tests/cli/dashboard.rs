@@ -1,126 +1,144 @@
-//! `idem dashboard`: served on this machine alone, with the tool's audit log.
+//! The page for operators, as the tool serves it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
 
+use idem::Engine;
 use serde_json::{Value, json};
 
-use crate::changes::{crash, engine, refunds, run};
+use crate::changes::{crash, refunds, run};
+use crate::long_work::interrupt;
 use crate::tool::Tool;
 
-/// The page, until it is dropped.
+/// `idem dashboard`, killed with the test.
 struct Served {
-    child: Child,
-    host: String,
+    process: Child,
+    address: SocketAddr,
 }
 
 impl Served {
-    fn start(tool: &Tool, more: &[&str]) -> Self {
-        let arguments = [&["dashboard", "--port", "0", "--json"], more].concat();
-        let mut command = tool.command(&arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    fn start(tool: &Tool, options: &[&str]) -> Self {
+        let options = [&["dashboard", "--port", "0"], options].concat();
+        let mut command = tool.command(&options);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
-        let said = child.stdout.as_mut().unwrap();
-        BufReader::new(said).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
-        let url = said["url"].as_str().unwrap();
-        let host = url.strip_prefix("http://").unwrap().trim_end_matches('/');
-        assert!(host.starts_with("127.0.0.1:"), "{host}");
-        Self {
-            host: host.to_owned(),
-            child,
-        }
+        output.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("http://").unwrap();
+        let address = address.strip_suffix('/').unwrap().parse().unwrap();
+        Self { process, address }
     }
 
-    /// The status, and what is said.
-    fn ask(&self, request: &str, host: &str, headers: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.host).unwrap();
+    fn ask(&self, head: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
         let length = body.len();
         write!(
             stream,
-            "{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\
-             content-length: {length}\r\n\r\n{body}"
+            "{head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         (status, body.to_owned())
     }
 
-    fn release(&self, id: &str) -> u16 {
-        let (_, session) = self.ask("GET /api/session", &self.host, "", "");
-        let session: Value = serde_json::from_str(&session).unwrap();
-        let token = session["token"].as_str().unwrap();
-        let headers = format!(
-            "origin: http://{}\r\ncontent-type: application/json\r\nx-idem-token: {token}\r\n",
-            self.host
-        );
-        let body = json!({"attempt": 1, "state": "crashed", "reason": "ticket 7"}).to_string();
-        let request = format!("POST /api/records/{id}/release");
-        self.ask(&request, &self.host, &headers, &body).0
+    fn get(&self, path: &str) -> Value {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {}", self.address);
+        let (status, body) = self.ask(&head, "");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
     }
 
-    /// How it ends when somebody presses Ctrl-C.
-    fn interrupt(mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
-        self.child.wait().unwrap().code()
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (address, session) = (self.address, self.get("/api/session"));
+        let token = session["token"].as_str().unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\norigin: http://{address}\r\n\
+             x-idem-token: {token}\r\ncontent-type: application/json"
+        );
+        let (status, body) = self.ask(&head, &body.to_string());
+        (status, serde_json::from_str(&body).unwrap())
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_is_released_on_the_page_and_the_audit_log_says_so() {
-    let tool = Tool::over_sqlite();
-    let engine = engine(&tool).await;
-    crash(&engine).await;
-    let id = refunds(&engine).record_id("k").unwrap().to_string();
-
-    let served = Served::start(&tool, &[]);
-    let (status, page) = served.ask("GET /", &served.host, "", "");
-    assert_eq!((status, page.contains("<html")), (200, true), "{page}");
-    // A name that somebody's DNS points here.
-    assert_eq!(served.ask("GET /", "evil.example", "", "").0, 421);
-    assert_eq!(served.release(&id), 403, "nobody has allowed changes");
-    assert!(tool.audited().is_empty());
-    assert_eq!(served.interrupt(), Some(0));
-
-    let served = Served::start(&tool, &["--allow-changes"]);
-    assert_eq!(served.release(&id), 200);
-    assert_eq!(run(&engine, 2).await.unwrap(), 2);
-    let audited = tool.audited();
-    let [intent, result] = &audited[..] else {
-        panic!("{audited:?}");
-    };
-    assert_eq!(intent["entry"], "intent");
-    assert_eq!(intent["command"], "release");
-    assert_eq!(intent["record"], id);
-    assert_eq!(intent["reason"], "ticket 7");
-    assert_eq!(result["entry"], "result");
-    assert_eq!(result["result"], "done");
-    assert_eq!(result["change"], intent["change"]);
+fn resolution() -> Value {
+    json!({
+        "attempt": 1, "state": "crashed", "reason": "ticket 7",
+        "answer": { "kind": "value", "json": "42" },
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_audit_log_the_page_changes_nothing() {
+async fn a_record_is_resolved_on_the_page_and_the_audit_log_says_so() {
     let tool = Tool::over_sqlite();
-    let engine = engine(&tool).await;
+    let engine: Engine = idem::connect(tool.url()).await.unwrap().build();
     crash(&engine).await;
-    let id = refunds(&engine).record_id("k").unwrap().to_string();
-    // A file, where the log's directory would be.
-    std::fs::write(tool.path("state"), "").unwrap();
-
     let served = Served::start(&tool, &["--allow-changes"]);
-    assert_eq!(served.release(&id), 500);
-    run(&engine, 2).await.unwrap_err();
+    assert!(served.address.ip().is_loopback());
+    assert_eq!(served.get("/api/overview")["counts"], json!([1, 0, 0, 0]));
+    let named = json!({ "operation": "refunds", "key": ["k"] });
+    let (_, found) = served.post("/api/find", &named);
+    let id = refunds(&engine).record_id("k").unwrap().to_string();
+    assert_eq!(found["id"], id);
+
+    let path = format!("/api/records/{id}/resolve");
+    let (status, changed) = served.post(&path, &resolution());
+    assert_eq!(status, 200, "{changed}");
+    assert_eq!(run(&engine, 1).await.unwrap(), 42);
+    let audited = tool.audited();
+    assert_eq!(audited.len(), 2, "{audited:?}");
+    assert_eq!(audited[0]["change"], audited[1]["change"]);
+    for (field, value) in [
+        ("entry", "intent"),
+        ("command", "resolve"),
+        ("reason", "ticket 7"),
+        ("record", &*id),
+        ("operation", "refunds"),
+        ("store", "sqlite"),
+    ] {
+        assert_eq!(audited[0][field], value);
+    }
+    assert_eq!(audited[0]["answer_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(audited[1]["result"], "done");
+
+    let foreign = "GET / HTTP/1.1\r\nhost: evil.example";
+    assert_eq!(served.ask(foreign, "").0, 421);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_changes_nothing_unless_it_may_and_is_logged() {
+    let tool = Tool::over_sqlite();
+    let engine: Engine = idem::connect(tool.url()).await.unwrap().build();
+    crash(&engine).await;
+    let id = refunds(&engine).record_id("k").unwrap();
+    let path = format!("/api/records/{id}/resolve");
+    let read_only = Served::start(&tool, &[]);
+    let (status, refused) = read_only.post(&path, &resolution());
+    assert_eq!((status, &refused["error"]), (403, &json!("read-only")));
+    // A directory is no log.
+    let directory = tool.path("").display().to_string();
+    let unlogged = Served::start(&tool, &["--allow-changes", "--audit", &directory]);
+    let (status, refused) = unlogged.post(&path, &resolution());
+    assert_eq!((status, &refused["error"]), (500, &json!("not-logged")));
+    let found = refunds(&engine).inspect("k").await.unwrap().unwrap();
+    assert_eq!(found.attempt, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_ctrl_c() {
+    let tool = Tool::over_sqlite();
+    drop(idem::connect(tool.url()).await.unwrap().build());
+    let mut served = Served::start(&tool, &[]);
+    interrupt(served.process.id());
+    assert_eq!(served.process.wait().unwrap().code(), Some(130));
 }

@@ -47,7 +47,7 @@ async fn tool() -> Tool {
     tool
 }
 
-fn interrupt(pid: u32) {
+pub(crate) fn interrupt(pid: u32) {
     let sent = Command::new("kill")
         .args(["-INT", &pid.to_string()])
         .status();
