@@ -2,7 +2,7 @@
 //! only what the operator has seen.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -19,7 +19,7 @@ use super::audit::{Action, Change, Stage};
 use super::records::{NOT_AN_ID, state_of};
 use super::state::State as Shared;
 use crate::store::{Forgotten, RecordState, Token};
-use crate::{Engine, Error, Operation, Phase, RecordId, Resolution, Verdict};
+use crate::{Engine, Error, Inspection, Operation, Phase, RecordId, Resolution, Verdict};
 
 const READ_ONLY: Refused = Refused::new(
     StatusCode::FORBIDDEN,
@@ -97,7 +97,7 @@ struct Asked {
     state: String,
     reason: String,
     answer: Option<Answer>,
-    /// How long an answer is kept.
+    /// How long an answer is kept; as long as the record says unless given.
     keep_for_seconds: Option<u64>,
 }
 
@@ -242,8 +242,9 @@ async fn perform(
         return Err(NOT_LOGGED.into_response());
     }
     let mut operation = engine.operation(change.operation.clone());
-    if let Some(seconds) = asked.keep_for_seconds {
-        operation = operation.ttl(Duration::from_secs(seconds));
+    let keep_for = asked.keep_for_seconds.map(Duration::from_secs);
+    if let Some(ttl) = keep_for.or_else(|| retention_of(&found)) {
+        operation = operation.ttl(ttl);
     }
     let (stage, answer) = settle(engine, &operation, &change, plan).await;
     change.stage = stage;
@@ -260,6 +261,12 @@ async fn perform(
     // It is made or not by now: the log says so of itself.
     let _ = shared.audit.write(&change).await;
     Ok(answer)
+}
+
+/// The operation's own, at least: what is left of the record, and what has passed since it was claimed.
+fn retention_of(found: &Inspection) -> Option<Duration> {
+    let age = SystemTime::now().duration_since(found.claimed_at?).ok()?;
+    Some(found.kept_for?.saturating_add(age))
 }
 
 fn plan(engine: &Engine, action: Action, answer: Option<Answer>) -> Result<Plan, Refused> {

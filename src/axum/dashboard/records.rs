@@ -175,6 +175,7 @@ fn inspected(id: &RecordId, found: &Inspection, bodies: bool) -> Value {
         "attempt": found.attempt,
         "claimed_at": found.claimed_at.and_then(timestamp),
         "lease_left_ms": lease_left,
+        "kept_for_ms": found.kept_for.map(milliseconds),
         "fingerprint": fingerprint,
         "steps": steps,
         "steps_unreadable": is_unreadable,

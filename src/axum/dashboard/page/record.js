@@ -86,6 +86,7 @@ const facts = (found) => h("section", { class: "panel", "aria-labelledby": "fact
     h("dt", {}, "Claimed"), h("dd", {}, moment(found.claimed_at)),
     h("dt", {}, "Age"), h("dd", {}, found.claimed_at === null ? "not known" : duration(Date.now() - found.claimed_at)),
     found.state === "running" && [h("dt", {}, "Lease left"), h("dd", {}, duration(found.lease_left_ms ?? 0))],
+    found.kept_for_ms !== null && [h("dt", {}, "Kept for"), h("dd", {}, duration(found.kept_for_ms))],
     h("dt", {}, "Finished steps"), h("dd", {}, found.steps.length),
     h("dt", {}, "Fingerprint"), h("dd", { class: "mono" }, `${found.fingerprint}…`))));
 
@@ -167,9 +168,9 @@ function resolveDialog(found, tools) {
   confirmDialog(found, tools, {
     heading: "Store what happened",
     content: [h("p", {}, "Every retry gets this answer, byte for byte, until it is forgotten. It cannot be changed afterwards."), h("label", {}, "The operation is", choose), fields,
-      h("label", {}, "Keep it for", h("select", { name: "keep" }, [["3600", "1 hour"], ["86400", "24 hours"], ["604800", "7 days"], ["2592000", "30 days"]].map(([value, label]) => h("option", { value, selected: value === "86400" }, label))))],
+      h("label", {}, "Keep it for", h("select", { name: "keep" }, [["", "as long as the operation keeps answers"], ["3600", "1 hour"], ["86400", "24 hours"], ["604800", "7 days"], ["2592000", "30 days"]].map(([value, label]) => h("option", { value, selected: value === "" }, label))))],
     button: "Store this answer", kind: "main", path: "resolve", done: "The answer is stored.",
-    value: (given) => ({ answer: given.get("kind") === "response" ? response(given) : { kind: given.get("kind"), json: given.get("json") }, keep_for_seconds: Number(given.get("keep")) }),
+    value: (given) => ({ answer: given.get("kind") === "response" ? response(given) : { kind: given.get("kind"), json: given.get("json") }, keep_for_seconds: given.get("keep") ? Number(given.get("keep")) : null }),
   });
 }
 

@@ -17,6 +17,7 @@ use tower::ServiceExt;
 
 pub(crate) const HOST: &str = "localhost:3000";
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
+pub(crate) const TTL: Duration = Duration::from_secs(6 * 60 * 60);
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Bench {
@@ -41,7 +42,8 @@ impl Bench {
 
     pub(crate) fn charges(&self) -> Operation {
         let charges = self.engine.operation("charges.create");
-        charges.lease(LEASE).on_crash(OnCrash::Refuse)
+        let charges = charges.ttl(TTL).lease(LEASE);
+        charges.on_crash(OnCrash::Refuse)
     }
 
     /// An attempt that crashes after so many steps.

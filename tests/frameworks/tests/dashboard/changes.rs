@@ -1,6 +1,7 @@
 //! What an operator can change, and what the audit log has of it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Extension;
 use http::StatusCode;
@@ -11,7 +12,7 @@ use idem::{Error, Outcome, Phase};
 use idem_frameworks::Works;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, Page, asked, path, request};
+use crate::bench::{Bench, Page, TTL, asked, path, request};
 
 #[derive(Clone)]
 struct Operator(&'static str);
@@ -113,6 +114,18 @@ async fn a_response_is_stored_with_its_status_and_headers() {
     assert_eq!(&response.body()[..], b"{\"charge\":7}");
     let listed = page.get("/api/records").await.json();
     assert_eq!(listed["records"][0]["kept_for_ms"], 3_600_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_kept_as_long_as_the_operations_own() {
+    let bench = Bench::new();
+    let (page, _) = page(&bench).await;
+    let id = bench.crash("k", 0).await;
+    let changed = page.change(&id, "resolve", 1).await;
+    assert_eq!(changed.status(), StatusCode::OK, "{}", changed.text);
+    let record = page.get(&format!("/api/records/{id}")).await.json();
+    let kept = Duration::from_millis(record["kept_for_ms"].as_u64().unwrap());
+    assert!(kept >= TTL && kept < TTL * 2, "{kept:?}");
 }
 
 #[tokio::test(start_paused = true)]
