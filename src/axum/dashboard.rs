@@ -46,9 +46,11 @@ mod audit;
 mod changes;
 mod counts;
 mod guard;
+mod overview;
 mod page;
 mod records;
 mod state;
+mod tally;
 
 use std::error::Error;
 use std::fmt;
@@ -140,7 +142,7 @@ impl Dashboard {
             .route("/", get(page::page))
             .route("/assets/{name}", get(page::asset))
             .route("/api/session", get(page::session))
-            .route("/api/overview", get(counts::overview))
+            .route("/api/overview", get(overview::overview))
             .route("/api/records", get(records::list))
             .route("/api/records/{id}", get(records::show))
             .route("/api/find", post(records::find))

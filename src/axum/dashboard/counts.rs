@@ -4,25 +4,14 @@
 //! while somebody looks. A store that is larger than that is counted over several looks: until its first
 //! pass has come to the end, the page says "at least".
 
-mod tally;
-
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::Json;
-use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::answers::{failed, milliseconds, timestamp};
-use super::records::listed;
-use super::state::State as Shared;
-use crate::store::{Cursor, Listing, RecordState};
+use super::tally::Tally;
+use crate::store::{Cursor, Listing};
 use crate::{Engine, Error};
-use tally::{Range, STATES, Tally};
 
 /// How often the store is read on.
 const EVERY: Duration = Duration::from_secs(10);
@@ -47,7 +36,7 @@ struct Passes {
 
 impl Counts {
     /// The newest count, read on where it is time.
-    async fn look<T>(
+    pub(super) async fn look<T>(
         &self,
         engine: &Engine,
         show: impl FnOnce(&Tally, bool) -> T,
@@ -101,53 +90,4 @@ impl Passes {
         }
         Ok(())
     }
-}
-
-#[derive(Deserialize)]
-pub(super) struct Asked {
-    #[serde(default)]
-    range: Range,
-    /// Of one operation only.
-    operation: Option<String>,
-}
-
-pub(super) async fn overview(
-    State(shared): State<Arc<Shared>>,
-    Query(asked): Query<Asked>,
-) -> Response {
-    let show = |tally: &Tally, is_complete: bool| shown(tally, is_complete, &asked);
-    match shared.counts.look(&shared.engine, show).await {
-        Ok(overview) => Json(overview).into_response(),
-        Err(error) => failed(&error),
-    }
-}
-
-fn shown(tally: &Tally, is_complete: bool, asked: &Asked) -> Value {
-    let operations: Vec<_> = tally
-        .operations()
-        .map(|(name, operation)| {
-            json!({
-                "name": name,
-                "counts": operation.counts,
-                "bytes": operation.bytes,
-                "last_claimed": operation.last_claimed.and_then(timestamp),
-                "day": operation.totals(Range::Day),
-            })
-        })
-        .collect();
-    let attention: Vec<_> = tally.attention().map(listed).collect();
-    let range = asked.range;
-    json!({
-        "began_at": timestamp(tally.began_at),
-        "counted_at": timestamp(tally.counted_at),
-        "complete": is_complete,
-        "records": tally.records(),
-        "states": STATES.map(RecordState::as_str),
-        "counts": tally.counts(),
-        "operations": operations,
-        "operations_left_out": tally.operations_left_out(),
-        "attention": attention,
-        "bucket_ms": milliseconds(range.bucket()),
-        "buckets": tally.buckets(range, asked.operation.as_deref()),
-    })
 }
