@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use idem::axum::dashboard::{Change, Stage};
+use serde::Serialize;
 
 use crate::audit::{AuditLog, Audited, Record, What};
 use crate::change::answer_of;
@@ -31,6 +32,12 @@ pub(crate) struct Dashboard {
     namespace: String,
     #[command(flatten)]
     audit: AuditLog,
+}
+
+/// What scripts are told.
+#[derive(Serialize)]
+struct Listening {
+    url: String,
 }
 
 impl Dashboard {
@@ -65,7 +72,11 @@ impl Dashboard {
         };
         let listener = listener.map_err(no_port)?;
         let port = listener.local_addr().map_err(no_port)?.port();
-        output.line(&format!("http://127.0.0.1:{port}/"))?;
+        let url = format!("http://127.0.0.1:{port}/");
+        match output.is_json() {
+            true => output.object(&Listening { url })?,
+            false => output.line(&url)?,
+        }
         output.flush()?;
         let router = dashboard.into_router::<()>();
         interruptible(async { Ok(axum::serve(listener, router).await?) }).await
