@@ -15,16 +15,18 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
 mod backoff;
 mod connect;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod sql;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod watchers;
 
 pub use connect::connect;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use database::Sqlx;
 pub use error::ConnectError;

@@ -13,15 +13,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Error};
+use sqlx::{Connection, Error, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::application_pool::{ApplicationConnection, ApplicationPool};
 use super::errors::{breaks_connection, may_still_run};
-use super::gate::{Gate, Permit};
 use super::hung_sessions::{HungSessions, Session};
-use super::pool::{Pool, PooledConnection};
+use super::sessions::{OwnConnection, OwnPool};
+use crate::sql::application_pool::{ApplicationConnection, ApplicationPool};
+use crate::sql::gate::{Gate, Permit};
+use crate::sql::pool::PooledConnection;
 
 /// How long after the end of a statement's time its answer is awaited before the session is ended.
 const GRACE: Duration = Duration::from_millis(500);
@@ -50,21 +51,25 @@ impl Recovery {
 
 /// A connection, its permit, and the pool that takes it back.
 pub(super) enum Borrowed {
-    Own(PooledConnection, Arc<Pool>),
-    Application(ApplicationConnection, Permit, Arc<ApplicationPool>),
+    Own(PooledConnection<OwnConnection>, Arc<OwnPool>),
+    Application(
+        ApplicationConnection<Postgres>,
+        Permit,
+        Arc<ApplicationPool<Postgres>>,
+    ),
 }
 
 impl Borrowed {
     fn connection(&mut self) -> &mut PgConnection {
         match self {
-            Self::Own(pooled, _) => &mut pooled.open.connection,
+            Self::Own(pooled, _) => &mut pooled.open.own.connection,
             Self::Application(used, ..) => &mut used.connection,
         }
     }
 
     fn session(&self) -> Option<Session> {
         match self {
-            Self::Own(pooled, _) => pooled.open.session,
+            Self::Own(pooled, _) => pooled.open.own.session,
             Self::Application(..) => None,
         }
     }
@@ -254,14 +259,14 @@ impl PendingAnswer {
 
 /// Tests the connections that have been idle since then, before they are used again: another one is
 /// silent, and they may be, too.
-fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<Pool>, since: Instant) {
+fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<OwnPool>, since: Instant) {
     for open in pool.evict_older_than(since) {
         // There are at least as many free permits as idle connections.
         let Some(permit) = recovery.gate.try_acquire_free() else {
             continue;
         };
         let pending = PendingAnswer {
-            session: open.session,
+            session: open.own.session,
             borrowed: Borrowed::Own(PooledConnection { open, permit }, Arc::clone(pool)),
             began: Instant::now(),
             is_reusable: true,

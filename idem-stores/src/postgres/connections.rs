@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use idem_core::{StoreError, Token};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{Error, PgPool};
+use sqlx::{Error, PgPool, Postgres};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::NAME;
-use super::application_pool::{ApplicationPool, max_size, reserved_size};
 use super::checkout::{Borrowed, Checkout, Recovery, deadline};
 use super::errors::{Sent, WaitedTooLong, connect_error, is_serialization_failure, store_error};
-use super::gate::{Gate, Lane, Permit};
 use super::hung_sessions::{Address, HungSessions};
-use super::pool::{Pool, session};
+use super::sessions::{OwnPool, Sessions, session};
 use super::statement::{Limits, Protocol, Statement};
 use super::target::{Pooler, Settings};
 use crate::ConnectError;
 use crate::backoff::Backoff;
+use crate::sql::application_pool::{ApplicationPool, max_size, reserved_size};
+use crate::sql::gate::{Gate, Lane, Permit};
 
 /// Pauses before a statement is sent again that the server refused because of a concurrent one.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
@@ -46,8 +46,8 @@ struct Inner {
 }
 
 enum Source {
-    Own(Arc<Pool>),
-    Application(Arc<ApplicationPool>),
+    Own(Arc<OwnPool>),
+    Application(Arc<ApplicationPool<Postgres>>),
 }
 
 impl Connections {
@@ -58,7 +58,10 @@ impl Connections {
         let address = Address::Options(Box::new(options.clone()));
         let gate = Gate::new(permits, permits - for_holders, settings.max_waiting);
         Self(Arc::new(Inner {
-            source: Source::Own(Arc::new(Pool::new(options, timeout))),
+            source: Source::Own(Arc::new(OwnPool::new(
+                Sessions::new(options, timeout),
+                timeout,
+            ))),
             recovery: Recovery::new(&gate, HungSessions::new(address, timeout), timeout),
             gate,
             protocol: match settings.pooler {
@@ -100,13 +103,13 @@ impl Connections {
     /// How to connect to the same server.
     pub(super) fn options(&self) -> PgConnectOptions {
         match &self.0.source {
-            Source::Own(pool) => pool.options().clone(),
+            Source::Own(pool) => pool.opener().options().clone(),
             Source::Application(pool) => (*pool.pool().connect_options()).clone(),
         }
     }
 
     /// The store's own connections, if it has some.
-    pub(super) fn own_pool(&self) -> Option<&Arc<Pool>> {
+    pub(super) fn own_pool(&self) -> Option<&Arc<OwnPool>> {
         match &self.0.source {
             Source::Own(pool) => Some(pool),
             Source::Application(_) => None,

@@ -10,25 +10,17 @@ use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use idem_core::{StoreError, Watch};
+use idem_core::Watch;
 use sqlx::{AssertSqlSafe, Error, PgPool};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
-use tracing::warn;
+use tokio::time::{sleep, timeout};
 
-use super::connections::Connections;
 use super::hung_sessions::Session;
-use super::sweeping::{Progress, Sweeper, warn_of_failure};
 use crate::database::database_id;
+use crate::sql::sweeping::SweepsOnUse;
 
 /// The most pools. With more, all are forgotten, and known anew.
 const MAX_POOLS: usize = 1024;
-
-/// The most records that one sweep deletes.
-const MAX_SWEPT: u64 = 10_000;
-
-/// The pause after the server has refused to delete.
-const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(60 * 60);
 
 /// How soon the end of a session is noticed: half of the server's timeout, within these.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -52,8 +44,7 @@ pub(super) fn database_id_of(pool: &PgPool) -> Vec<u8> {
 
 #[derive(Default)]
 pub(super) struct PoolState {
-    sweeps: Mutex<Sweeps>,
-    sweeper: Sweeper,
+    pub(super) sweeps: Arc<SweepsOnUse>,
     sessions: Mutex<Sessions>,
 }
 
@@ -64,18 +55,6 @@ impl PoolState {
             pools.clear();
         }
         Arc::clone(pools.entry(database_id_of(pool)).or_default())
-    }
-
-    /// Deletes expired records in the background, if it is time to.
-    pub(super) fn sweep_if_due(
-        self: &Arc<Self>,
-        every: Duration,
-        connections: impl FnOnce() -> Connections,
-    ) {
-        if lock(&self.sweeps).begin(every) {
-            let sweep = Sweep(Arc::clone(self));
-            tokio::spawn(sweep.run(connections()));
-        }
     }
 
     /// Resolves when the server has ended the session.
@@ -150,70 +129,6 @@ async fn find_living(pool: &PgPool, sessions: &[Session]) -> Result<Vec<Session>
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(query)).fetch_all(pool).await?;
     rows.iter().map(Session::read).collect()
-}
-
-/// When to delete expired records.
-#[derive(Default)]
-struct Sweeps {
-    runs: bool,
-    /// `None`: now.
-    next: Option<Instant>,
-    progress: Progress,
-    has_warned: bool,
-}
-
-impl Sweeps {
-    /// Whether to sweep now: it is time to, and no sweep runs.
-    fn begin(&mut self, every: Duration) -> bool {
-        let now = Instant::now();
-        if self.runs || self.next.is_some_and(|next| now < next) {
-            return false;
-        }
-        // Processes do not sweep at the same time.
-        let pause = every.mul_f64(rand::random_range(0.5..1.0));
-        self.next = Some(now.checked_add(pause).unwrap_or(now));
-        self.runs = true;
-        true
-    }
-}
-
-/// A sweep, until it ends or its runtime does.
-struct Sweep(Arc<PoolState>);
-
-impl Sweep {
-    /// A sweep is bounded, so it does not keep the pool open for long.
-    async fn run(self, connections: Connections) {
-        let PoolState {
-            sweeps, sweeper, ..
-        } = &*self.0;
-        let mut progress = lock(sweeps).progress.next();
-        let swept = sweeper.sweep(&connections, MAX_SWEPT, &mut progress);
-        let swept = swept.await;
-        let mut sweeps = lock(sweeps);
-        sweeps.progress = progress;
-        match swept {
-            // There are more, so the next sweep need not wait.
-            Ok(MAX_SWEPT..) => sweeps.next = None,
-            Ok(_) => {}
-            Err(error @ StoreError::Rejected { .. }) => {
-                sweeps.next = Instant::now().checked_add(PAUSE_AFTER_REFUSAL);
-                if !std::mem::replace(&mut sweeps.has_warned, true) {
-                    warn!(
-                        target: "idem",
-                        error = &error as &dyn std::error::Error,
-                        "expired records are not deleted, and take up ever more space: the login lacks the right; grant it DELETE on idem_records, or let another process sweep"
-                    );
-                }
-            }
-            Err(error) => warn_of_failure(&error),
-        }
-    }
-}
-
-impl Drop for Sweep {
-    fn drop(&mut self) {
-        lock(&self.0.sweeps).runs = false;
-    }
 }
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     /// Renewing a lease.
     Renewal,
     /// Ending an attempt.
@@ -22,7 +22,7 @@ pub(super) enum Lane {
     Other,
 }
 
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     max_others: usize,
     max_waiting: usize,
@@ -40,12 +40,12 @@ struct State {
 
 /// The queue of the other calls is full.
 #[derive(Debug)]
-pub(super) struct QueueFull;
+pub(crate) struct QueueFull;
 
 impl Gate {
     /// A gate with this many permits, of which other calls have at most `max_others`. At most
     /// `max_waiting` other calls wait.
-    pub(super) fn new(permits: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
+    pub(crate) fn new(permits: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 free: permits,
@@ -57,7 +57,7 @@ impl Gate {
     }
 
     /// Waits for a permit.
-    pub(super) async fn acquire(self: &Arc<Self>, lane: Lane) -> Result<Permit, QueueFull> {
+    pub(crate) async fn acquire(self: &Arc<Self>, lane: Lane) -> Result<Permit, QueueFull> {
         let mut waiting = {
             let mut state = self.state();
             if state.is_next(lane, self.max_others) {
@@ -84,7 +84,7 @@ impl Gate {
     }
 
     /// A permit, if one is free and no lease holder waits for it.
-    pub(super) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.state();
         state.is_next(Lane::End, self.max_others).then(|| {
             state.take(Lane::End);
@@ -153,7 +153,7 @@ impl State {
 }
 
 /// The right to use a connection, until it is dropped.
-pub(super) struct Permit {
+pub(crate) struct Permit {
     gate: Option<Arc<Gate>>,
     lane: Lane,
 }
