@@ -2,6 +2,9 @@
 //! statement, and nothing of one server.
 
 pub(crate) mod application_pool;
+pub(crate) mod borrowed;
+pub(crate) mod conflicts;
+pub(crate) mod errors;
 pub(crate) mod gate;
 pub(crate) mod goes_on;
 pub(crate) mod pool;

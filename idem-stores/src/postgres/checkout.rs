@@ -19,9 +19,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::errors::{breaks_connection, may_still_run};
 use super::hung_sessions::{HungSessions, Session};
-use super::sessions::{OwnConnection, OwnPool};
-use crate::sql::application_pool::{ApplicationConnection, ApplicationPool};
-use crate::sql::gate::{Gate, Permit};
+use super::sessions::{OwnPool, Sessions};
+use crate::sql::gate::{Gate, deadline};
 use crate::sql::pool::PooledConnection;
 
 /// How long after the end of a statement's time its answer is awaited before the session is ended.
@@ -49,50 +48,19 @@ impl Recovery {
     }
 }
 
-/// A connection, its permit, and the pool that takes it back.
-pub(super) enum Borrowed {
-    Own(PooledConnection<OwnConnection>, Arc<OwnPool>),
-    Application(
-        ApplicationConnection<Postgres>,
-        Permit,
-        Arc<ApplicationPool<Postgres>>,
-    ),
+type Borrowed = crate::sql::borrowed::Borrowed<Sessions, Postgres>;
+
+fn connection_of(borrowed: &mut Borrowed) -> &mut PgConnection {
+    match borrowed {
+        Borrowed::Own(pooled, _) => &mut pooled.open.own.connection,
+        Borrowed::Application(used, ..) => &mut used.connection,
+    }
 }
 
-impl Borrowed {
-    fn connection(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Own(pooled, _) => &mut pooled.open.own.connection,
-            Self::Application(used, ..) => &mut used.connection,
-        }
-    }
-
-    fn session(&self) -> Option<Session> {
-        match self {
-            Self::Own(pooled, _) => pooled.open.own.session,
-            Self::Application(..) => None,
-        }
-    }
-
-    fn check_in(self) {
-        match self {
-            Self::Own(pooled, pool) => pool.check_in(pooled),
-            Self::Application(used, permit, pool) => {
-                pool.check_in(used);
-                drop(permit);
-            }
-        }
-    }
-
-    /// Closes the connection.
-    fn discard(self) {
-        match self {
-            Self::Own(pooled, _) => drop(pooled),
-            Self::Application(used, permit, pool) => {
-                pool.discard(used);
-                drop(permit);
-            }
-        }
+const fn session_of(borrowed: &Borrowed) -> Option<Session> {
+    match borrowed {
+        Borrowed::Own(pooled, _) => pooled.open.own.session,
+        Borrowed::Application(..) => None,
     }
 }
 
@@ -115,7 +83,7 @@ impl Checkout {
     /// Called within a runtime.
     pub(super) fn new(borrowed: Borrowed, recovery: &Arc<Recovery>) -> Self {
         Self {
-            session: borrowed.session(),
+            session: session_of(&borrowed),
             borrowed: Some(borrowed),
             is_reusable: true,
             began: Instant::now(),
@@ -125,7 +93,7 @@ impl Checkout {
     }
 
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection, Error> {
-        let connection = self.borrowed.as_mut().map(Borrowed::connection);
+        let connection = self.borrowed.as_mut().map(connection_of);
         connection.ok_or(Error::PoolClosed)
     }
 
@@ -238,7 +206,7 @@ impl PendingAnswer {
             hung_sessions.terminate(session).gone().await;
             return false;
         }
-        let mut answered = pin!(self.borrowed.connection().ping());
+        let mut answered = pin!(connection_of(&mut self.borrowed).ping());
         // The server's own limit ends most statements that take too long.
         let limit = deadline(self.began, *timeout + GRACE);
         if let Ok(answered) = timeout_at(limit, &mut answered).await {
@@ -274,10 +242,4 @@ fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<OwnPool>, since: Instant
         };
         tokio::spawn(pending.settle());
     }
-}
-
-/// The time after `then`, as far as clocks can count.
-pub(super) fn deadline(then: Instant, time: Duration) -> Instant {
-    then.checked_add(time)
-        .unwrap_or_else(|| then + Duration::from_secs(u32::MAX.into()))
 }

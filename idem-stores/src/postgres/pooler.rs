@@ -38,10 +38,11 @@ pub(super) async fn check_sessions(pool: &OwnPool, limit: Duration) -> Result<()
     let (_, is_set) = asked.map_err(connect_error)?;
     let second = connect(false).await.map_err(connect_error)?;
     refuse_shared(first, second, limit).await?;
-    pool.opener().set_settings_by(match takes_options && is_set {
-        true => SettingsBy::StartUp,
-        false => SettingsBy::Statement,
-    });
+    pool.opener()
+        .set_settings_by(match takes_options && is_set {
+            true => SettingsBy::StartUp,
+            false => SettingsBy::Statement,
+        });
     Ok(())
 }
 

@@ -49,7 +49,9 @@ impl Inner {
         if let Some((pool_state, every)) = &self.sweeps_on_use
             && self.sweep_task().is_none()
         {
-            pool_state.sweeps.sweep_if_due(*every, || self.connections.clone());
+            pool_state
+                .sweeps
+                .sweep_if_due(*every, || self.connections.clone());
         }
     }
 }

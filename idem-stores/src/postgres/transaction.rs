@@ -25,13 +25,14 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, SqlSafeStr, Transaction, raw_sql};
 
 use super::connections::Connections;
-use super::errors::{Sent, commit_error, finish_error, store_error};
+use super::errors::{commit_error, finish_error, store_error};
 use super::hung_sessions::Session;
 use super::pool_state::{PoolState, database_id_of};
 use super::statement::{Protocol, Statement, Text, Value, bytes_of, text};
 use super::target::{Pooler, Settings};
 use super::{NAME, statements};
 use crate::Sqlx;
+use crate::sql::errors::Sent;
 use crate::sql::goes_on::GoesOn;
 
 /// Rolls the body's writes back. The savepoint's name is one that no body uses: of several with one name,

@@ -8,8 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use idem_core::StoreError;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::errors::WaitedTooLong;
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,33 @@ impl Gate {
             max_others,
             max_waiting,
         })
+    }
+
+    /// Waits for a permit, and says until when its call may take. The time of a lease holder's call begins
+    /// with its permit: its caller bounds the wait, which takes nothing from its statement. Other calls are
+    /// given up in the queue while there is time left for an answer.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        store: &'static str,
+        lane: Lane,
+        timeout: Duration,
+    ) -> Result<(Permit, Instant), StoreError> {
+        let arrived = Instant::now();
+        let permit = self.acquire(lane);
+        let permit = match lane {
+            Lane::Other => {
+                let in_queue = deadline(arrived, timeout * 3 / 4);
+                let permit = timeout_at(in_queue, permit).await;
+                permit.map_err(|_| StoreError::not_sent(store, WaitedTooLong))?
+            }
+            Lane::Renewal | Lane::End => permit.await,
+        };
+        let permit = permit.map_err(|_| StoreError::Overloaded { store })?;
+        let began = match lane {
+            Lane::Other => arrived,
+            Lane::Renewal | Lane::End => Instant::now(),
+        };
+        Ok((permit, deadline(began, timeout)))
     }
 
     /// Waits for a permit.
@@ -150,6 +182,12 @@ impl State {
         self.free += 1;
         self.others -= usize::from(lane == Lane::Other);
     }
+}
+
+/// The time after `then`, as far as clocks can count.
+pub(crate) fn deadline(then: Instant, time: Duration) -> Instant {
+    then.checked_add(time)
+        .unwrap_or_else(|| then + Duration::from_secs(u32::MAX.into()))
 }
 
 /// The right to use a connection, until it is dropped.
