@@ -6,6 +6,9 @@
 #[cfg(feature = "memory")]
 pub mod memory;
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
+
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
