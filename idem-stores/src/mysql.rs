@@ -65,8 +65,10 @@ mod statements;
 mod store;
 mod sweeping;
 mod target;
+mod transaction;
 
 pub use builder::{MySqlPoolBuilder, MySqlStoreBuilder};
 pub use store::MySqlStore;
+pub use transaction::MySqlTransactions;
 
 const NAME: &str = "mysql";

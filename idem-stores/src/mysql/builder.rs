@@ -1,6 +1,7 @@
 //! Settings of a store, and how it is opened.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::MySqlPool;
@@ -8,7 +9,7 @@ use sqlx::mysql::MySqlConnectOptions;
 use tracing::warn;
 
 use super::connections::Connections;
-use super::pool_state::sweeps_of;
+use super::pool_state::PoolState;
 use super::store::MySqlStore;
 use super::target::{self, Settings};
 use crate::ConnectError;
@@ -192,7 +193,7 @@ impl MySqlPoolBuilder {
                 "the pool of the mysql store has one connection: renewals of leases wait for it like all calls, and leases may be lost; give it two at least, or give the store connections of its own"
             );
         }
-        let sweeps = sweeps_of(&self.pool);
+        let sweeps = Arc::clone(&PoolState::of(&self.pool).sweeps);
         let sweeps_on_use = self.settings.sweep_every.map(|every| (sweeps, every));
         let connections = Connections::of_application(self.pool, &self.settings);
         MySqlStore::new(connections, sweeps_on_use)

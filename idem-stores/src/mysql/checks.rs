@@ -34,10 +34,7 @@ const RIGHTS: &[(&str, &str)] = &[
          SELECT x'', x'', 1, 'running', UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), \
             UTC_TIMESTAMP(6) FROM DUAL WHERE FALSE",
     ),
-    (
-        "UPDATE",
-        "UPDATE idem_records SET attempt = 1 WHERE FALSE",
-    ),
+    ("UPDATE", "UPDATE idem_records SET attempt = 1 WHERE FALSE"),
     ("DELETE", "DELETE FROM idem_records WHERE FALSE"),
 ];
 
@@ -119,7 +116,10 @@ impl Server {
                 "the server of the mysql store is older than MySQL 8.0 or MariaDB 10.6, which this store is not made for"
             );
         }
-        if self.number("innodb_flush_log_at_trx_commit").is_some_and(|flush| flush != 1) {
+        if self
+            .number("innodb_flush_log_at_trx_commit")
+            .is_some_and(|flush| flush != 1)
+        {
             warn!(
                 target: "idem",
                 "the server of the mysql store acknowledges what is not on its disk yet: a crash forgets the newest records, and their retries run again; set innodb_flush_log_at_trx_commit to 1"
@@ -143,7 +143,10 @@ impl Server {
                 "the server of the mysql store is a node of a Galera cluster: let all processes write to the same node, because a lock is its node's own, and a commit that another node refuses is sent again"
             );
         }
-        if self.number("max_allowed_packet").is_some_and(|bytes| bytes < ENOUGH_MESSAGE) {
+        if self
+            .number("max_allowed_packet")
+            .is_some_and(|bytes| bytes < ENOUGH_MESSAGE)
+        {
             warn!(
                 target: "idem",
                 "the server of the mysql store takes messages of less than 5 MiB: an outcome of half of max_allowed_packet is not kept, and its retries are told so; raise max_allowed_packet"
@@ -162,7 +165,13 @@ mod tests {
             let variables = [("version".to_owned(), version.to_owned())].into();
             Server { variables }.is_too_old()
         };
-        for version in ["8.0.11", "8.4.0-commercial", "9.1.0", "10.6.0-MariaDB", "11.8.2-MariaDB-log"] {
+        for version in [
+            "8.0.11",
+            "8.4.0-commercial",
+            "9.1.0",
+            "10.6.0-MariaDB",
+            "11.8.2-MariaDB-log",
+        ] {
             assert!(!is_too_old(version), "{version}");
         }
         for version in ["5.7.44", "10.5.29-MariaDB-0+deb11u1", "5.5.68-MariaDB"] {

@@ -47,6 +47,7 @@ mod number {
     pub(super) const LOCK_TIMEOUT: u16 = 1205;
     pub(super) const DEADLOCK: u16 = 1213;
     pub(super) const RESOURCE_LIMIT: u16 = 1226;
+    pub(super) const TWO_ROWS: u16 = 1242;
     pub(super) const READ_ONLY_SERVER: u16 = 1290;
     pub(super) const NO_SUCH_SAVEPOINT: u16 = 1305;
     pub(super) const INTERRUPTED: u16 = 1317;
@@ -207,6 +208,11 @@ pub(super) fn is_denied(error: &Error) -> bool {
     is_number(error, &[number::TABLE_DENIED, number::COLUMN_DENIED])
 }
 
+/// Whether a guard has stopped a message: a subquery of two rows.
+pub(super) fn is_guard(error: &Error) -> bool {
+    is_number(error, &[number::TWO_ROWS])
+}
+
 /// Whether there is a record already.
 pub(super) fn is_duplicate(error: &Error) -> bool {
     is_number(error, &[number::DUPLICATE_KEY])
@@ -289,7 +295,7 @@ impl std::error::Error for NotUnderstood {}
 
 /// A body has ended its transaction.
 #[derive(Debug)]
-pub(super) struct NotItsTransaction;
+struct NotItsTransaction;
 
 impl fmt::Display for NotItsTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

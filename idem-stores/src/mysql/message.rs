@@ -18,9 +18,7 @@ pub(super) type Text = LazyLock<String>;
 
 macro_rules! text {
     ($file:literal) => {
-        ::std::sync::LazyLock::new(|| {
-            $crate::mysql::message::without_comments(include_str!($file))
-        })
+        ::std::sync::LazyLock::new(|| $crate::mysql::message::without_comments(include_str!($file)))
     };
 }
 pub(super) use text;
@@ -250,6 +248,9 @@ mod tests {
             message.0,
             "a = x'0027ff' AND b = NULL\nAND c = 18446744073709551615 OR d = 'running' $ $\n"
         );
-        assert_eq!(format!("{message:?}"), format!("Message({} bytes)", message.len()));
+        assert_eq!(
+            format!("{message:?}"),
+            format!("Message({} bytes)", message.len())
+        );
     }
 }

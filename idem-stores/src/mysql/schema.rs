@@ -124,7 +124,8 @@ pub(super) async fn migrate(connection: &mut MySqlConnection) -> Result<(), Conn
     if look(connection).await? >= VERSION {
         return Ok(());
     }
-    let lock = format!("SELECT GET_LOCK(CONCAT('idem_', SHA1(DATABASE())), {LONGEST_WAIT}) AS locked");
+    let lock =
+        format!("SELECT GET_LOCK(CONCAT('idem_', SHA1(DATABASE())), {LONGEST_WAIT}) AS locked");
     let (answer, ended) = Message::plain(lock).send(connection, |_| {}).await;
     ended.map_err(schema_error)?;
     let locked = answer.rows().first().map(|row| maybe_number(row, "locked"));
@@ -134,7 +135,11 @@ pub(super) async fn migrate(connection: &mut MySqlConnection) -> Result<(), Conn
     let version = look(connection).await?;
     for migration in MIGRATIONS.iter().skip(version) {
         let migration = Message::plain(super::message::without_comments(migration));
-        migration.send(connection, |_| {}).await.1.map_err(schema_error)?;
+        migration
+            .send(connection, |_| {})
+            .await
+            .1
+            .map_err(schema_error)?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use idem_core::{
     Claim, Claimed, Cursor, Fingerprint, Forgotten, Inspection, Lease, Listed, Listing, OnCrash,
     OperationName, Page, Phase, RecordId, RecordState, Token,
@@ -377,7 +376,7 @@ fn operation(row: &MySqlRow) -> Result<OperationName, Error> {
 }
 
 /// When the newest attempt was claimed.
-fn claimed_at(row: &MySqlRow) -> Result<Option<SystemTime>, Error> {
+pub(super) fn claimed_at(row: &MySqlRow) -> Result<Option<SystemTime>, Error> {
     let at = maybe_number(row, "claimed_at")?;
     let at = at.and_then(|micros| u64::try_from(micros).ok());
     Ok(at.and_then(|micros| SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))))

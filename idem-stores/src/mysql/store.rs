@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, NotReplayable, OperationName, Outcome, Page,
-    RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, NotReplayable, OperationName,
+    Outcome, Page, RecordId, Store, StoreError, Token, Watch,
 };
 use sqlx::Error;
 use tracing::warn;

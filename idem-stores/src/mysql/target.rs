@@ -90,8 +90,11 @@ pub(super) fn parse(url: &str) -> Result<(MySqlConnectOptions, Settings), Connec
             }
         }
     }
-    let options = MySqlConnectOptions::from_str(&format!("{location}?{}", driver_options.join("&")))
-        .map_err(|_| bad("it is mysql://[user[:password]@]host[:port]/database[?option=value&…]"))?;
+    let options =
+        MySqlConnectOptions::from_str(&format!("{location}?{}", driver_options.join("&")))
+            .map_err(|_| {
+                bad("it is mysql://[user[:password]@]host[:port]/database[?option=value&…]")
+            })?;
     let encrypts = matches!(
         options.get_ssl_mode(),
         MySqlSslMode::Required | MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity

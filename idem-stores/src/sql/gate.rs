@@ -116,6 +116,7 @@ impl Gate {
     }
 
     /// A permit, if one is free and no lease holder waits for it.
+    #[cfg(feature = "postgres")]
     pub(crate) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.state();
         state.is_next(Lane::End, self.max_others).then(|| {
