@@ -20,7 +20,7 @@ impl MariaDb {
     ///
     /// When it does not follow in half a minute.
     pub fn replica(&self) -> Self {
-        let replica = Self::builder()
+        let mut replica = Self::builder()
             .setting("server-id", "2")
             .setting("log-bin", "log")
             .setting("read-only", "ON")
@@ -32,6 +32,7 @@ impl MariaDb {
             self.port
         ));
         replica.catch_up(self);
+        replica.login = self.login.clone();
         replica
     }
 

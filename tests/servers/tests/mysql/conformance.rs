@@ -125,3 +125,93 @@ pub(crate) async fn finish(store: &MySqlStore, claim: &Claim, outcome: &[u8]) {
     let change = store.complete(&Lease::of(claim, 1), outcome).await;
     assert_eq!(change.unwrap(), Change::Applied);
 }
+
+#[tokio::test]
+async fn a_replay_always_says_how_long_it_is_kept() {
+    let server = MariaDb::start();
+    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let first = claim(1);
+    finish(&store, &first, b"done").await;
+    let answer = store.claim(&claim(1)).await.unwrap();
+    let Claimed::Finished {
+        outcome,
+        retention_left: Some(left),
+        claimed_at: Some(_),
+    } = answer
+    else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(outcome, "done");
+    assert!(left <= first.retention && left > first.retention / 2);
+}
+
+#[tokio::test]
+async fn times_without_end_are_two_hundred_years() {
+    let server = MariaDb::start();
+    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let for_ever = claim(1).lease(Duration::MAX).retention(Duration::MAX);
+    store.claim(&for_ever).await.unwrap();
+    let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
+        panic!("the lease is alive");
+    };
+    let years = Duration::from_secs(365 * 24 * 60 * 60);
+    assert!(lease_left > 199 * years && lease_left <= 200 * years);
+    let renewed = store.renew(&Lease::of(&for_ever, 1)).await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
+    // And none is shorter than a millisecond.
+    let brief = claim(2).lease(Duration::ZERO).retention(Duration::ZERO);
+    store.claim(&brief).await.unwrap();
+    let kept = "SELECT TIMESTAMPDIFF(MICROSECOND, lease_until, expires_at) FROM idem_records \
+        WHERE lease_until < UTC_TIMESTAMP(6) + INTERVAL 1 YEAR";
+    assert_eq!(server.sql(kept), "1000");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_an_error_and_stays() {
+    let server = MariaDb::start();
+    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    finish(&store, &claim(1), b"done").await;
+    server.sql("UPDATE idem_records SET fingerprint = x'01', outcome = NULL");
+    let answer = store.inspect(&claim(1).id).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unreadable { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(server.sql("SELECT COUNT(*) FROM idem_records"), "1");
+}
+
+/// The session's clock is the server's: whatever its time zone, and whatever the process's clock says.
+#[tokio::test]
+async fn times_are_utc_whatever_the_time_zone_of_a_session_is() {
+    let server = MariaDb::builder()
+        .setting("default-time-zone", "-07:00")
+        .start();
+    let own = MySqlStore::connect(&server.url()).await.unwrap();
+    let pool = MySqlPoolOptions::new()
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                let set =
+                    "SET SESSION time_zone = '+05:30', sql_mode = 'ANSI,NO_BACKSLASH_ESCAPES'";
+                connection.execute(set).await.map(drop)
+            })
+        })
+        .connect(&server.url())
+        .await
+        .unwrap();
+    let pooled = MySqlStore::from_pool(pool);
+    for (number, [one, other]) in [[&own, &pooled], [&pooled, &own]].into_iter().enumerate() {
+        let claim = claim(number.try_into().unwrap());
+        finish(one, &claim, b"\0'\"\\ done").await;
+        let answer = other.claim(&claim.by_another()).await.unwrap();
+        let Claimed::Finished {
+            outcome,
+            claimed_at: Some(at),
+            ..
+        } = answer
+        else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(&outcome[..], b"\0'\"\\ done");
+        assert!(at.elapsed().unwrap_or_default() < Duration::from_secs(600));
+    }
+}
