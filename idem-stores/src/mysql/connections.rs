@@ -184,14 +184,17 @@ impl Call {
         let mut conflicts = Conflicts::default();
         let mut retries = 0;
         loop {
+            let began = Instant::now();
             let answer = self.send(message.clone()).await;
             match answer.and_then(|answer| read(&answer)) {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) if retries < MAX_RETRIES && Instant::now() < self.deadline => retries += 1,
                 Ok(None) => return Err(silence()),
                 Err(error) if is_conflict(&error) => {
+                    // The next try may wait for a lock as long as this one has.
+                    let deadline = self.deadline - began.elapsed().min(self.connections.timeout());
                     let timeout = self.connections.timeout();
-                    conflicts.pause(error, self.deadline, timeout).await?;
+                    conflicts.pause(error, deadline, timeout).await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -51,7 +51,7 @@ async fn delete_locked(
         return Ok((0, None));
     }
     let deleted = call.send(statements::sweep_delete(&ids)).await?;
-    Ok((deleted.affected_by(0), to))
+    Ok((deleted.affected(), to))
 }
 
 /// The ids, and where the last one's time to be swept is.

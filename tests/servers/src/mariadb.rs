@@ -157,11 +157,16 @@ impl MariaDb {
 
     #[track_caller]
     fn sql_of(&self, database: &str, sql: &str) -> String {
-        self.try_sql(database, sql)
+        self.try_sql_of(database, sql)
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
+    /// The same, whether it succeeds or not.
+    pub fn try_sql(&self, sql: &str) -> Result<String, String> {
+        self.try_sql_of("shop", sql)
+    }
+
+    fn try_sql_of(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut command = self.client_command("mariadb");
         command.args(["--batch", "--skip-column-names", database]);
         let output = run(&mut command, sql.as_bytes(), ANSWER)?;
@@ -219,7 +224,7 @@ impl MariaDb {
             if !self.process.is_alive() {
                 return Ok(false);
             }
-            let seen = match self.try_sql("mysql", "SELECT 1") {
+            let seen = match self.try_sql_of("mysql", "SELECT 1") {
                 Ok(row) if row == "1" => return Ok(true),
                 Ok(other) => other,
                 Err(error) => error,

@@ -90,7 +90,7 @@ async fn wait_for_renewal(store: &MySqlStore, lease: &Lease) -> Change {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_a_pool_that_hang_are_ended_and_not_replaced_without_end() {
     let server = MariaDb::start();
     let pool = MySqlPoolOptions::new().max_connections(3);

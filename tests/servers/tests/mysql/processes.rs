@@ -22,7 +22,7 @@ impl Server for MariaDb {
     fn watching(&self, record: &RecordId) -> usize {
         let count = self.sql(&format!(
             "SELECT COUNT(DISTINCT thread_id) FROM mysql.general_log \
-             WHERE argument LIKE 'INSERT INTO idem_records%{record}%'"
+             WHERE argument LIKE '%INSERT INTO idem_records%{record}%' AND argument NOT LIKE '%general_log%'"
         ));
         count.parse::<usize>().unwrap().saturating_sub(1)
     }
