@@ -166,15 +166,14 @@ async fn a_body_that_ends_its_transaction_is_a_crash_and_keeps_no_outcome() {
 async fn a_duplicate_is_told_at_once_and_waits_for_no_lock() {
     let (_server, pool) = mysql(8).await;
     let (begun, go) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
-    let first = Engine::new(MemoryStore::new())
-        .operation("tests.mysql")
-        .transaction(&pool)
-        .run("k", request(), async |mut tx| {
-            execute(&mut tx, INSERT).await;
-            begun.notify_one();
-            go.notified().await;
-            (tx, Ok::<_, Error>(1))
-        });
+    let operation = Engine::new(MemoryStore::new()).operation("tests.mysql");
+    let operation = operation.transaction(&pool);
+    let first = operation.run("k", request(), async |mut tx| {
+        execute(&mut tx, INSERT).await;
+        begun.notify_one();
+        go.notified().await;
+        (tx, Ok::<_, Error>(1))
+    });
     let duplicates = async {
         begun.notified().await;
         let began = Instant::now();
@@ -233,18 +232,15 @@ async fn a_deadlock_of_the_body_commits_nothing_of_it() {
         "UPDATE accounts SET balance = 7 WHERE id = 2; UPDATE entries SET amount = 0",
     )
     .await;
-    let engine = Engine::new(MemoryStore::new());
-    let body = engine.operation("tests.mysql").transaction(&pool).run(
-        "k",
-        request(),
-        |mut tx| async move {
-            execute(&mut tx, "UPDATE accounts SET balance = 1 WHERE id = 1").await;
-            let crossing = sqlx::raw_sql("UPDATE accounts SET balance = 1 WHERE id = 2");
-            let failed = crossing.execute(&mut *tx).await.is_err();
-            // A body that does not care.
-            (tx, Ok::<_, Error>(i64::from(failed)))
-        },
-    );
+    let operation = Engine::new(MemoryStore::new()).operation("tests.mysql");
+    let operation = operation.transaction(&pool);
+    let body = operation.run("k", request(), |mut tx| async move {
+        execute(&mut tx, "UPDATE accounts SET balance = 1 WHERE id = 1").await;
+        let crossing = sqlx::raw_sql("UPDATE accounts SET balance = 1 WHERE id = 2");
+        let failed = crossing.execute(&mut *tx).await.is_err();
+        // A body that does not care.
+        (tx, Ok::<_, Error>(i64::from(failed)))
+    });
     let crosses = async {
         let waiting =
             "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'";
