@@ -4,8 +4,10 @@
 pub(crate) mod application_pool;
 pub(crate) mod borrowed;
 pub(crate) mod conflicts;
+pub(crate) mod ended_sessions;
 pub(crate) mod errors;
 pub(crate) mod gate;
 pub(crate) mod goes_on;
 pub(crate) mod pool;
+pub(crate) mod pool_states;
 pub(crate) mod sweeping;

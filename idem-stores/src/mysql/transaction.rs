@@ -10,6 +10,7 @@
 //! have ended it, with a statement that creates a table for example, and so may a deadlock. Then the outcome
 //! is not written.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,6 +51,10 @@ const UNDO: &str = "ROLLBACK; \
 /// How often a beginning is tried again that a deadlock or a change of the record has stopped.
 const MAX_TRIES: usize = 10;
 
+/// Servers that are patient for longer are not asked whether they have ended a session: their default is
+/// eight hours.
+const LONGEST_WATCHED: Duration = Duration::from_secs(60 * 60);
+
 /// Which statement of the beginning is the first one within the transaction.
 const FIRST_WITHIN: usize = 5;
 
@@ -70,6 +75,10 @@ static FINISH: Text = text!("statements/transaction_finish.sql");
 ///
 /// It needs the tables of [`MySqlStore::migrate`](super::MySqlStore::migrate), and tables of InnoDB for what
 /// the body writes. Any isolation level will do.
+///
+/// If the server ends sessions that are silent (`wait_timeout`, and `idle_transaction_timeout` of MariaDB,
+/// where they are an hour at most), the attempt learns of it within five seconds, over another connection of
+/// the pool. If the pool has no other connection, the attempt learns of it when it ends.
 ///
 /// What a body must not do: statements that commit by themselves, such as `CREATE TABLE` and `TRUNCATE`.
 /// What they have committed stays, and the attempt counts as crashed. And where a statement fails with a
@@ -138,7 +147,7 @@ impl Transactional for MySqlTransactions {
     ) -> Result<BegunTransaction<Self::Transaction>, StoreError> {
         let connection = self.pool.acquire().await;
         let connection = connection.map_err(|error| store_error(error, Sent::Nothing))?;
-        let begun = begin_on(connection, *claim, PoolState::of(&self.pool));
+        let begun = begin_on(connection, *claim, self.pool.clone());
         GoesOn::new(begun.boxed()).await
     }
 
@@ -175,21 +184,27 @@ type Begun = BegunTransaction<Transaction<'static, MySql>>;
 async fn begin_on(
     mut connection: PoolConnection<MySql>,
     claim: Claim,
-    state: std::sync::Arc<PoolState>,
+    pool: MySqlPool,
 ) -> Result<Begun, StoreError> {
+    let state = PoolState::of(&pool);
     let mut tries = 0;
-    let acquired = loop {
+    let (acquired, session_ended) = loop {
         tries += 1;
-        match try_to_begin(&mut connection, &claim, &state).await {
-            Ok(Some(answer)) => break Ok(answer),
+        let mut session_ended = Watch::never();
+        let begun = try_to_begin(&mut connection, &claim, &state, &pool, &mut session_ended);
+        match begun.await {
+            Ok(Some(answer)) => break (Ok(answer), session_ended),
             Ok(None) if tries < MAX_TRIES => {}
             Err(error) if is_conflict(&error) && tries < MAX_TRIES => {}
-            Ok(None) => break Err(store_error(Error::RowNotFound, Sent::Maybe)),
+            Ok(None) => {
+                let error = StoreError::busy(NAME, KeepsChanging);
+                break (Err(error), session_ended);
+            }
             Err(error) => {
                 if breaks_connection(&error) {
                     connection.close_on_drop();
                 }
-                break Err(store_error(error, Sent::Maybe));
+                break (Err(store_error(error, Sent::Maybe)), session_ended);
             }
         }
     };
@@ -202,7 +217,7 @@ async fn begin_on(
     Ok(BegunTransaction::Acquired {
         attempt,
         transaction: begun.map_err(|error| store_error(error, Sent::Maybe))?,
-        session_ended: Watch::never(),
+        session_ended,
     })
 }
 
@@ -212,6 +227,8 @@ async fn try_to_begin(
     connection: &mut PoolConnection<MySql>,
     claim: &Claim,
     state: &PoolState,
+    pool: &MySqlPool,
+    session_ended: &mut Watch,
 ) -> Result<Option<Claimed>, Error> {
     let begin = Message::new(
         &BEGIN,
@@ -229,6 +246,12 @@ async fn try_to_begin(
         && let Some(bytes) = maybe_number(row, "max_message")?
     {
         state.set_max_message(usize::try_from(bytes).unwrap_or_default());
+    }
+    if ended.is_ok()
+        && let Some(row) = answer.rows().first()
+        && let Some(limit) = patience(row)?
+    {
+        *session_ended = state.session_ended(pool, number(row, "session")?, limit);
     }
     let is_begun = answer.len() > FIRST_WITHIN;
     let claimed = match ended {
@@ -248,6 +271,16 @@ async fn try_to_begin(
         }
     }
     claimed
+}
+
+/// How long the server keeps a session whose transaction is silent, if that is not for long.
+fn patience(row: &MySqlRow) -> Result<Option<Duration>, Error> {
+    let limits = [number(row, "silence")?, number(row, "silence_within")?];
+    let limits = limits
+        .into_iter()
+        .filter_map(|limit| u64::try_from(limit).ok().filter(|limit| *limit > 0))
+        .map(Duration::from_secs);
+    Ok(limits.min().filter(|limit| *limit <= LONGEST_WATCHED))
 }
 
 /// The answer where something stands against an attempt. `None`: it did not when it was read before.
@@ -352,3 +385,15 @@ async fn commit(
     }
     transaction.commit().await.map_err(commit_error)
 }
+
+/// A record was never as it had been found.
+#[derive(Debug)]
+struct KeepsChanging;
+
+impl fmt::Display for KeepsChanging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the record was changed by others whenever it was looked at")
+    }
+}
+
+impl std::error::Error for KeepsChanging {}

@@ -35,5 +35,7 @@ SELECT attempt, state, fingerprint = $2 AS same, token <=> $3 AS own,
     token IS NULL OR lease_until <= UTC_TIMESTAMP(6) AS crashed,
     IF(state = 'finished', outcome, NULL) AS outcome,
     TIMESTAMPDIFF(MICROSECOND, '1970-01-01', claimed_at) AS claimed_at,
-    TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), expires_at) AS kept, NULL AS max_message
+    TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), expires_at) AS kept,
+    CONNECTION_ID() AS session, @@wait_timeout AS silence,
+    /*M! @@idle_transaction_timeout */ /*!80000 0 */ AS silence_within
 FROM idem_records WHERE id = $1 FOR UPDATE

@@ -267,3 +267,34 @@ async fn a_deadlock_of_the_body_commits_nothing_of_it() {
     assert_eq!(server.sql("SELECT balance FROM accounts"), "7\n7");
     assert_eq!(server.sql("SELECT COUNT(*) FROM idem_records"), "0");
 }
+
+#[tokio::test]
+async fn a_silent_body_whose_session_is_ended_is_told_so_and_commits_nothing() {
+    let (server, pool) = mysql(3).await;
+    server.sql("SET GLOBAL idle_transaction_timeout = 1");
+    // Its sessions have the new limit.
+    let pool = MySqlPool::connect_with((*pool.connect_options()).clone())
+        .await
+        .unwrap();
+    let silent: Result<i64, Error> = Engine::new(MemoryStore::new())
+        .operation("tests.mysql")
+        .transaction(&pool)
+        .run("k", request(), |mut tx| async move {
+            execute(&mut tx, INSERT).await;
+            let attempt = idem::attempt();
+            assert!(attempt.is_protected() && !attempt.lease_lost());
+            let told = async {
+                while !attempt.lease_lost() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), told)
+                .await
+                .unwrap();
+            (tx, Ok(1))
+        })
+        .await;
+    assert!(matches!(silent, Err(Error::Store(_))), "{silent:?}");
+    assert_eq!(server.sql("SELECT COUNT(*) FROM entries"), "0");
+    assert_eq!(book(&pool, INSERT).await.unwrap(), 1);
+}
