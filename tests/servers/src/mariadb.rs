@@ -79,6 +79,8 @@ impl MariaDbBuilder {
                 format!("--datadir={}", path.join("data").display()).into(),
                 format!("--socket={}", path.join("socket").display()).into(),
                 format!("--pid-file={}", path.join("pid").display()).into(),
+                // A server that starts deletes what other servers have in a directory that they share.
+                format!("--tmpdir={}", path.display()).into(),
                 format!("--port={port}").into(),
                 "--bind-address=127.0.0.1".into(),
                 "--skip-name-resolve".into(),

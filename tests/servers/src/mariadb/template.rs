@@ -28,6 +28,8 @@ impl Template {
         let data = directory.path().join("data");
         let mut install = Command::new(client("mariadb-install-db"));
         install
+            // A server that starts deletes what other servers have in a directory that they share.
+            .env("TMPDIR", directory.path())
             .arg("--no-defaults")
             .arg(format!("--datadir={}", data.display()))
             // `root` has no password, and comes from this machine.
