@@ -1,8 +1,6 @@
 //! The MySQL store against real servers of MariaDB: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
-#[path = "../support/latencies.rs"]
-mod latencies;
 #[path = "../support/load.rs"]
 mod load;
 #[path = "../support/log.rs"]

@@ -74,7 +74,7 @@ async fn is_swept(server: &MariaDb) {
 async fn a_store_of_a_url_sweeps_by_itself() {
     let server = MariaDb::start();
     let store = MySqlStore::connect(&format!("{}?sweep=20ms", server.url())).await;
-    expired(&server, &store.as_ref().unwrap(), 1500).await;
+    expired(&server, store.as_ref().unwrap(), 1500).await;
     is_swept(&server).await;
 }
 
