@@ -16,6 +16,8 @@
     reason = "reached through the hidden `__private` only"
 )]
 mod capture;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 
 use std::time::Duration;
 
@@ -80,6 +82,19 @@ fn matched_route(head: &Parts) -> String {
         || head.method.to_string(),
         |route| format!("{} {}", head.method, route.as_str()),
     )
+}
+
+/// A page for operators over what `engine`'s store holds: its records, what is stuck, and what to do about
+/// it. [`dashboard`](mod@dashboard) has the settings, and says what it protects from.
+///
+/// ```
+/// # fn example(engine: idem::Engine) -> axum::Router {
+/// axum::Router::new().nest("/admin/idem", idem::axum::dashboard(engine).into_router())
+/// # }
+/// ```
+#[cfg(feature = "dashboard")]
+pub fn dashboard(engine: crate::Engine) -> dashboard::Dashboard {
+    dashboard::Dashboard::new(engine)
 }
 
 /// What the attribute writes calls to.

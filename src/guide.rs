@@ -9,8 +9,9 @@
 //! | use a framework, and stack its layers | [`frameworks`] |
 //! | serve webhooks and queues | [`webhooks`], [`queues`] |
 //! | write the client | [`clients`] |
-//! | run it | [`operating`] |
-//! | test a handler | [`testing`] |
+//! | run it | [`operating`], [`dashboard`] |
+//! | see what happens | [`observability`] |
+//! | test a handler, or probe any API | [`testing`] |
 //! | write a store | [`writing_a_store`] |
 
 // This module is there for rustdoc alone: a program has nothing of it.
@@ -49,6 +50,14 @@ pub mod frameworks {}
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/observability.md")]
+pub mod observability {}
+
+#[doc = include_str!("guide/links.md")]
+#[doc = include_str!("guide/dashboard.md")]
+pub mod dashboard {}
 
 #[doc = include_str!("guide/links.md")]
 #[doc = include_str!("guide/testing.md")]

@@ -43,6 +43,8 @@
 //! | serve webhooks and queues | [`guide::webhooks`], [`guide::queues`] |
 //! | write the client: `idem-client` | [`guide::clients`] |
 //! | run it: metrics, outages, stuck keys, shutdown, limits | [`guide::operating`] |
+//! | see it: Prometheus, OpenTelemetry, a dashboard, alerts | [`guide::observability`] |
+//! | see what is stuck, and resolve it, on a page | [`guide::dashboard`] |
 //! | test a handler | [`guide::testing`] |
 //! | write a store | [`guide::writing_a_store`] |
 //!
@@ -81,7 +83,8 @@
 //! [`guide::testing`] shows a test with an engine of its own and a clock that moves.
 //! `conformance` (a feature) has [the suite that proves a store](conformance) and
 //! [a store that fails on demand](conformance::faults). The feature `metrics` brings counters and
-//! histograms; [`guide::operating`] lists them.
+//! histograms; [`guide::operating`] lists them. The feature `dashboard` has
+//! [a page for operators](mod@axum::dashboard).
 //!
 //! # Without the attribute
 //!
@@ -175,9 +178,9 @@ pub mod tower;
 /// [`guide::writing_a_store`] is how to begin.
 pub mod store {
     pub use idem_core::{
-        Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
-        Listed, Listing, OnCrash, OperationName, Page, Phase, RecordId, RecordState, Store,
-        StoreError, Token, Watch,
+        Change, Claim, Claimed, Cursor, Finding, Fingerprint, Forgotten, ImmediateStore,
+        Inspection, Lease, Listed, Listing, Maintenance, OnCrash, OperationName, Page, Phase,
+        RecordId, RecordState, Severity, Store, StoreError, Swept, Token, Watch,
     };
 }
 

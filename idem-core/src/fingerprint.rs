@@ -160,15 +160,18 @@ impl Fingerprinter {
 #[doc(hidden)]
 #[derive(Clone)]
 pub struct FormerFingerprint {
-    /// All but the body.
-    parts: Fingerprinter,
+    /// All but the body. Boxed: calls hold it while they wait.
+    parts: Box<Fingerprinter>,
     body: Bytes,
 }
 
 impl FormerFingerprint {
     #[cfg(feature = "http")]
-    pub(crate) const fn new(parts: Fingerprinter, body: Bytes) -> Self {
-        Self { parts, body }
+    pub(crate) fn new(parts: Fingerprinter, body: Bytes) -> Self {
+        Self {
+            parts: Box::new(parts),
+            body,
+        }
     }
 
     pub(crate) fn finish(mut self) -> Fingerprint {

@@ -17,6 +17,7 @@ mod error;
 mod fingerprint;
 mod key;
 mod listing;
+mod maintenance;
 mod observe;
 mod observer;
 mod outcome;
@@ -57,6 +58,7 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
 pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+pub use maintenance::{Finding, Severity, Swept};
 pub use observer::{Decision, Event, EventKind, Observer};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};
 pub use policy::{InFlight, Policy, PolicyError};
@@ -76,7 +78,7 @@ pub use replay::{CarriesRefusal, ReleaseErrors, Replayable, StorableValue, Store
 pub use settings::Settings;
 pub use step::step;
 pub use steps::StepError;
-pub use store::{ImmediateStore, Store, StoreError, Watch};
+pub use store::{ImmediateStore, Maintenance, Store, StoreError, Watch};
 pub use transactional::{
     BegunTransaction, CommitError, TransactionEnd, TransactionSource, Transactional, Writes,
 };

@@ -445,6 +445,9 @@ pub struct Inspection {
     pub claimed_at: Option<SystemTime>,
     /// What `checkpoint` has appended. Empty once the record is finished.
     pub steps: Bytes,
+    /// How long the record is still kept unless something changes it. `None` where the store does not
+    /// say.
+    pub kept_for: Option<Duration>,
 }
 
 impl Inspection {
@@ -457,6 +460,7 @@ impl Inspection {
             operation: OperationName::UNKNOWN,
             claimed_at: None,
             steps: Bytes::new(),
+            kept_for: None,
         }
     }
 
@@ -464,6 +468,11 @@ impl Inspection {
     /// cannot read them.
     pub fn finished_steps(&self) -> Vec<String> {
         crate::steps::names(&self.steps)
+    }
+
+    /// The same steps, each with its value, as JSON. `None` where this version cannot read them.
+    pub fn finished_step_values(&self) -> Option<Vec<(String, Bytes)>> {
+        crate::steps::values(&self.steps)
     }
 
     /// With what it says of its claim.
@@ -482,6 +491,13 @@ impl Inspection {
     #[must_use]
     pub fn steps(mut self, steps: Bytes) -> Self {
         self.steps = steps;
+        self
+    }
+
+    /// With what is left until it is forgotten.
+    #[must_use]
+    pub const fn kept_for(mut self, kept_for: Duration) -> Self {
+        self.kept_for = Some(kept_for);
         self
     }
 }
@@ -575,11 +591,7 @@ mod tests {
     fn ids_spread_over_a_map_and_differently_in_every_map() {
         let (one, other) = (RecordHasher::default(), RecordHasher::default());
         let ids: Vec<_> = (0..4096_u16)
-            .map(|n| {
-                let mut bytes = [0; 32];
-                bytes[..2].copy_from_slice(&n.to_le_bytes());
-                RecordId::from_bytes(bytes)
-            })
+            .map(|n| RecordId::derive("", "spread", None, &Key::of(&n).unwrap()))
             .collect();
         let hashes: HashSet<_> = ids.iter().map(|id| one.hash_one(id)).collect();
         assert_eq!(hashes.len(), ids.len());

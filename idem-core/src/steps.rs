@@ -330,6 +330,12 @@ pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
     entries.iter().map(|entry| entry.name.to_owned()).collect()
 }
 
+/// The same steps, each with its value. `None` if the bytes are of another version, or damaged.
+pub(crate) fn values(bytes: &Bytes) -> Option<Vec<(String, Bytes)>> {
+    let with_value = |entry: &Entry<'_>| (entry.name.to_owned(), bytes.slice(entry.value.clone()));
+    Some(entries(bytes)?.iter().map(with_value).collect())
+}
+
 struct Entry<'a> {
     name: &'a str,
     /// Where the value is in the bytes.

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::fingerprint::Fingerprint;
 use crate::listing::{Forgotten, Listing, Page};
+use crate::maintenance::{Finding, Swept};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
 /// Keeps records.
@@ -34,6 +35,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, right token, with steps | release | suspended: nobody's, with its steps |
 /// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
+/// | running, this attempt | [`revoke`](Maintenance::revoke) | lease over at once: nobody's |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
 /// | any other | renew, complete, release, abandon, suspend, checkpoint | unchanged, [`Change::LeaseLost`] |
@@ -64,6 +66,11 @@ pub trait Store: Send + Sync + 'static {
     /// The calls that this store answers at once, if it keeps its records in this process. The engine
     /// then makes no future for them.
     fn immediate(&self) -> Option<&dyn ImmediateStore> {
+        None
+    }
+
+    /// What operators ask this store for, if it can be asked.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
         None
     }
 
@@ -120,6 +127,33 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets a record that no lease protects, whatever it says: the next claim is a first one.
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError>;
+}
+
+/// What an operator asks of a [`Store`]: see [`Store::maintenance`].
+#[async_trait]
+pub trait Maintenance: Send + Sync {
+    /// The time by the clock that leases are judged by.
+    async fn time(&self) -> Result<SystemTime, StoreError>;
+
+    /// Looks at the server's settings, the login's rights and what the records take. It tries what it
+    /// cannot look up: with records of its own, which it removes.
+    ///
+    /// # Errors
+    /// When the store cannot answer. What it answers and should not is a [`Finding`].
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
+
+    /// Deletes records whose retention is over, so many at most, in short transactions.
+    ///
+    /// # Errors
+    /// When the store cannot be written. What was deleted before stays deleted.
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError>;
+
+    /// Takes the lease from the attempt with this number, whoever holds it and however long it still
+    /// holds: no token changes the record any more, and it is as after a crash. Its owner learns of it
+    /// at its next call. [`Change::LeaseLost`]: this attempt does not hold the record.
+    ///
+    /// The body of an owner that lives goes on. Ending its lease lets another attempt run beside it.
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError>;
 }
 
 /// What a [`Store`] that keeps its records in this process does without a wait: the usual cases of its

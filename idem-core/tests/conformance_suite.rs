@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use futures_util::FutureExt;
 use idem_core::conformance::faults::{Fault, FaultyStore, Method};
 use idem_core::conformance::{self, Harness, ReferenceStore, Report};
 use idem_core::{
-    Change, Claim, Claimed, Fingerprint, Forgotten, Inspection, Lease, Listing, OnCrash,
-    OperationName, Page, Phase, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Finding, Fingerprint, Forgotten, Inspection, Lease, Listing,
+    Maintenance, OnCrash, OperationName, Page, Phase, RecordId, Store, StoreError, Swept, Token,
+    Watch,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -187,6 +188,7 @@ enum Bug {
     ListIgnoresStates,
     ForgetsTheLiving,
     WatchNeverWakes,
+    RevokesAnyAttempt,
     Panics,
     Fails,
 }
@@ -309,6 +311,10 @@ impl Broken {
 impl Store for Broken {
     fn name(&self) -> &'static str {
         "broken"
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     async fn claim(&self, original: &Claim) -> Result<Claimed, StoreError> {
@@ -569,6 +575,30 @@ impl Store for Broken {
     }
 }
 
+#[async_trait]
+impl Maintenance for Broken {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        Maintenance::time(&self.inner).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.inner.examine().await
+    }
+
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
+        Maintenance::sweep(&self.inner, max_records).await
+    }
+
+    async fn revoke(&self, name: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        let id = self.enter(name).await?;
+        let newest = self.inner.inspect(&id).await?.map(|found| found.attempt);
+        match (self.bug, newest) {
+            (Bug::RevokesAnyAttempt, Some(newest)) => self.inner.revoke(&id, newest).await,
+            _ => self.inner.revoke(&id, attempt).await,
+        }
+    }
+}
+
 fn claim_of(id: RecordId, token: Token, fingerprint: Fingerprint) -> Claim {
     let mut claim = Claim::new(id, fingerprint, LEASE * 10_000, LEASE * 10_000);
     claim.token = token;
@@ -762,6 +792,9 @@ caught! {
     ];
     forgetting_a_living_attempt_is_caught: ForgetsTheLiving by [
         "a record whose lease is alive is not forgotten",
+    ];
+    revoking_any_attempt_is_caught: RevokesAnyAttempt by [
+        "an operator takes the lease from the attempt that is named, and from no other",
     ];
     a_watch_that_never_wakes_is_caught: WatchNeverWakes by [
         "a watch wakes after a suspension",

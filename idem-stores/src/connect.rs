@@ -72,6 +72,47 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
     }
 }
 
+/// Opens the store that `url` names for tools beside the application: it creates nothing, migrates
+/// nothing, sweeps nothing, and asks for no right before it is needed. URLs are those of [`connect`].
+///
+/// # Errors
+/// As [`connect`], and when there is nothing to attach to: the file or its tables are missing or of an
+/// older version, or the store lives in its own process.
+#[allow(
+    clippy::unused_async,
+    reason = "stores behind a network are opened here too"
+)]
+pub async fn attach(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
+    #[cfg(feature = "sqlite")]
+    if url.starts_with("sqlite:") {
+        let builder = crate::sqlite::SqliteStore::builder(url)?;
+        return Ok(Arc::new(builder.attach().await?));
+    }
+    match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
+        #[cfg(feature = "memory")]
+        ("memory", _) => Err(ConnectError::Unfit {
+            store: "memory",
+            problem: "it lives in the process that uses it, and nobody else can see it".into(),
+        }),
+        #[cfg(feature = "redis")]
+        (scheme, _) if is_redis(scheme) => {
+            let builder = crate::redis::RedisStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
+        #[cfg(feature = "mysql")]
+        ("mariadb" | "mysql", _) => {
+            let builder = crate::mysql::MySqlStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            let builder = crate::postgres::PostgresStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
+        (scheme, _) => Err(no_store_for(scheme)),
+    }
+}
+
 #[cfg(feature = "redis")]
 fn is_redis(scheme: &str) -> bool {
     let of_redis = |(known, feature, compiled): &(&str, &str, bool)| {

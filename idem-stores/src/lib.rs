@@ -24,12 +24,14 @@ mod connect;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+mod findings;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod sql;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod watchers;
 
-pub use connect::connect;
+pub use connect::{attach, connect};
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use database::Sqlx;
 pub use error::ConnectError;

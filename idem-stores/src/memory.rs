@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Cursor, Fingerprint, Forgotten, ImmediateStore, Inspection, Lease,
-    Listing, Page, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Cursor, Finding, Fingerprint, Forgotten, ImmediateStore, Inspection,
+    Lease, Listing, Maintenance, Page, RecordId, Store, StoreError, Swept, Token, Watch,
 };
 
 pub use clock::ManualClock;
@@ -335,6 +335,10 @@ impl Store for MemoryStore {
         Some(&*self.inner)
     }
 
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         if let Some(claimed) = self.inner.claim(claim) {
             return Ok(claimed);
@@ -400,6 +404,43 @@ impl Store for MemoryStore {
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
         Ok(self.inner.forget(id))
+    }
+}
+
+#[async_trait]
+impl Maintenance for MemoryStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        let clock = &self.inner.clock;
+        Ok(clock.time(clock.now()).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        let (used, max) = (self.used_bytes(), self.inner.max_bytes);
+        let found = format!("{used} of {max} bytes");
+        Ok(vec![match used >= max / 10 * 9 {
+            false => Finding::fine("bound", found),
+            true => Finding::warning(
+                "bound",
+                found,
+                "the memory store is almost full, and refuses new records when it is",
+                "raise max_bytes, shorten the ttl, or use a store outside of the process",
+            ),
+        }])
+    }
+
+    async fn sweep(&self, _max_records: u32) -> Result<Swept, StoreError> {
+        Ok(Swept::ByServer)
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        let now = self.inner.clock.now();
+        match self.inner.shard(id).get_mut(id, now) {
+            Some(record) if record.is_held_as(attempt) => {
+                record.end_lease(now, false);
+                Ok(Change::Applied)
+            }
+            _ => Ok(Change::LeaseLost),
+        }
     }
 }
 

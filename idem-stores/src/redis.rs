@@ -20,6 +20,7 @@
 //! | what a URL says, and how a connection is opened | `url`, `target`, `opening` |
 //! | what an error means | `errors` |
 //! | waking waiters | `subscriptions` |
+//! | what operators ask for | `maintenance` |
 //! | what is checked at start-up | `checks` |
 //!
 //! ```no_run
@@ -51,6 +52,7 @@ mod errors;
 mod lanes;
 mod link;
 mod listing;
+mod maintenance;
 mod opening;
 mod primary;
 mod record;

@@ -204,7 +204,7 @@ async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
     let clock = ManualClock::new();
     let store = MemoryStore::builder()
         .manual_clock(clock.clone())
-        .max_bytes(5000)
+        .max_bytes(4500)
         .build();
     let (finished, running, crashed) = (claim(1), claim(2), claim(3));
     finish(&store, &finished, Bytes::from(vec![7; 2500])).await;
@@ -214,7 +214,7 @@ async fn at_the_bound_new_claims_are_refused_and_nothing_is_dropped() {
 
     let refused = store.claim(&claim(4)).await;
     assert!(is_full(&refused), "{refused:?}");
-    assert!(store.used_bytes() <= 5000);
+    assert!(store.used_bytes() <= 4500);
     // What is there is all there, and a completion is taken past the bound.
     let replay = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(replay, Claimed::Finished { .. }));

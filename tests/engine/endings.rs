@@ -244,6 +244,8 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
         must_not_run(&refusing, "charged", request()).await.unwrap(),
         42
     );
+    let found = refusing.inspect("charged").await.unwrap().unwrap();
+    assert_eq!(found.operation.as_str(), "tests.engine");
     let resolved = refusing.resolve("not charged", Verdict::Released).await;
     assert_eq!(resolved.unwrap(), Resolution::Resolved);
     assert_eq!(attempt_number(&refusing, "not charged").await.unwrap(), 1);
@@ -255,6 +257,44 @@ async fn an_operator_inspects_and_resolves_what_a_crash_left() {
         let resolved = refusing.resolve(key, charged.clone()).await.unwrap();
         assert_eq!(resolved, why);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolved_record_still_says_its_operation() {
+    let store = faulty();
+    let refusing = operation(&store).on_crash(OnCrash::Refuse);
+    crash(&refusing, "k").await;
+    let before = refusing.inspect("k").await.unwrap().unwrap().operation;
+    assert!(!before.as_str().is_empty());
+    let id = refusing.record_id("k").unwrap();
+    // By an operator's tool, which knows the record and may call the operation anything.
+    let tool = Engine::new(store.clone()).operation("");
+    for verdict in [
+        Verdict::Crashed,
+        Verdict::Final(Outcome::Value(Bytes::from_static(b"42"))),
+    ] {
+        let resolved = tool.resolve_record(&id, verdict).await.unwrap();
+        assert_eq!(resolved, Resolution::Resolved);
+        let found = refusing.inspect("k").await.unwrap().unwrap();
+        assert_eq!(found.operation, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_who_has_seen_another_attempt_changes_nothing() {
+    let store = faulty();
+    let refusing = operation(&store).on_crash(OnCrash::Refuse);
+    crash(&refusing, "k").await;
+    let id = refusing.record_id("k").unwrap();
+    for attempt in [0, 2] {
+        let resolved = refusing.resolve_attempt(&id, attempt, Verdict::Released);
+        assert_eq!(resolved.await.unwrap(), Resolution::ChangedMeanwhile);
+    }
+    let found = refusing.inspect("k").await.unwrap().unwrap();
+    assert_eq!(found.attempt, 1);
+    let resolved = refusing.resolve_attempt(&id, 1, Verdict::Released);
+    assert_eq!(resolved.await.unwrap(), Resolution::Resolved);
+    assert_eq!(refusing.inspect("k").await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]

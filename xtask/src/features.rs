@@ -61,6 +61,18 @@ const FEATURES: &[Feature] = &[
         ],
     },
     Feature {
+        name: "dashboard",
+        brings: &[
+            "axum",
+            "axum-core",
+            "http",
+            "http-body",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
         name: "http",
         brings: &["http", "http-body"],
     },
@@ -137,10 +149,62 @@ const CLIENT_FEATURES: &[Feature] = &[
     },
 ];
 
+/// Of `idem-cli`, which has the HTTP contract for the answers that it shows, and a client for `probe`; the
+/// first one is none.
+const TOOL_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+    Feature {
+        name: "redis",
+        brings: &["http", "http-body", "hyper", "redis", "rustls"],
+    },
+    Feature {
+        name: "postgres",
+        brings: &[
+            "http",
+            "http-body",
+            "hyper",
+            "rustls",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-postgres",
+        ],
+    },
+    Feature {
+        name: "sqlite",
+        brings: &[
+            "http",
+            "http-body",
+            "hyper",
+            "rustls",
+            "sqlx",
+            "sqlx-core",
+            "sqlx-sqlite",
+            "libsqlite3-sys",
+        ],
+    },
+];
+
+/// Of `idem-probe`; the first one is none.
+const PROBE_FEATURES: &[Feature] = &[
+    Feature {
+        name: "",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+    Feature {
+        name: "clap",
+        brings: &["http", "http-body", "hyper", "rustls"],
+    },
+];
+
 const SERVER: &str = "idem-rs";
 const CLIENT: &str = "idem-client";
+const TOOL: &str = "idem-cli";
+const PROBE: &str = "idem-probe";
 
-/// The server half, of which the client half has nothing.
+/// The server half, of which the client half and the probe have nothing.
 const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stores"];
 
 /// Crates that belong to one feature: stores, drivers and frameworks.
@@ -194,7 +258,13 @@ pub(crate) fn lint_defaults() -> Result<(), Failure> {
 
 pub(crate) fn check_each() -> Result<(), Failure> {
     lint(SERVER, &["--no-default-features"])?;
-    for (package, features) in [(SERVER, FEATURES), (CLIENT, CLIENT_FEATURES)] {
+    // What its stores' features compile is `idem-rs`'s: with none it is another program.
+    lint(TOOL, &["--no-default-features"])?;
+    for (package, features) in [
+        (SERVER, FEATURES),
+        (CLIENT, CLIENT_FEATURES),
+        (PROBE, PROBE_FEATURES),
+    ] {
         for Feature { name, .. } in features {
             println!("{package}, {name:?}");
             lint(package, &["--no-default-features", "--features", name])?;
@@ -281,6 +351,12 @@ pub(crate) fn check_trees() -> Result<(), Failure> {
     let foreign = [HEAVY, SERVER_HALF].concat();
     for feature in CLIENT_FEATURES {
         check_tree(CLIENT, feature, &foreign)?;
+    }
+    for feature in TOOL_FEATURES {
+        check_tree(TOOL, feature, HEAVY)?;
+    }
+    for feature in PROBE_FEATURES {
+        check_tree(PROBE, feature, &foreign)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod compile_cost;
 mod crashes;
 mod features;
 mod plots;
+mod rules;
 mod run;
 mod servers;
 mod valkey;
@@ -33,6 +34,8 @@ enum Command {
     Test,
     /// Looks for modules that import each other.
     Circles,
+    /// Checks and tests the rules of Prometheus, with its own tool.
+    Rules,
     /// The Redis store's tests over each Valkey, which are part of `test`.
     Valkey,
     /// Measures everything, side by side with what it is compared with, and writes `docs/bench`.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Check => check(),
         Command::Test => test(),
         Command::Circles => circles::check(),
+        Command::Rules => rules::check(),
         Command::Valkey => {
             valkey::provide();
             valkey::test()
@@ -116,6 +120,7 @@ fn test() -> Result<(), Failure> {
     steps.step("all tests", || cargo(&["test"]).args(&EVERYTHING).run())?;
     steps.step("the Redis store's tests, over each Valkey", valkey::test)?;
     steps.step("the client half, beside Stripe's client", clients::compare)?;
+    steps.step("the rules of Prometheus", rules::check)?;
     steps.step("crashes", || crashes::run(crashes::KILLS))?;
     steps.step("each feature alone", features::check_each)?;
     steps.step("each example alone", features::check_examples)?;

@@ -96,6 +96,16 @@ const NODE: Server = Server {
     oldest: (18, 0),
 };
 
+/// Drives the browser that pages are tested in, and brings it along.
+const CHROMEDRIVER: Server = Server {
+    program: "chromedriver",
+    variable: "IDEM_CHROMEDRIVER",
+    versions: None,
+    packages: &["chromium-driver"],
+    before: "ChromeDriver ",
+    oldest: (123, 0),
+};
+
 /// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
 const WITHOUT_CLUSTER: &str = r#"
 directory=/etc/postgresql-common/createcluster.d
@@ -105,9 +115,10 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
 "#;
 
-/// Redis, PostgreSQL, MariaDB, PgBouncer and Node must be there afterwards; Valkey only where there is a package.
+/// Redis, PostgreSQL, MariaDB, PgBouncer, Node and a browser must be there afterwards; Valkey only where there is
+/// a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    for server in [REDIS, POSTGRES, MARIADB, PGBOUNCER, NODE] {
+    for server in [REDIS, POSTGRES, MARIADB, PGBOUNCER, NODE, CHROMEDRIVER] {
         if server.version().is_none() {
             server.install()?;
         }

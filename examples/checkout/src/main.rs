@@ -1,21 +1,25 @@
 //! A small shop whose charges take half a second and are safe to retry.
 //!
-//! `cargo run -p checkout`, then paste the printed lines into another terminal, or pay on the page that it
-//! serves, whose client half is `src/guide/outbox.js`.
+//! `cargo run -p checkout`, then pay on the page that it serves and break it there: its client half is
+//! `src/guide/outbox.js`, and a list shows what the server did. Or paste the printed lines into another
+//! terminal. `/idem` is the dashboard, where an operator says what became of a payment that crashed.
 //! `--port N` listens elsewhere (0 for any free port), `--store URL` keeps the records there.
 //! Built with `--features redis`, several of them, on several ports, share their keys under
 //! `--store redis://…`.
+
+mod feed;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
+use feed::Feed;
 use idem::axum::idempotent;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -68,19 +72,33 @@ impl Bank {
     }
 }
 
+/// With it the handler crashes when the money is taken. Headers are no part of what a retry must repeat.
+const CRASH: HeaderName = HeaderName::from_static("x-demo-crash");
+
 type Created = (StatusCode, [(HeaderName, String); 1], Json<Charge>);
 
 // One shop, on whichever port its processes listen: without a scope, a retry goes to the same host.
-// A shop that knows its customers names them here.
-#[idempotent(key = header("Idempotency-Key"), scope = "shop", ttl = "24h")]
+// A shop that knows its customers names them here. This bank cannot say what it has charged: after a crash
+// a person looks, and nothing is charged again meanwhile.
+#[idempotent(
+    key = header("Idempotency-Key"),
+    scope = "shop",
+    ttl = "24h",
+    name = "charges.create",
+    on_crash = "refuse"
+)]
 async fn create_charge(
     State(bank): State<Bank>,
+    headers: HeaderMap,
     Json(order): Json<NewCharge>,
 ) -> Result<Created, (StatusCode, &'static str)> {
     if order.amount == 0 {
         return Err((StatusCode::BAD_REQUEST, "the amount is zero\n"));
     }
     let charge = bank.charge(order).await;
+    if headers.contains_key(CRASH) {
+        panic!("a crash after the charge and before its answer, as the page has asked for");
+    }
     let location = format!("/charges/{}", charge.id);
     Ok((
         StatusCode::CREATED,
@@ -108,17 +126,32 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
-    idem::connect(&options.store).await?.install()?;
-    let script = [(header::CONTENT_TYPE, "text/javascript")];
+    let feed = Feed::new();
+    let engine = idem::connect(&options.store).await?;
+    let engine = engine.observer(feed.clone()).install()?;
+    // On this machine alone, and for everybody on it. A real one stands behind a login.
+    let dashboard = idem::axum::dashboard(engine)
+        .allow_changes(true)
+        .show_bodies(true);
+    let text = |kind: &'static str, text: &'static str| get(([(header::CONTENT_TYPE, kind)], text));
+    let script = "text/javascript";
     let router = Router::new()
-        .route("/", get(Html(include_str!("page.html"))))
+        .route("/", get(Html(include_str!("page/page.html"))))
+        .route(
+            "/style.css",
+            text("text/css", include_str!("page/style.css")),
+        )
+        .route("/shop.js", text(script, include_str!("page/shop.js")))
+        .route("/feed.js", text(script, include_str!("page/feed.js")))
         .route(
             "/outbox.js",
-            get((script, include_str!("../../../src/guide/outbox.js"))),
+            text(script, include_str!("../../../src/guide/outbox.js")),
         )
+        .route("/feed/{after}", get(feed::since).with_state(feed))
         .route("/charges", post(create_charge).get(list_charges))
         .route("/charges/{id}", get(show_charge))
-        .with_state(Bank::default());
+        .with_state(Bank::default())
+        .nest("/idem", dashboard.into_router());
     let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
     let address = format!("http://{}", listener.local_addr()?);
     println!("listening on {address}");
@@ -146,7 +179,8 @@ fn print_what_to_try(address: &str) {
         charge(" -m 0.25", "order-3", 700),
         charge("", "order-3", 700),
     );
-    println!("a page to pay on, whose key survives a reload: {address}/");
+    println!("a page to pay on, and to break: {address}/");
+    println!("what an operator sees: {address}/idem");
     println!(
         "
 The first call charges: 201, after half a second.

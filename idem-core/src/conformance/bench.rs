@@ -430,6 +430,14 @@ impl Handle {
         bounded("forget", self.0.forget(id)).await
     }
 
+    /// `None` where the store takes no orders of operators.
+    pub(super) async fn revoke(&self, id: &RecordId, attempt: u32) -> Checked<Option<Change>> {
+        match self.0.maintenance() {
+            Some(store) => bounded("revoke", store.revoke(id, attempt)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(super) async fn inspect(&self, id: &RecordId) -> Checked<Option<Inspection>> {
         bounded("inspect", self.0.inspect(id)).await
     }

@@ -57,6 +57,7 @@ const CASES: &[Case] = cases! {
     "a paused owner changes nothing after its successor finished" => owners::paused_owner_when_finished,
     "a paused owner changes nothing after its successor released" => owners::paused_owner_when_released,
     "a release sent again does not free the next claim" => owners::release_again,
+    "an operator takes the lease from the attempt that is named, and from no other" => owners::revoked,
     // Steps.
     "steps are appended in order, and handed to whoever takes over" => steps::are_handed_on,
     "a claim sent again is told the steps of its record" => steps::own_claim_is_told,

@@ -54,7 +54,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::listing::{Forgotten, Listing, Page};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
-use crate::store::{Store, StoreError, Watch};
+use crate::store::{Maintenance, Store, StoreError, Watch};
 
 /// A method of [`Store`] that may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -300,6 +300,11 @@ impl Store for FaultyStore {
     /// The name of the store inside.
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    /// That of the store inside: what operators ask for does not fail.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {

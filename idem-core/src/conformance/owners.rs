@@ -211,3 +211,41 @@ pub(super) async fn release_again(bench: Bench) -> Checked {
         .await?;
     bench.is_running("after refused changes", &next, 1).await
 }
+
+/// Where the store takes orders of operators.
+pub(super) async fn revoked(bench: Bench) -> Checked {
+    let claim = bench.claim();
+    let steps = Bytes::from_static(b"a finished step");
+    bench.acquire("the first claim", &claim, 1).await?;
+    let change = bench.a.checkpoint(&claim, 0, &steps).await?;
+    applied("the checkpoint", change)?;
+    for another in [0, 2] {
+        let Some(change) = bench.b.revoke(&claim.id, another).await? else {
+            return Ok(());
+        };
+        lost("a revocation of another attempt", change)?;
+    }
+    bench.is_running("after them", &claim, 1).await?;
+    let Some(change) = bench.b.revoke(&claim.id, 1).await? else {
+        return Ok(());
+    };
+    applied("the revocation", change)?;
+    bench.is_crashed("after it", &claim, 1).await?;
+    bench.has_steps("after it", &claim, &steps).await?;
+    bench
+        .refuses("the owner's token", &claim.id, claim.token)
+        .await?;
+    let renewed = bench.a.renew_unbroken(&claim, 1).await?;
+    lost("a renewal by the owner, whose lease is unbroken", renewed)?;
+    if let Some(change) = bench.b.revoke(&claim.id, 1).await? {
+        lost("the revocation again", change)?;
+    }
+    bench.is_crashed("after all of them", &claim, 1).await?;
+
+    let outcome = Bytes::from_static(b"final");
+    let finished = bench.finished(&outcome).await?;
+    if let Some(change) = bench.b.revoke(&finished.id, 1).await? {
+        lost("a revocation of a finished attempt", change)?;
+    }
+    bench.is_finished("after it", &finished, 1, &outcome).await
+}

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use crate::fingerprint::Fingerprint;
 use crate::listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+use crate::maintenance::{Finding, Swept};
 use crate::record::{
     Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
 };
-use crate::store::{Store, StoreError, Watch};
+use crate::store::{Maintenance, Store, StoreError, Watch};
 
 /// A store for tests: one lock, no bound, and a clock that only moves by hand. Clones share
 /// their records. Whoever writes a store may read this one first.
@@ -253,6 +254,10 @@ impl Store for ReferenceStore {
         "reference"
     }
 
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let mut state = self.lock();
         let now = state.now;
@@ -360,6 +365,7 @@ impl Store for ReferenceStore {
             Inspection::new(record.fingerprint, record.attempt, phase)
                 .claimed(record.operation, time(record.claimed_at))
                 .steps(Bytes::copy_from_slice(&record.steps))
+                .kept_for(record.absent_from.saturating_sub(now))
         }))
     }
 
@@ -431,5 +437,36 @@ impl Store for ReferenceStore {
         drop(state);
         self.0.changed.send_replace(());
         Ok(Forgotten::Removed)
+    }
+}
+
+#[async_trait]
+impl Maintenance for ReferenceStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        let now = self.lock().now;
+        Ok(time(now).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn sweep(&self, _max_records: u32) -> Result<Swept, StoreError> {
+        Ok(Swept::ByServer)
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        let holder = match self.lock().present(id) {
+            Some(Record {
+                attempt: newest,
+                life: Life::Running { holder, .. },
+                ..
+            }) if *newest == attempt => *holder,
+            _ => None,
+        };
+        match holder {
+            Some(token) => self.abandon(id, &token).await,
+            None => Ok(Change::LeaseLost),
+        }
     }
 }

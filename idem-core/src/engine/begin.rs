@@ -2,6 +2,8 @@
 //!
 //! Duplicates of one process meet here; whoever leads them asks the store.
 
+use std::future::Future;
+
 use tokio::time::sleep;
 
 use super::cache::Cached;
@@ -19,19 +21,25 @@ use crate::observe;
 use crate::observer::Decision;
 
 /// Decides what `call` may do, and reports it.
-pub(super) async fn begin(
-    engine: &Engine,
-    call: &mut Call,
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` holds its arguments twice, and thousands of calls may wait here"
+)]
+pub(super) fn begin(
+    engine: Engine,
+    mut call: Call,
     former: Option<FormerFingerprint>,
-) -> Result<Granted<Begun>, Error> {
-    let runtime = runtime::current()?;
-    let leader = StoreLeader::new(engine, call, runtime.clone());
-    let mut decided = decide_or_go(engine, call, &leader).await?;
-    if is_known_by(call, &decided, former) {
-        let leader = StoreLeader::new(engine, call, runtime);
-        decided = decide_or_go(engine, call, &leader).await?;
+) -> impl Future<Output = Result<Granted<Begun>, Error>> + Send {
+    async move {
+        let runtime = runtime::current()?;
+        let leader = StoreLeader::new(&engine, &call, runtime.clone());
+        let mut decided = decide_or_go(&engine, &call, &leader).await?;
+        if is_known_by(&mut call, &decided, former) {
+            let leader = StoreLeader::new(&engine, &call, runtime);
+            decided = Box::pin(decide_or_go(&engine, &call, &leader)).await?;
+        }
+        report(&engine, &call, decided)
     }
-    report(engine, call, decided)
 }
 
 /// What is decided, and how it is called in metrics.
@@ -103,20 +111,22 @@ async fn decide<L: Leader>(engine: &Engine, call: &Call, leader: &L) -> Answer<L
     }
     let patience = Patience::of(&call.policy);
     loop {
-        let entry = engine
-            .inner
-            .flights
-            .enter(call.flight_key, call.fingerprint);
-        let joined = match entry {
-            Entry::Leader(flight) => Join::Leads(flight),
-            Entry::Duplicate(joined) => join(engine, call, patience, joined).await,
+        let flights = &engine.inner.flights;
+        let flight = match flights.enter(call.flight_key, call.fingerprint) {
+            Entry::Leader(flight) => flight,
+            Entry::Duplicate(joined) => match join(engine, call, patience, joined).await {
+                Join::Leads(flight) => flight,
+                Join::Attaches(live) => {
+                    return Ok((Granted::Attach(live), Decision::Attached.into()));
+                }
+                Join::Decided(decided) => match into_result(decided) {
+                    Some(begun) => return begun,
+                    None => continue,
+                },
+            },
         };
-        let decided = match joined {
-            // Boxed: it is large, and those who wait have no use for it.
-            Join::Leads(flight) => Box::pin(leader.lead(patience, flight)).await,
-            Join::Decided(decided) => decided,
-            Join::Attaches(live) => return Ok((Granted::Attach(live), Decision::Attached.into())),
-        };
+        // Boxed: it is large, and those who wait have no use for it.
+        let decided = Box::pin(leader.lead(patience, flight)).await;
         if let Some(begun) = into_result(decided) {
             return begun;
         }
@@ -143,60 +153,72 @@ enum Join<Run> {
     Leads(FlightGuard),
 }
 
+/// Waits for the answer to the leader's claim, which is bounded by the store timeout if somebody polls
+/// the leader. `None`: it does not come.
+async fn claim_answered(engine: &Engine, patience: Patience, joined: &mut Joined) -> Option<Woken> {
+    tokio::select! {
+        biased;
+        woken = joined.answered() => Some(woken),
+        () = sleep(engine.inner.settings.store_timeout) => None,
+        () = patience.end(), if !patience.is_none() => None,
+    }
+}
+
 /// Joins a flight: no store traffic.
-async fn join<Run>(
+#[allow(clippy::manual_async_fn, reason = "as for `begin`")]
+fn join<Run>(
     engine: &Engine,
     call: &Call,
     patience: Patience,
     mut joined: Joined,
-) -> Join<Run> {
-    let refused = || Join::Decided(Decided::Refused(engine.in_flight()));
-    // The leader's claim is bounded by the store timeout, if somebody polls the leader.
-    let woken = tokio::select! {
-        biased;
-        woken = joined.answered() => woken,
-        () = sleep(engine.inner.settings.store_timeout) => return refused(),
-        () = patience.end(), if !patience.is_none() => return refused(),
-    };
-    if let Woken::Leads(flight) = woken {
-        return Join::Leads(flight);
-    }
-    let same = *joined.fingerprint() == call.fingerprint;
-    let mut waited = false;
-    if let Progress::Occupied = joined.progress() {
-        if !same {
-            return Join::Decided(Decided::Refused(Error::Mismatch));
+) -> impl Future<Output = Join<Run>> {
+    async move {
+        let refused = || Join::Decided(Decided::Refused(engine.in_flight()));
+        if let Progress::Claiming = joined.progress() {
+            // Boxed: most find an answer.
+            match Box::pin(claim_answered(engine, patience, &mut joined)).await {
+                Some(Woken::Reached) => {}
+                Some(Woken::Leads(flight)) => return Join::Leads(flight),
+                None => return refused(),
+            }
         }
-        let woken = tokio::select! {
-            biased;
-            woken = joined.ended(call.attaches) => woken,
-            () = patience.end() => return refused(),
+        let same = *joined.fingerprint() == call.fingerprint;
+        let mut waited = false;
+        if let Progress::Occupied = joined.progress() {
+            if !same {
+                return Join::Decided(Decided::Refused(Error::Mismatch));
+            }
+            let woken = tokio::select! {
+                biased;
+                woken = joined.ended(call.attaches) => woken,
+                () = patience.end() => return refused(),
+            };
+            if let Woken::Leads(flight) = woken {
+                return Join::Leads(flight);
+            }
+            if let (true, Progress::Occupied, Some(live)) =
+                (call.attaches, joined.progress(), joined.live())
+            {
+                return Join::Attaches(live);
+            }
+            waited = true;
+        }
+        let Progress::Ended(ending) = joined.progress() else {
+            return Join::Decided(Decided::AskAgain);
         };
-        if let Woken::Leads(flight) = woken {
-            return Join::Leads(flight);
-        }
-        if let (true, Progress::Occupied, Some(live)) =
-            (call.attaches, joined.progress(), joined.live())
-        {
-            return Join::Attaches(live);
-        }
-        waited = true;
+        Join::Decided(match (ending, same) {
+            // A leader that was refused for its own fingerprint says nothing of another one.
+            (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
+            (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
+            (Ending::Mismatch, true) | (_, false) => Decided::Refused(Error::Mismatch),
+            (Ending::Outcome(outcome), true) => replay(outcome, waited, None),
+            (Ending::OutcomeUnknown { attempt }, true) => {
+                Decided::Refused(Error::OutcomeUnknown { attempt: *attempt })
+            }
+            (Ending::InFlightElsewhere, true) if patience.is_none() => {
+                Decided::Refused(engine.in_flight())
+            }
+            (Ending::InFlightElsewhere, true) => Decided::AskAgain,
+        })
     }
-    let Progress::Ended(ending) = joined.progress() else {
-        return Join::Decided(Decided::AskAgain);
-    };
-    Join::Decided(match (ending, same) {
-        // A leader that was refused for its own fingerprint says nothing of another one.
-        (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
-        (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
-        (Ending::Mismatch, true) | (_, false) => Decided::Refused(Error::Mismatch),
-        (Ending::Outcome(outcome), true) => replay(outcome, waited, None),
-        (Ending::OutcomeUnknown { attempt }, true) => {
-            Decided::Refused(Error::OutcomeUnknown { attempt: *attempt })
-        }
-        (Ending::InFlightElsewhere, true) if patience.is_none() => {
-            Decided::Refused(engine.in_flight())
-        }
-        (Ending::InFlightElsewhere, true) => Decided::AskAgain,
-    })
 }

@@ -147,6 +147,11 @@ impl Engine {
         });
     }
 
+    /// The store's name, such as `"postgres"`.
+    pub fn store_name(&self) -> &'static str {
+        self.store().name()
+    }
+
     pub(super) fn store(&self) -> &dyn Store {
         &*self.inner.store
     }

@@ -78,33 +78,24 @@ impl Keyed {
     /// # Errors
     /// Why the body must not run in this call.
     pub async fn begin(self, fingerprint: Fingerprint) -> Result<Begun, Error> {
-        self.begin_as(fingerprint, None).await
-    }
-
-    /// The same for a request of which an earlier algorithm has made another fingerprint: a record
-    /// under that one is this request's, too.
-    #[doc(hidden)]
-    pub async fn begin_as(
-        self,
-        fingerprint: Fingerprint,
-        former: Option<FormerFingerprint>,
-    ) -> Result<Begun, Error> {
-        let (engine, mut call) = self.into_call(fingerprint);
-        let granted = begin(&engine, &mut call, former).await?;
+        let (engine, call) = self.into_call(fingerprint);
+        let granted = begin(engine.clone(), call, None).await?;
         granted.into_begun(&engine)
     }
 
-    /// The same for who can attach to an answer that is on its way, where the policy says so.
+    /// The same for who can attach to an answer that is on its way, where the policy says so, and for a
+    /// request of which an earlier algorithm has made another fingerprint: a record under that one is
+    /// this request's, too.
     #[doc(hidden)]
-    pub async fn begin_or_attach(
+    pub fn begin_or_attach(
         self,
         fingerprint: Fingerprint,
         former: Option<FormerFingerprint>,
-    ) -> Result<Granted<Begun>, Error> {
+    ) -> impl Future<Output = Result<Granted<Begun>, Error>> + Send {
         let attaches = matches!(self.policy.in_flight, InFlight::Attach(_));
         let (engine, mut call) = self.into_call(fingerprint);
         call.attaches = attaches;
-        begin(&engine, &mut call, former).await
+        begin(engine, call, former)
     }
 
     /// [`begin_or_attach`](Self::begin_or_attach) where it needs no wait. An `Err` has changed nothing.
@@ -258,8 +249,12 @@ impl Operation {
         let at_once = keyed.map(|keyed| keyed.begin_at_once(fingerprint));
         let begun = match at_once {
             Ok(Ok(granted)) => granted.into_begun(&self.engine),
-            // Boxed: it is large, and gone before the body runs.
-            Ok(Err(keyed)) => Box::pin(keyed.begin(fingerprint)).await,
+            Ok(Err(keyed)) => {
+                let (engine, call) = keyed.into_call(fingerprint);
+                // Boxed: it is large, and gone before the body runs.
+                let granted = Box::pin(begin(engine, call, None)).await;
+                granted.and_then(|granted| granted.into_begun(&self.engine))
+            }
             Err(error) => Err(error),
         };
         let replayed: Result<T, Error> = match begun {

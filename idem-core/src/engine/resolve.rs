@@ -108,10 +108,37 @@ impl Operation {
         id: &RecordId,
         verdict: Verdict,
     ) -> Result<Resolution, Error> {
+        self.resolve_where(id, |_| true, verdict).await
+    }
+
+    /// [`resolve_record`](Self::resolve_record) for who has looked at the record, and decided by what was
+    /// there: where another attempt is the newest now, it is [`Resolution::ChangedMeanwhile`].
+    ///
+    /// # Errors
+    /// As [`resolve_record`](Self::resolve_record).
+    pub async fn resolve_attempt(
+        &self,
+        id: &RecordId,
+        attempt: u32,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
+        self.resolve_where(id, |found| found.attempt == attempt, verdict)
+            .await
+    }
+
+    async fn resolve_where(
+        &self,
+        id: &RecordId,
+        is_meant: impl FnOnce(&Inspection) -> bool,
+        verdict: Verdict,
+    ) -> Result<Resolution, Error> {
         self.rules().check()?;
         let Some(found) = self.inspect_record(id).await? else {
             return Ok(Resolution::NoRecord);
         };
+        if !is_meant(&found) {
+            return Ok(Resolution::ChangedMeanwhile);
+        }
         match found.phase {
             Phase::Running { lease_left: None } | Phase::Suspended => {}
             Phase::Running {
@@ -120,8 +147,10 @@ impl Operation {
             Phase::Finished { .. } => return Ok(Resolution::Finished),
         }
         let policy = *self.rules();
-        let claim =
-            Claim::new(*id, found.fingerprint, policy.lease, policy.ttl).on_crash(OnCrash::Rerun);
+        // The record says what it said of its operation, not what the one who resolves calls it.
+        let claim = Claim::new(*id, found.fingerprint, policy.lease, policy.ttl)
+            .on_crash(OnCrash::Rerun)
+            .operation(found.operation);
         let engine = &self.engine;
         let claimed = engine.store().claim(&claim);
         let claimed = engine.store_call(self.name(), "claim", claimed).await?;

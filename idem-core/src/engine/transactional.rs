@@ -196,7 +196,7 @@ impl<D: Transactional> Keyed<D> {
         self.begin_as(fingerprint, None).await
     }
 
-    /// See [`operation::Keyed::begin_as`].
+    /// See [`operation::Keyed::begin_or_attach`].
     ///
     /// # Errors
     /// Why the body must not run in this call.

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 
-/// The bytes of a record beside its outcome: the measured memory of the maps, just after they have grown.
-pub(super) const RECORD_BYTES: u64 = 640;
+/// The bytes of a record beside its outcome: the measured memory of record and maps, just after these
+/// have grown.
+pub(super) const RECORD_BYTES: u64 = 512;
 
 pub(super) struct Record {
     fingerprint: Fingerprint,
@@ -74,6 +75,13 @@ impl Record {
 
     pub(super) fn is_held_by(&self, token: &Token) -> bool {
         matches!(self.state, State::Unfinished(_)) && self.token == Some(*token)
+    }
+
+    /// Whether the attempt with this number holds it.
+    pub(super) fn is_held_as(&self, attempt: u32) -> bool {
+        matches!(self.state, State::Unfinished(_))
+            && self.token.is_some()
+            && self.attempt == attempt
     }
 
     pub(super) fn is_finished_by(&self, token: &Token) -> bool {
@@ -208,6 +216,7 @@ impl Record {
         Inspection::new(self.fingerprint, self.attempt, phase)
             .claimed(self.operation, clock.time(self.claimed_at))
             .steps(self.steps())
+            .kept_for(self.expires_at.saturating_sub(now))
     }
 
     pub(super) fn listed(&self, id: RecordId, now: Duration, clock: &dyn Clock) -> Listed {

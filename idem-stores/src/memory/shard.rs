@@ -9,7 +9,8 @@ use idem_core::{RecordHasher, RecordId};
 use super::records::Record;
 
 pub(super) struct Shard {
-    records: HashMap<RecordId, Placed, RecordHasher>,
+    /// Boxed: a map that grows moves them all, and is half empty.
+    records: HashMap<RecordId, Box<Placed>, RecordHasher>,
     /// One look for each record, at the first time at which it may have expired. If it has not, it gets
     /// another look: so a completion, which decides when a record expires, changes nothing here.
     looks: BTreeSet<(Duration, RecordId)>,
@@ -50,7 +51,8 @@ impl Shard {
         let freed = self.remove(&id);
         self.looks.insert((look_at, id));
         self.next_look = self.next_look.min(look_at);
-        self.records.insert(id, Placed { record, look_at });
+        self.records
+            .insert(id, Box::new(Placed { record, look_at }));
         freed
     }
 

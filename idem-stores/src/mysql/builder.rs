@@ -147,6 +147,17 @@ impl MySqlStoreBuilder {
         }
         Ok(store)
     }
+
+    /// Connects to tables that are there, for tools beside the application: it migrates nothing, sweeps
+    /// nothing, and asks for no right before it is needed.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), but for missing rights.
+    pub async fn attach(self) -> Result<MySqlStore, ConnectError> {
+        let store = MySqlStore::new(Connections::own(self.options, &self.settings), None);
+        store.check().await?;
+        Ok(store)
+    }
 }
 
 impl fmt::Debug for MySqlStoreBuilder {

@@ -93,6 +93,11 @@ impl MySqlStore {
         schema::migrate(&mut connection.map_err(connect_error)?).await
     }
 
+    pub(super) async fn check(&self) -> Result<(), ConnectError> {
+        let connection = self.connections().open_separate().await;
+        schema::check(&mut connection.map_err(connect_error)?).await
+    }
+
     /// Creates or checks the tables, and checks the server.
     pub(super) async fn begin(&self, migrates: bool) -> Result<(), ConnectError> {
         let connection = self.connections().open_separate().await;

@@ -146,11 +146,7 @@ impl PostgresStoreBuilder {
     /// them; and when a pooler
     /// gives each transaction another session and [`pooler`](Self::pooler) does not say so.
     pub async fn connect(self) -> Result<PostgresStore, ConnectError> {
-        let connections = Connections::own(self.options, &self.settings);
-        if let (Some(pool), true) = (connections.own_pool(), connections.have_sessions()) {
-            pooler::check_sessions(pool, connections.timeout()).await?;
-        }
-        let store = PostgresStore::new(connections, None);
+        let store = self.open().await?;
         if self.settings.migrate {
             store.migrate().await?;
         } else {
@@ -162,6 +158,25 @@ impl PostgresStoreBuilder {
             store.sweep_every(pause);
         }
         Ok(store)
+    }
+
+    /// Connects to tables that are there, for tools beside the application: it migrates nothing, sweeps
+    /// nothing, and asks for no right before it is needed.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), but for missing rights.
+    pub async fn attach(self) -> Result<PostgresStore, ConnectError> {
+        let store = self.open().await?;
+        store.check().await?;
+        Ok(store)
+    }
+
+    async fn open(&self) -> Result<PostgresStore, ConnectError> {
+        let connections = Connections::own(self.options.clone(), &self.settings);
+        if let (Some(pool), true) = (connections.own_pool(), connections.have_sessions()) {
+            pooler::check_sessions(pool, connections.timeout()).await?;
+        }
+        Ok(PostgresStore::new(connections, None))
     }
 }
 

@@ -2,13 +2,15 @@
 //! reason, and so is a server that cannot do all of it. A missing right, without which it would fail
 //! halfway, is an error.
 
+use std::time::Duration;
+
+use idem_core::{Finding, StoreError};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Error, Row};
-use tracing::warn;
 
-use super::NAME;
 use super::errors::schema_error;
-use crate::ConnectError;
+use super::{NAME, schema};
+use crate::{ConnectError, findings};
 
 /// The oldest version that is still maintained.
 const OLDEST: i32 = 140_000;
@@ -41,7 +43,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectEr
     let server = row
         .and_then(|row| Server::read(&row))
         .map_err(schema_error)?;
-    server.warn();
+    findings::warn_of(&server.findings());
     if !server.missing_rights.is_empty() {
         let missing = server.missing_rights;
         return Err(ConnectError::Unfit {
@@ -51,6 +53,60 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectEr
     }
     let columns = sqlx::raw_sql(COLUMNS).fetch_optional(connection).await;
     columns.map(drop).map_err(schema_error)
+}
+
+/// When the oldest expired record expired. The index has it first.
+const OLDEST_EXPIRED: &str = "SELECT (extract(epoch FROM now() - min(sweep_at)) * 1000)::bigint \
+    FROM idem_records WHERE sweep_at <= now()";
+
+/// The server's settings, the login's rights, the tables and who sweeps them.
+pub(super) async fn examine(connection: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
+    match try_to_examine(connection).await {
+        Ok(found) => Ok(found),
+        Err(ConnectError::Store(error)) => Err(error),
+        // Without tables there is nothing else to look at.
+        Err(unfit) => Ok(vec![schema_problem(&unfit)]),
+    }
+}
+
+fn schema_problem(problem: &ConnectError) -> Finding {
+    Finding::problem(
+        "schema",
+        "",
+        problem.to_string(),
+        "let the application migrate, or run the store's migrations by hand",
+    )
+}
+
+async fn try_to_examine(connection: &mut PgConnection) -> Result<Vec<Finding>, ConnectError> {
+    schema::check(&mut *connection).await?;
+    let row = sqlx::raw_sql(ASK).fetch_one(&mut *connection).await;
+    let server = row
+        .and_then(|row| Server::read(&row))
+        .map_err(schema_error)?;
+    let mut found = vec![Finding::fine(
+        "schema",
+        format!("version {}", schema::version(&mut *connection).await?),
+    )];
+    found.extend(server.findings());
+    let missing = &server.missing_rights;
+    if missing.is_empty() {
+        found.push(Finding::fine("rights", "all that are needed"));
+    } else {
+        found.push(Finding::problem(
+            "rights",
+            format!("missing: {missing}"),
+            "this login lacks rights on the table idem_records: an application that uses it does not start",
+            format!("GRANT {missing} ON idem_records TO the login"),
+        ));
+    }
+    if !missing.contains("SELECT") {
+        let late = sqlx::raw_sql(OLDEST_EXPIRED).fetch_one(connection).await;
+        let millis: Option<i64> = late.and_then(|row| row.try_get(0)).map_err(schema_error)?;
+        let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+        found.push(findings::sweeping(millis.map(Duration::from_millis)));
+    }
+    Ok(found)
 }
 
 #[derive(Debug)]
@@ -85,49 +141,70 @@ impl Server {
         self.number < OLDEST
     }
 
-    fn warn(&self) {
-        if self.is_too_old() {
-            warn!(
-                target: "idem",
-                version = self.version,
-                "the postgres server is older than 14, which this store is not made for"
-            );
-        }
-        if !self.fsync {
-            warn!(
-                target: "idem",
-                "the postgres server does not wait for its disk: a crash of the machine may forget any record, and retries run again; set fsync to on"
-            );
-        }
-        if self.synchronous_commit == "off" {
-            warn!(
-                target: "idem",
-                "the postgres server acknowledges what is not on its disk yet: a crash forgets the newest records, and their retries run again; set synchronous_commit to on"
-            );
-        }
-        if self.is_standby {
-            warn!(
-                target: "idem",
-                "the postgres server is a standby: it can give finished records back, and nothing is run until it is promoted; connect to the primary"
-            );
-        } else if self.read_only {
-            warn!(
-                target: "idem",
-                "the postgres server takes no writes of this login: it can give finished records back, and nothing is run; see default_transaction_read_only"
-            );
-        }
-        if self.row_security {
-            warn!(
-                target: "idem",
-                "row-level security applies to this login on the table idem_records: it is refused what it cannot see; let a policy give it all rows"
-            );
-        }
-        if !self.track_activities {
-            warn!(
-                target: "idem",
-                "the postgres server does not show which statements run: sessions of a pool or behind a pooler are not ended when they hang; set track_activities to on"
-            );
-        }
+    fn findings(&self) -> Vec<Finding> {
+        let version = self.version.clone();
+        vec![
+            match self.is_too_old() {
+                false => Finding::fine("version", version),
+                true => Finding::warning(
+                    "version",
+                    version,
+                    "the postgres server is older than 14, which this store is not made for",
+                    "upgrade the server",
+                ),
+            },
+            match self.fsync {
+                true => Finding::fine("fsync", "on"),
+                false => Finding::warning(
+                    "fsync",
+                    "off",
+                    "the postgres server does not wait for its disk: a crash of the machine may forget any record, and retries run again",
+                    "set fsync to on",
+                ),
+            },
+            match &*self.synchronous_commit {
+                "off" => Finding::warning(
+                    "synchronous_commit",
+                    "off",
+                    "the postgres server acknowledges what is not on its disk yet: a crash forgets the newest records, and their retries run again",
+                    "set synchronous_commit to on",
+                ),
+                setting => Finding::fine("synchronous_commit", setting.to_owned()),
+            },
+            match (self.is_standby, self.read_only) {
+                (true, _) => Finding::warning(
+                    "writes",
+                    "a standby",
+                    "the postgres server is a standby: it can give finished records back, and nothing is run until it is promoted",
+                    "connect to the primary",
+                ),
+                (false, true) => Finding::warning(
+                    "writes",
+                    "read-only",
+                    "the postgres server takes no writes of this login: it can give finished records back, and nothing is run",
+                    "see default_transaction_read_only",
+                ),
+                (false, false) => Finding::fine("writes", "taken"),
+            },
+            match self.row_security {
+                false => Finding::fine("row-level security", "off"),
+                true => Finding::warning(
+                    "row-level security",
+                    "on",
+                    "row-level security applies to this login on the table idem_records: it is refused what it cannot see",
+                    "let a policy give it all rows",
+                ),
+            },
+            match self.track_activities {
+                true => Finding::fine("track_activities", "on"),
+                false => Finding::warning(
+                    "track_activities",
+                    "off",
+                    "the postgres server does not show which statements run: sessions of a pool or behind a pooler are not ended when they hang",
+                    "set track_activities to on",
+                ),
+            },
+        ]
     }
 }
 

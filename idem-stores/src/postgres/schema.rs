@@ -118,6 +118,14 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), ConnectEr
     }
 }
 
+/// The version of the tables.
+///
+/// # Errors
+/// When they are foreign, or too new for this code.
+pub(super) async fn version(connection: &mut PgConnection) -> Result<usize, ConnectError> {
+    look(connection).await
+}
+
 /// Upgrades the tables to this version. Of concurrent processes one does, and the others wait.
 ///
 /// A migration gives up when it has waited for a lock for a moment, because claims wait behind it, and is

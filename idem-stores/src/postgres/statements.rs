@@ -32,12 +32,14 @@ static COMPLETE: Text = text!("complete 2", "statements/complete.sql");
 static RECREATE: Text = text!("recreate 2", "statements/recreate.sql");
 static RELEASE: Text = text!("release 2", "statements/release.sql");
 static ABANDON: Text = text!("abandon 2", "statements/abandon.sql");
-static INSPECT: Text = text!("inspect 2", "statements/inspect.sql");
+static INSPECT: Text = text!("inspect 3", "statements/inspect.sql");
 static CHECKPOINT: Text = text!("checkpoint 1", "statements/checkpoint.sql");
 static SUSPEND: Text = text!("suspend 1", "statements/suspend.sql");
 static FORGET: Text = text!("forget 1", "statements/forget.sql");
 static LIST: Text = text!("list 1", "statements/list.sql");
 static WATCH: Text = text!("watch 2", "statements/watch.sql");
+static REVOKE: Text = text!("revoke 1", "statements/revoke.sql");
+static TIME: Text = text!("time 1", "statements/time.sql");
 static SWEEP: Text = text!("sweep 1", "statements/sweep.sql");
 
 /// A duration in microseconds, rounded up.
@@ -216,7 +218,8 @@ pub(super) fn inspection(row: &PgRow) -> Result<Option<Option<Inspection>>, Erro
     };
     let found = Inspection::new(Fingerprint::from_bytes(fingerprint), attempt, phase)
         .claimed(operation(row)?, claimed_at(row)?)
-        .steps(bytes_of(row, "steps")?.unwrap_or_default());
+        .steps(bytes_of(row, "steps")?.unwrap_or_default())
+        .kept_for(duration(row.try_get("kept")?));
     Ok(Some(Some(found)))
 }
 
@@ -306,6 +309,16 @@ pub(super) fn forgotten(row: &PgRow) -> Result<Option<Forgotten>, Error> {
     Ok(alive.map(|lease_left| Forgotten::Running { lease_left }))
 }
 
+pub(super) fn revoke(id: &RecordId, attempt: u32) -> Statement<'_> {
+    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
+    let values = [Value::Bytes(id.as_bytes()), Value::Integer(attempt)];
+    Statement::new(&REVOKE, values)
+}
+
+pub(super) fn time() -> Statement<'static> {
+    Statement::new(&TIME, [])
+}
+
 pub(super) fn watch(id: &RecordId) -> Statement<'_> {
     Statement::new(&WATCH, [Value::Bytes(id.as_bytes())])
 }
@@ -386,6 +399,8 @@ mod tests {
             &LIST,
             &FORGET,
             &WATCH,
+            &REVOKE,
+            &TIME,
             &SWEEP,
         ];
         for Text { name, sql, .. } in texts {

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance, Page,
+    RecordId, Store, StoreError, Swept, Token, Watch,
 };
 
 use super::connections::Connections;
@@ -16,7 +16,7 @@ use super::errors::is_read_only;
 use super::pool_state::PoolState;
 use super::statement::Statement;
 use super::subscriptions::Subscriptions;
-use super::{NAME, pooler, schema, statements};
+use super::{NAME, checks, pooler, schema, statements};
 use crate::ConnectError;
 use crate::sql::gate::Lane;
 use crate::sql::sweeping::{Progress, SweepTask, Sweeper};
@@ -183,6 +183,10 @@ impl Store for PostgresStore {
         NAME
     }
 
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let mut call = self.connections().begin(Lane::Other).await?;
         let statement = statements::claim(claim);
@@ -279,6 +283,38 @@ impl Store for PostgresStore {
         self.connections()
             .run(Lane::Other, &statements::forget(id), statements::forgotten)
             .await
+    }
+}
+
+#[async_trait]
+impl Maintenance for PostgresStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        self.connections()
+            .run(Lane::Other, &statements::time(), statements::claimed_at)
+            .await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        let examined = self
+            .connections()
+            .with(async |connection| Ok(checks::examine(connection).await))
+            .await;
+        match examined {
+            Ok(found) => found,
+            Err(ConnectError::Store(error)) => Err(error),
+            Err(unfit) => Err(StoreError::rejected(NAME, unfit)),
+        }
+    }
+
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
+        let records = self.sweep(max_records).await?;
+        let more = records >= max_records.into();
+        Ok(Swept::Deleted { records, more })
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        let statement = statements::revoke(id, attempt);
+        self.change(Lane::Other, statement, None).await
     }
 }
 

@@ -150,16 +150,32 @@ impl RedisStoreBuilder {
     /// transitions: a right is missing, or it has no scripts. [`ConnectError::Unfit`] when a
     /// `redis://` URL leads to a node of a cluster.
     pub async fn connect(self) -> Result<RedisStore, ConnectError> {
+        let store = self.open();
+        // Apart, so that the callers' own futures stay shallow.
+        Box::pin(checks::run(&store)).await?;
+        Ok(store)
+    }
+
+    /// Connects for tools beside the application: it tries nothing, writes nothing, and asks for no
+    /// right before it is needed.
+    ///
+    /// # Errors
+    /// [`ConnectError::Store`] when the server cannot be reached or refuses the login,
+    /// [`ConnectError::Unfit`] when a `redis://` URL leads to a node of a cluster.
+    pub async fn attach(self) -> Result<RedisStore, ConnectError> {
+        let store = self.open();
+        Box::pin(checks::attach(&store)).await?;
+        Ok(store)
+    }
+
+    fn open(self) -> RedisStore {
         let target = Arc::new(self.target);
         let mut durability = self.durability;
         durability.timeout = target.command_timeout / 4;
         let lanes = Lanes::new(&target, self.bounds, durability);
         let backend = Backend::new(Arc::clone(&target), lanes, self.prefix.into_bytes());
         let subscriptions = Subscriptions::new(Arc::clone(&target));
-        let store = RedisStore::new(backend, subscriptions, target.kind());
-        // Apart, so that the callers' own futures stay shallow.
-        Box::pin(checks::run(&store, &target, &durability)).await?;
-        Ok(store)
+        RedisStore::new(backend, subscriptions, target.kind())
     }
 }
 

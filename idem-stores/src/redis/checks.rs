@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use idem_core::{Claim, Fingerprint, Lease, RecordId, Store, StoreError, Token};
+use idem_core::{Claim, Finding, Fingerprint, Lease, RecordId, Store, StoreError, Token};
 use redis::{Value, cmd};
 use tracing::warn;
 
+use super::backend::Backend;
 use super::durability::Durability;
 use super::errors::CallError;
 use super::link::Link;
 use super::store::RedisStore;
 use super::target::Target;
 use super::{NAME, record, v1};
-use crate::ConnectError;
+use crate::{ConnectError, findings};
 
 /// The oldest version with `SET … NX GET`, script flags and sharded pub/sub.
 const OLDEST: (u32, u32) = (7, 0);
@@ -25,17 +26,13 @@ const TRIAL_LIFETIME: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the server cannot be reached, refuses the login or a transition, or is a node of a cluster
 /// that the URL takes for a standalone server.
-pub(super) async fn run(
-    store: &RedisStore,
-    target: &Arc<Target>,
-    durability: &Durability,
-) -> Result<(), ConnectError> {
-    let lanes = &store.backend().lanes;
+pub(super) async fn run(store: &RedisStore) -> Result<(), ConnectError> {
+    let Backend { target, lanes, .. } = store.backend();
     lanes.open().await.map_err(connect_error)?;
     let link = lanes.claim_link();
     // Every login may do this.
     link.send(&cmd("PING")).await.map_err(connect_error)?;
-    check_settings(link, target, durability).await?;
+    check_settings(link, target, lanes.durability()).await?;
     match try_transitions(store).await {
         Ok(()) => {}
         Err(error @ (StoreError::Rejected { .. } | StoreError::Unreadable { .. })) => {
@@ -61,10 +58,9 @@ async fn check_settings(
     target: &Target,
     durability: &Durability,
 ) -> Result<(), ConnectError> {
-    let info = match link.send(&cmd("INFO")).await {
-        Ok(info) => info,
+    let servers = match servers(link).await {
+        Ok(servers) => servers,
         Err(error) => {
-            let error = StoreError::from(error);
             warn!(
                 target: "idem",
                 error = &error as &dyn std::error::Error,
@@ -73,6 +69,26 @@ async fn check_settings(
             return Ok(());
         }
     };
+    for server in servers {
+        if server.is_in_cluster && !target.is_cluster() {
+            return Err(ConnectError::Unfit {
+                store: NAME,
+                problem: ALONE_IN_CLUSTER.into(),
+            });
+        }
+        findings::warn_of(&server.findings(target, durability));
+    }
+    Ok(())
+}
+
+const ALONE_IN_CLUSTER: &str = "it is a node of a cluster, which redirects most records to other nodes; use redis-cluster:// or rediss-cluster://";
+
+/// The settings of the server, or of each of a cluster's.
+///
+/// # Errors
+/// When they cannot be read.
+async fn servers(link: &Link) -> Result<Vec<Server>, StoreError> {
+    let info = link.send(&cmd("INFO")).await?;
     let syncs = match link
         .send(&*cmd("CONFIG").arg("GET").arg("appendfsync"))
         .await
@@ -81,37 +97,78 @@ async fn check_settings(
         // This right is optional.
         Err(_) => Vec::new(),
     };
-    for info in texts(info) {
-        let server = Server::read(&info);
-        if server.is_in_cluster && !target.is_cluster() {
-            return Err(ConnectError::Unfit {
-                store: NAME,
-                problem: "it is a node of a cluster, which redirects most records to other nodes; use redis-cluster:// or rediss-cluster://".into(),
-            });
+    let sync = syncs.iter().find(|sync| *sync == "everysec");
+    let sync = sync.or_else(|| syncs.iter().find(|sync| *sync != "appendfsync"));
+    let with_sync = |info: &String| Server {
+        sync: sync.cloned(),
+        ..Server::read(info)
+    };
+    Ok(texts(info).iter().map(with_sync).collect())
+}
+
+/// The servers' settings, and every transition that applications make.
+pub(super) async fn examine(store: &RedisStore) -> Result<Vec<Finding>, StoreError> {
+    let Backend { target, lanes, .. } = store.backend();
+    let link = lanes.claim_link();
+    // Every login may do this.
+    link.send(&cmd("PING")).await?;
+    let mut found = Vec::new();
+    match servers(link).await {
+        Ok(servers) => {
+            for server in servers {
+                found.extend(server.findings(target, lanes.durability()));
+                if server.is_in_cluster && !target.is_cluster() {
+                    found.push(Finding::problem(
+                        "cluster",
+                        "one node",
+                        ALONE_IN_CLUSTER,
+                        "",
+                    ));
+                }
+                if server.appends && server.sync.is_none() {
+                    found.push(Finding::warning(
+                        "appendfsync",
+                        "not known",
+                        "this login may not read the setting: it is not known whether a crash loses outcomes that the redis server has acknowledged",
+                        "let it call CONFIG GET, or look at the server",
+                    ));
+                }
+            }
         }
-        server.warn();
-        if server.appends && syncs.iter().any(|sync| sync == "everysec") {
-            warn!(
-                target: "idem",
-                "the redis server syncs its disk once a second: a crash or a full disk loses outcomes that it has acknowledged, and their retries run again; set appendfsync to always"
-            );
-        }
-        if !server.is_primary && !target.is_cluster() {
-            warn!(
-                target: "idem",
-                "the redis URL leads to a replica, which takes no claims"
-            );
-        }
-        if server.is_primary && server.replicas < durability.replicas {
-            warn!(
-                target: "idem",
-                replicas = server.replicas,
-                waits_for = durability.replicas,
-                "the redis server has fewer replicas than claims require: nothing runs until there are enough"
-            );
+        Err(error @ StoreError::Rejected { .. }) => found.push(Finding::warning(
+            "settings",
+            "not known",
+            with_source(&error),
+            "let this login call INFO",
+        )),
+        Err(error) => return Err(error),
+    }
+    found.push(match try_transitions(store).await {
+        Ok(()) => Finding::fine("transitions", "all were tried"),
+        Err(error) if error.is_outage() => return Err(error),
+        Err(error) => Finding::problem(
+            "transitions",
+            "refused",
+            with_source(&error),
+            "give this login the rights that the guide to stores lists",
+        ),
+    });
+    // The servers of a cluster mostly say the same.
+    let mut seen = Vec::with_capacity(found.len());
+    for finding in found {
+        if !seen.contains(&finding) {
+            seen.push(finding);
         }
     }
-    Ok(())
+    Ok(seen)
+}
+
+/// The error, and what the server has said.
+fn with_source(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 /// Tries every transition once. Otherwise a right that only the end of an attempt needs would be missed
@@ -155,16 +212,44 @@ async fn try_transitions(store: &RedisStore) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Connects, and has every look and claim ask for records of version 1, too, unless a marker says that
+/// there are none. Writes nothing.
+pub(super) async fn attach(store: &RedisStore) -> Result<(), ConnectError> {
+    let Backend { target, lanes, .. } = store.backend();
+    lanes.open().await.map_err(connect_error)?;
+    let link = lanes.claim_link();
+    // Every login may do this.
+    link.send(&cmd("PING")).await.map_err(connect_error)?;
+    if let Ok(servers) = servers(link).await
+        && servers.iter().any(|server| server.is_in_cluster)
+        && !target.is_cluster()
+    {
+        return Err(ConnectError::Unfit {
+            store: NAME,
+            problem: ALONE_IN_CLUSTER.into(),
+        });
+    }
+    let has_none = says_no_v1_records(store).await;
+    store.backend().set_may_have_v1_records(!has_none);
+    Ok(())
+}
+
+async fn says_no_v1_records(store: &RedisStore) -> bool {
+    let Backend { lanes, prefix, .. } = store.backend();
+    let mut get = cmd("GET");
+    get.arg(v1::marker(prefix));
+    let said = lanes.claim_link().send(&get).await;
+    matches!(said, Ok(Value::BulkString(said)) if said == v1::NO_V1_RECORDS)
+}
+
 /// Finds out whether there may be records of version 1. If so, claims look for them.
 async fn look_for_v1_records(store: &RedisStore, target: &Arc<Target>) {
+    if says_no_v1_records(store).await {
+        return;
+    }
     let link = store.backend().lanes.claim_link();
     let prefix = &store.backend().prefix;
     let marker = v1::marker(prefix);
-    if let Ok(Value::BulkString(said)) = link.send(&*cmd("GET").arg(&marker)).await
-        && said == v1::NO_V1_RECORDS
-    {
-        return;
-    }
     let may_have = match v1::has_records(target, prefix).await {
         Ok(false) => {
             // If this fails, the next start looks again.
@@ -215,6 +300,8 @@ struct Server {
     is_primary: bool,
     is_in_cluster: bool,
     replicas: u32,
+    /// `appendfsync`, where it could be read.
+    sync: Option<String>,
 }
 
 impl Server {
@@ -251,27 +338,72 @@ impl Server {
         !self.eviction.is_empty() && self.eviction != "noeviction"
     }
 
-    fn warn(&self) {
-        if self.is_too_old() {
-            warn!(
-                target: "idem",
-                version = self.version,
-                "the redis server is older than 7.0 and lacks commands that claims need"
-            );
+    fn findings(&self, target: &Target, durability: &Durability) -> Vec<Finding> {
+        let version = match self.is_valkey {
+            true => format!("{}, a Valkey", self.version),
+            false => self.version.clone(),
+        };
+        let mut found = vec![
+            match self.is_too_old() {
+                false => Finding::fine("version", version),
+                true => Finding::warning(
+                    "version",
+                    version,
+                    "the redis server is older than 7.0 and lacks commands that claims need",
+                    "upgrade the server",
+                ),
+            },
+            match self.evicts() {
+                false => Finding::fine("maxmemory-policy", self.eviction.clone()),
+                true => Finding::warning(
+                    "maxmemory-policy",
+                    self.eviction.clone(),
+                    "the redis server may evict records, and the retry of an evicted one runs again",
+                    "set maxmemory-policy to noeviction",
+                ),
+            },
+            match self.appends {
+                true => Finding::fine("appendonly", "yes"),
+                false => Finding::warning(
+                    "appendonly",
+                    "no",
+                    "the redis server keeps no append-only file: a restart forgets records, and their retries run again",
+                    "set appendonly to yes",
+                ),
+            },
+        ];
+        match &self.sync {
+            Some(sync) if self.appends => found.push(match &**sync {
+                "everysec" => Finding::warning(
+                    "appendfsync",
+                    "everysec",
+                    "the redis server syncs its disk once a second: a crash or a full disk loses outcomes that it has acknowledged, and their retries run again",
+                    "set appendfsync to always",
+                ),
+                sync => Finding::fine("appendfsync", sync.to_owned()),
+            }),
+            _ => {}
         }
-        if self.evicts() {
-            warn!(
-                target: "idem",
-                policy = self.eviction,
-                "the redis server may evict records, and the retry of an evicted one runs again; set maxmemory-policy to noeviction"
-            );
+        if !self.is_primary && !target.is_cluster() {
+            found.push(Finding::warning(
+                "role",
+                "replica",
+                "the redis URL leads to a replica, which takes no claims",
+                "connect to the primary",
+            ));
         }
-        if !self.appends {
-            warn!(
-                target: "idem",
-                "the redis server keeps no append-only file: a restart forgets records, and their retries run again; set appendonly to yes"
-            );
+        if self.is_primary && self.replicas < durability.replicas {
+            found.push(Finding::warning(
+                "replicas",
+                self.replicas.to_string(),
+                format!(
+                    "the redis server has fewer replicas than the {} that claims require: nothing runs until there are enough",
+                    durability.replicas
+                ),
+                "start more replicas, or lower wait_replicas",
+            ));
         }
+        found
     }
 }
 

@@ -56,7 +56,7 @@ impl ServerClock {
     }
 }
 
-fn millis_of(answer: &Value) -> Option<u64> {
+pub(super) fn millis_of(answer: &Value) -> Option<u64> {
     let Value::Array(parts) = answer else {
         return None;
     };

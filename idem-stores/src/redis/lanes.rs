@@ -118,6 +118,11 @@ impl Lanes {
         &self.claim_link
     }
 
+    /// What must have a write before it is confirmed.
+    pub(super) const fn durability(&self) -> &Durability {
+        &self.durability
+    }
+
     pub(super) fn renewal(&self) -> Permit<'_> {
         self.permit(&self.holder_link, self.holder_link.deadline(), None)
     }

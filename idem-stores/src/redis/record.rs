@@ -415,7 +415,8 @@ impl Record {
             }
         };
         let inspection = Inspection::new(self.fingerprint, self.attempt, phase);
-        Some(inspection.claimed(operation, self.claimed_at).steps(steps))
+        let inspection = inspection.claimed(operation, self.claimed_at);
+        Some(inspection.steps(steps).kept_for(ttl))
     }
 
     fn lease_left(&self, ttl: Duration) -> Option<Duration> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Maintenance, Page, RecordId,
+    Store, StoreError, Token, Watch,
 };
 use redis::Value;
 use tokio::time::Instant;
@@ -115,7 +115,7 @@ impl RedisStore {
 }
 
 /// Interprets the answer of a script that changes a record.
-fn change(answer: Result<Value, CallError>) -> Result<Change, StoreError> {
+pub(super) fn change(answer: Result<Value, CallError>) -> Result<Change, StoreError> {
     match answer? {
         Value::Int(1) => Ok(Change::Applied),
         Value::Int(0) => Ok(Change::LeaseLost),
@@ -138,6 +138,10 @@ impl std::error::Error for DemotedPrimary {}
 impl Store for RedisStore {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {

@@ -222,7 +222,7 @@ impl Record {
             State::Finished { outcome } => Phase::Finished { outcome },
             State::Running { .. } | State::Abandoned => Phase::Running { lease_left },
         };
-        Inspection::new(self.fingerprint, self.attempt, phase)
+        Inspection::new(self.fingerprint, self.attempt, phase).kept_for(ttl)
     }
 
     fn lease_left(&self, ttl: Duration) -> Option<Duration> {

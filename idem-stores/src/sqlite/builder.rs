@@ -131,6 +131,33 @@ impl SqliteStoreBuilder {
         is_set.map_err(connect_error)?;
         SqliteStore::new(target, Some(opened), limits)
     }
+
+    /// Opens a file that is there, with its tables, for tools beside the application: it creates
+    /// nothing, migrates nothing and sweeps nothing, and leaves the journal as it is.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and when there is no file, or its tables are missing or of an
+    /// older version.
+    pub async fn attach(self) -> Result<SqliteStore, ConnectError> {
+        let Self { path, mut limits } = self;
+        limits.sweep_every = None;
+        let target = Target::file(path, limits.lock_timeout);
+        let mut opened = target.open().await?;
+        let connection = &mut opened.connection;
+        match schema::check(connection).await? {
+            0 => return Err(unfit("it has no tables of the store")),
+            version if version < schema::VERSION => {
+                return Err(unfit(format!(
+                    "its tables are of version {version}, and this version of idem-rs needs version {}; let the application migrate",
+                    schema::VERSION
+                )));
+            }
+            _ => {}
+        }
+        let is_set = target::set_short_busy_timeout(connection).await;
+        is_set.map_err(connect_error)?;
+        SqliteStore::new(target, Some(opened), limits)
+    }
 }
 
 impl fmt::Debug for SqliteStoreBuilder {

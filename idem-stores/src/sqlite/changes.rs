@@ -23,16 +23,17 @@ pub(super) struct Checkpoint {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) id: RecordId,
-    pub(super) token: Token,
     pub(super) transition: Transition,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transition {
     /// The record is deleted; if it has steps, it is suspended.
-    Release,
+    Release(Token),
     /// The record is kept, and no attempt holds it.
-    Abandon,
+    Abandon(Token),
     /// As [`Self::Abandon`], and the next attempt goes on with its steps.
-    Suspend,
+    Suspend(Token),
+    /// As [`Self::Abandon`], for who knows the attempt's number and not its token.
+    Revoke(u32),
 }

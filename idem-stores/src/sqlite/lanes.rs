@@ -147,8 +147,7 @@ mod tests {
     fn end() -> End {
         End {
             id: RecordId::from_bytes([7; 32]),
-            token: Token::from_bytes([7; 16]),
-            transition: Transition::Release,
+            transition: Transition::Release(Token::from_bytes([7; 16])),
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Record {
     /// Empty if they were not read.
     steps: Bytes,
     state: State,
+    /// Until the record is gone.
+    left: Duration,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,6 @@ enum State {
     Finished {
         /// Empty if it was not read.
         outcome: Bytes,
-        left: Duration,
     },
 }
 
@@ -55,7 +56,6 @@ impl Record {
         let state = match state(row)? {
             RecordState::Finished => State::Finished {
                 outcome: bytes(row, "outcome")?,
-                left: left("left")?.unwrap_or_default(),
             },
             RecordState::Suspended => State::Suspended,
             _ => State::Running {
@@ -73,6 +73,7 @@ impl Record {
                 true => bytes(row, "steps")?,
                 false => Bytes::new(),
             },
+            left: left("left")?.unwrap_or_default(),
             state,
         })
     }
@@ -84,9 +85,9 @@ impl Record {
         }
         let attempt = self.attempt;
         match self.state {
-            State::Finished { outcome, left } => Some(Claimed::Finished {
+            State::Finished { outcome } => Some(Claimed::Finished {
                 outcome,
-                retention_left: claim.ask_retention.then_some(left),
+                retention_left: claim.ask_retention.then_some(self.left),
                 claimed_at: self.claimed_at,
             }),
             State::Running { .. } if self.token == Some(claim.token) => Some(Claimed::Acquired {
@@ -113,11 +114,12 @@ impl Record {
         let phase = match self.state {
             State::Running { lease_left } => Phase::Running { lease_left },
             State::Suspended => Phase::Suspended,
-            State::Finished { outcome, .. } => Phase::Finished { outcome },
+            State::Finished { outcome } => Phase::Finished { outcome },
         };
         Inspection::new(self.fingerprint, self.attempt, phase)
             .claimed(self.operation, self.claimed_at)
             .steps(self.steps)
+            .kept_for(self.left)
     }
 
     /// What is left of the lease that an attempt holds.

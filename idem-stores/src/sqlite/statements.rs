@@ -39,6 +39,7 @@ const RENEW: &str = on_the_clock!("renew");
 const COMPLETE: &str = on_the_clock!("complete");
 const RELEASE: &str = on_the_clock!("release");
 const ABANDON: &str = on_the_clock!("abandon");
+const REVOKE: &str = on_the_clock!("revoke");
 const SUSPEND: &str = on_the_clock!("suspend");
 const CHECKPOINT: &str = on_the_clock!("checkpoint");
 const FORGET: &str = on_the_clock!("forget");
@@ -46,6 +47,15 @@ const LIST: &str = on_the_clock!("list");
 const LOOK: &str = on_the_clock!("look");
 const RUNNING: &str = on_the_clock!("running");
 const SWEEP: &str = on_the_clock!("sweep");
+const TIME: &str = concat!(
+    include_str!("statements/clock.sql"),
+    "SELECT now FROM clock"
+);
+const OLDEST_EXPIRED: &str = concat!(
+    include_str!("statements/clock.sql"),
+    "SELECT (SELECT now FROM clock) - min(gone_at) FROM idem_records \
+     WHERE gone_at <= (SELECT now FROM clock)"
+);
 /// Some failures end a transaction that its owner goes on to use, and a later write would commit by
 /// itself. The savepoint is gone with its transaction, so this fails before it writes.
 const TRANSACTION_FINISH: &str = concat!(
@@ -237,21 +247,29 @@ pub(super) async fn complete_many(
     Ok(answers)
 }
 
-/// One release, abandonment or suspension. The second statement of a release is for a record with steps,
+/// One release, abandonment, suspension or revocation. The second statement of a release is for a record with steps,
 /// which the first has left as it is; between the two only the token's own calls change it.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     end: &End,
 ) -> Result<Change, sqlx::Error> {
-    let statements: &[_] = match end.transition {
-        Transition::Release => &[RELEASE, SUSPEND],
-        Transition::Abandon => &[ABANDON],
-        Transition::Suspend => &[SUSPEND],
+    let (statements, token): (&[_], _) = match &end.transition {
+        Transition::Release(token) => (&[RELEASE, SUSPEND], token),
+        Transition::Abandon(token) => (&[ABANDON], token),
+        Transition::Suspend(token) => (&[SUSPEND], token),
+        Transition::Revoke(attempt) => {
+            let done = sqlx::query(REVOKE)
+                .bind(end.id.as_bytes().as_slice())
+                .bind(*attempt)
+                .execute(connection)
+                .await?;
+            return Ok(changed(&done));
+        }
     };
     for statement in statements {
         let done = sqlx::query(*statement)
             .bind(end.id.as_bytes().as_slice())
-            .bind(end.token.as_bytes().as_slice())
+            .bind(token.as_bytes().as_slice())
             .execute(&mut *connection)
             .await?;
         if changed(&done) == Change::Applied {
@@ -318,6 +336,27 @@ pub(super) async fn list(
         .fetch_all(connection)
         .await?;
     record::page(&rows, listing)
+}
+
+/// The time by the clock of all statements, in milliseconds since 1970.
+pub(super) async fn time(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(TIME).fetch_one(connection).await
+}
+
+/// How far a test has moved the clock, in milliseconds.
+pub(super) async fn clock_offset(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT clock_offset_ms FROM idem_schema")
+        .fetch_one(connection)
+        .await
+}
+
+/// How long the oldest expired record is expired, in milliseconds. `None`: there is none.
+pub(super) async fn oldest_expired(
+    connection: &mut SqliteConnection,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(OLDEST_EXPIRED)
+        .fetch_one(connection)
+        .await
 }
 
 fn changed(done: &SqliteQueryResult) -> Change {

@@ -2,23 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::changes::{Checkpoint, Completion, End, Transition};
 use super::limits::Limits;
 use super::readers::Readers;
 use super::record::Record;
+use super::sweeping::{BATCH_PAUSE, SWEEP_BATCH};
 use super::target::{Opened, Target};
 use super::watches::Watches;
 use super::writer::Writer;
 use super::writes::Job;
-use super::{NAME, schema, statements};
+use super::{NAME, checks, schema, statements};
 use crate::ConnectError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance, Page,
+    RecordId, Store, StoreError, Swept, Token, Watch,
 };
 
 /// Keeps records in a SQLite database. Clones share its connections, which close with the last
@@ -92,15 +93,9 @@ impl SqliteStore {
             .await
     }
 
-    async fn end(
-        &self,
-        id: &RecordId,
-        token: &Token,
-        transition: Transition,
-    ) -> Result<Change, StoreError> {
+    async fn end(&self, id: &RecordId, transition: Transition) -> Result<Change, StoreError> {
         let end = End {
             id: *id,
-            token: *token,
             transition,
         };
         self.inner.writer.request(end, Job::End).await
@@ -111,6 +106,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
@@ -142,11 +141,11 @@ impl Store for SqliteStore {
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.end(id, token, Transition::Release).await
+        self.end(id, Transition::Release(*token)).await
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.end(id, token, Transition::Abandon).await
+        self.end(id, Transition::Abandon(*token)).await
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -181,7 +180,7 @@ impl Store for SqliteStore {
     }
 
     async fn suspend(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.end(id, token, Transition::Suspend).await
+        self.end(id, Transition::Suspend(*token)).await
     }
 
     async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
@@ -197,6 +196,52 @@ impl Store for SqliteStore {
         let writer = &self.inner.writer;
         writer
             .request_queued(*id, Instant::now(), Job::Forget)
+            .await
+    }
+}
+
+#[async_trait]
+impl Maintenance for SqliteStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        let readers = &self.inner.readers;
+        let millis = readers.read(Instant::now(), async |connection| {
+            statements::time(connection).await
+        });
+        let millis = u64::try_from(millis.await?).unwrap_or_default();
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        checks::examine(&self.inner.target).await
+    }
+
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
+        let mut records = 0;
+        loop {
+            let left = u64::from(max_records).saturating_sub(records);
+            let batch = u32::try_from(left).unwrap_or(SWEEP_BATCH).min(SWEEP_BATCH);
+            let deleted = match batch {
+                0 => 0,
+                batch => self.sweep(batch).await?,
+            };
+            records += deleted;
+            if deleted == 0 {
+                let more = left == 0;
+                return Ok(Swept::Deleted { records, more });
+            }
+            // Other writes go in between.
+            tokio::time::sleep(BATCH_PAUSE).await;
+        }
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        let revocation = End {
+            id: *id,
+            transition: Transition::Revoke(attempt),
+        };
+        let writer = &self.inner.writer;
+        writer
+            .request_queued(revocation, Instant::now(), Job::End)
             .await
     }
 }

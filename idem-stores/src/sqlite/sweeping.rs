@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 /// The most records that one transaction deletes, and the pause after it.
-const SWEEP_BATCH: u32 = 256;
-const BATCH_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const SWEEP_BATCH: u32 = 256;
+pub(super) const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 

@@ -1,4 +1,4 @@
-//! An example as a process of its own.
+//! An example as a process of its own, and a browser.
 
 #![allow(
     missing_docs,
@@ -6,9 +6,12 @@
     reason = "for the tests here alone"
 )]
 
+mod browser;
+
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+pub use browser::Browser;
 use idem_frameworks::Server;
 
 /// A server that is killed when the test ends.

@@ -218,7 +218,8 @@ async fn the_page_and_its_client_half_are_served() {
     let checkout = start();
     let server = checkout.example.server;
     for (path, kind, part) in [
-        ("/", "text/html", "from \"./outbox.js\""),
+        ("/", "text/html", "src=\"shop.js\""),
+        ("/shop.js", "text/javascript", "from \"./outbox.js\""),
         ("/outbox.js", "text/javascript", "export class Outbox"),
     ] {
         let answer = server.send(Request::get(path).body("").unwrap()).await;

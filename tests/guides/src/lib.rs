@@ -24,6 +24,10 @@ mod guide {
     mod frameworks {}
     #[doc = include_str!("../../../src/guide/operating.md")]
     mod operating {}
+    #[doc = include_str!("../../../src/guide/observability.md")]
+    mod observability {}
+    #[doc = include_str!("../../../src/guide/dashboard.md")]
+    mod dashboard {}
     #[doc = include_str!("../../../src/guide/testing.md")]
     mod testing {}
     #[doc = include_str!("../../../src/guide/webhooks.md")]

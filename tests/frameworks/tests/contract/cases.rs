@@ -4,6 +4,7 @@ pub(crate) mod attaching;
 pub(crate) mod concurrency;
 pub(crate) mod fidelity;
 pub(crate) mod identity;
+pub(crate) mod probing;
 pub(crate) mod refusals;
 
 /// Every case, by group, with its title in the table: `$with! { $context; cases }`.
@@ -103,6 +104,9 @@ macro_rules! all_cases {
                     "`scope`: keys of its own for each tenant",
                 two_operations_never_share_a_record: "two operations share no record",
                 a_quoted_and_a_bare_key_name_one_record: "a quoted and a bare key are one",
+            }
+            probing {
+                a_probe_from_outside_finds_nothing: "a black-box probe (`idem-probe`) finds nothing",
             }
         }
     };

@@ -1,0 +1,6 @@
+//! The dashboard: who is answered, what is shown, and what an operator can change.
+
+mod bench;
+mod changes;
+mod guard;
+mod looks;
