@@ -24,7 +24,7 @@
 //!
 //! A retry has the same status, headers and body, and `Idempotent-Replayed: true`. **A stored 500 stays
 //! for the whole `ttl`**, because it may have had an effect: see [outcomes](guide::outcomes). In
-//! production use Redis, PostgreSQL or SQLite: what is in memory is forgotten with its process.
+//! production use Redis, PostgreSQL, MySQL or SQLite: what is in memory is forgotten with its process.
 //!
 //! # The attribute
 //!
@@ -72,6 +72,7 @@
 //! | this process | [`stores::memory`] | `memory`, on by default |
 //! | Redis and Valkey | [`stores::redis`] | `redis`, `redis-tls` |
 //! | PostgreSQL | [`stores::postgres`] | `postgres`, `postgres-tls` |
+//! | MySQL and MariaDB | [`stores::mysql`] | `mysql`, `mysql-tls` |
 //! | SQLite | [`stores::sqlite`] | `sqlite` |
 //! | one of your own | [`store::Store`] | |
 //!
@@ -218,6 +219,7 @@ pub use idem_stores::ConnectError;
 /// | `redis://…`, `redis-cluster://…`, `redis-sentinel://…` | Redis or Valkey | `redis` |
 /// | `rediss://…` and so on | the same over TLS | `redis-tls` |
 /// | `postgres://…` | PostgreSQL | `postgres` |
+/// | `mysql://…`, `mariadb://…` | MySQL or MariaDB | `mysql` |
 /// | `sqlite://file.db` | a file of this machine | `sqlite` |
 ///
 /// [`stores::connect`] says what a URL can hold.

@@ -108,7 +108,7 @@ pub enum CommitError {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` opens no transactions",
     label = "not a database that an idempotent operation can commit in",
-    note = "give a `PgPool` or a `SqlitePool` of sqlx 0.9, with the feature `postgres` or `sqlite` of idem-rs",
+    note = "give a `PgPool`, a `MySqlPool` or a `SqlitePool` of sqlx 0.9, with the feature `postgres`, `mysql` or `sqlite` of idem-rs",
     note = "a pool of another version of sqlx is another type: use sqlx 0.9, as idem-rs does"
 )]
 pub trait TransactionSource<Via> {

@@ -12,6 +12,7 @@ use crate::error::{ConnectError, SCHEMES};
 /// |---|---|
 /// | `memory://` | this process, 256 MiB |
 /// | `memory://?max_bytes=N` | this process, at most `N` bytes |
+/// | `mysql://[user[:password]@]host[:3306]/database`, `mariadb://…` | a MySQL or MariaDB server, over TLS where its `ssl-mode` says so |
 /// | `postgres://[user[:password]@][host][:5432][/database]`, `postgresql://…` | a PostgreSQL server, over TLS where its `sslmode` says so |
 /// | `redis://[user:password@]host[:6379][/database]` | one Redis or Valkey server |
 /// | `redis-cluster://[…@]host:port[,host:port]…` | a cluster, found through these nodes |
@@ -38,6 +39,9 @@ use crate::error::{ConnectError, SCHEMES};
 /// All other options are the driver's: `sslmode`, `sslrootcert`, `options[search_path]=…`. Defaults come
 /// from the variables of libpq (`PGHOST`, `PGPASSWORD`) and its password file.
 ///
+/// With MySQL and MariaDB, `max_connections=10`, `max_waiting=1024`, `migrate=off` and `sweep=60s` say the
+/// same. All other options are the driver's: `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`, `socket`.
+///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or
 /// when the store cannot be reached. Messages never repeat the URL, which may hold a password.
@@ -58,6 +62,8 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         (scheme, _) if is_redis(scheme) => {
             Ok(Arc::new(crate::redis::RedisStore::connect(url).await?))
         }
+        #[cfg(feature = "mysql")]
+        ("mariadb" | "mysql", _) => Ok(Arc::new(crate::mysql::MySqlStore::connect(url).await?)),
         #[cfg(feature = "postgres")]
         ("postgres" | "postgresql", _) => Ok(Arc::new(
             crate::postgres::PostgresStore::connect(url).await?,
@@ -91,6 +97,11 @@ pub async fn attach(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         #[cfg(feature = "redis")]
         (scheme, _) if is_redis(scheme) => {
             let builder = crate::redis::RedisStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
+        #[cfg(feature = "mysql")]
+        ("mariadb" | "mysql", _) => {
+            let builder = crate::mysql::MySqlStore::builder(url)?;
             Ok(Arc::new(builder.attach().await?))
         }
         #[cfg(feature = "postgres")]

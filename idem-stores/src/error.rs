@@ -8,6 +8,8 @@ use idem_core::StoreError;
 /// Every scheme: its name, the feature that it needs, and whether that is compiled in.
 pub(crate) const SCHEMES: &[(&str, &str, bool)] = &[
     ("memory", "memory", cfg!(feature = "memory")),
+    ("mariadb", "mysql", cfg!(feature = "mysql")),
+    ("mysql", "mysql", cfg!(feature = "mysql")),
     ("postgres", "postgres", cfg!(feature = "postgres")),
     ("postgresql", "postgres", cfg!(feature = "postgres")),
     ("redis", "redis", cfg!(feature = "redis")),

@@ -6,6 +6,9 @@
 #[cfg(feature = "memory")]
 pub mod memory;
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
+
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
@@ -15,18 +18,20 @@ pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
 mod backoff;
 mod connect;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod findings;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod sql;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod watchers;
 
 pub use connect::{attach, connect};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use database::Sqlx;
 pub use error::ConnectError;

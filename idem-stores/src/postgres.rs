@@ -15,14 +15,14 @@
 //! | the statements | `statements`, and the files beside it |
 //! | the transitions | `store` |
 //! | how a statement is sent, and its answer recognised | `statement` |
-//! | priorities and bounds | `gate` |
-//! | connections | `connections`, `pool`, `application_pool` |
+//! | priorities and bounds | `sql::gate` |
+//! | connections | `connections`, `sessions`, `sql::pool`, `sql::application_pool` |
 //! | what happens when a call is dropped | `checkout` |
 //! | sessions that hang | `hung_sessions` |
 //! | what an error means | `errors` |
 //! | poolers | `pooler` |
 //! | waking waiters | `subscriptions` |
-//! | deleting expired records | `sweeping`, `pool_state` |
+//! | deleting expired records | `sweeping`, `sql::sweeping` |
 //! | claims inside the application's transactions | `transaction` |
 //! | what a URL says | `target`, `builder` |
 //! | the tables' version, and migrations | `schema` |
@@ -48,18 +48,16 @@
 //! # }
 //! ```
 
-mod application_pool;
 mod builder;
 mod checkout;
 mod checks;
 mod connections;
 mod errors;
-mod gate;
 mod hung_sessions;
-mod pool;
 mod pool_state;
 mod pooler;
 mod schema;
+mod sessions;
 mod statement;
 mod statements;
 mod store;

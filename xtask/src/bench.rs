@@ -26,6 +26,7 @@ const PARTS: &[(&str, &str)] = &[
     ("macro_cost", "The attribute"),
     ("redis", "Redis"),
     ("postgres", "PostgreSQL"),
+    ("mysql", "MySQL"),
     ("sqlite", "SQLite"),
 ];
 
@@ -33,7 +34,10 @@ const PARTS: &[(&str, &str)] = &[
 pub(crate) fn run(only: &[String], quick: bool) -> Result<(), Failure> {
     servers::provide_valgrind()?;
     let is_asked = |name: &str| only.is_empty() || only.iter().any(|asked| asked == name);
-    if ["redis", "postgres"].iter().any(|name| is_asked(name)) {
+    if ["redis", "postgres", "mysql"]
+        .iter()
+        .any(|name| is_asked(name))
+    {
         servers::provide()?;
     }
     fs::create_dir_all(DIRECTORY).map_err(|error| Failure(format!("{DIRECTORY}: {error}")))?;

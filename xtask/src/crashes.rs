@@ -11,6 +11,8 @@ const RUNS: &[(&[&str], u32)] = &[
     (&["--database", "postgres"], 1),
     // A database takes its time to come back.
     (&["--database", "postgres", "--victim", "database"], 10),
+    (&["--database", "mysql"], 1),
+    (&["--database", "mysql", "--victim", "database"], 25),
     // A crash is noticed when a lease is over. Doubles are counted where it runs again, and must
     // not be where it refuses.
     (
@@ -56,6 +58,28 @@ const RUNS: &[(&[&str], u32)] = &[
             "refuse",
         ],
         8,
+    ),
+    (
+        &[
+            "--database",
+            "mysql",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "rerun",
+        ],
+        20,
+    ),
+    (
+        &[
+            "--database",
+            "mysql",
+            "--mode",
+            "lease",
+            "--on-crash",
+            "refuse",
+        ],
+        20,
     ),
 ];
 

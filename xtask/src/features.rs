@@ -33,6 +33,14 @@ const FEATURES: &[Feature] = &[
         brings: &["sqlx", "sqlx-core", "sqlx-postgres", "rustls"],
     },
     Feature {
+        name: "mysql",
+        brings: &["sqlx", "sqlx-core", "sqlx-mysql"],
+    },
+    Feature {
+        name: "mysql-tls",
+        brings: &["sqlx", "sqlx-core", "sqlx-mysql", "rustls"],
+    },
+    Feature {
         name: "sqlite",
         brings: &["sqlx", "sqlx-core", "sqlx-sqlite", "libsqlite3-sys"],
     },

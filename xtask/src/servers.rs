@@ -49,6 +49,15 @@ const POSTGRES: Server = Server {
     oldest: (14, 0),
 };
 
+const MARIADB: Server = Server {
+    program: "mariadbd",
+    variable: "IDEM_MARIADB",
+    versions: None,
+    packages: &["mariadb-server"],
+    before: "Ver ",
+    oldest: (10, 6),
+};
+
 const PGBOUNCER: Server = Server {
     program: "pgbouncer",
     variable: "IDEM_PGBOUNCER",
@@ -106,9 +115,10 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
 "#;
 
-/// Redis, PostgreSQL, PgBouncer, Node and a browser must be there afterwards; Valkey only where there is a package.
+/// Redis, PostgreSQL, MariaDB, PgBouncer, Node and a browser must be there afterwards; Valkey only where there is
+/// a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    for server in [REDIS, POSTGRES, PGBOUNCER, NODE, CHROMEDRIVER] {
+    for server in [REDIS, POSTGRES, MARIADB, PGBOUNCER, NODE, CHROMEDRIVER] {
         if server.version().is_none() {
             server.install()?;
         }

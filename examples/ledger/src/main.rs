@@ -3,7 +3,7 @@
 //! all.
 //!
 //! `cargo run -p ledger`, then paste the printed lines into another terminal. `--store
-//! postgres://…` keeps everything in PostgreSQL. `--mode lease` shows the other way: the record
+//! postgres://…` keeps everything in PostgreSQL, and `mysql://…` in MySQL or MariaDB. `--mode lease` shows the other way: the record
 //! commits apart from the bookings, and a crash between the two leaves a doubt.
 
 use std::error::Error;
@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::net::TcpListener;
 
@@ -24,7 +25,7 @@ struct Options {
     /// The loopback port to listen on; 0 for any free one.
     #[arg(long, default_value_t = 3000)]
     port: u16,
-    /// The database: `sqlite://FILE` or `postgres://…`. Everything is in there.
+    /// The database: `sqlite://FILE`, `postgres://…` or `mysql://…`. Everything is in there.
     #[arg(long, default_value = "sqlite://ledger.db")]
     store: String,
     /// Where a transfer and its record commit.
@@ -110,12 +111,13 @@ impl IntoResponse for Refused {
 
 type Booked = Result<(StatusCode, Json<Transfer>), Refused>;
 
-/// The ledger over one kind of database: the SQL and the handlers are the same for both, and the
-/// driver's types are not.
+/// The ledger over one kind of database: the handlers and almost all of the SQL are the same for all, and the
+/// driver's types are not. `$mark` writes the places of values as the database does, and `$last` is the id
+/// that it has given last.
 // rustfmt moves attributes in a macro to the right, and further each time.
 #[rustfmt::skip]
 macro_rules! ledger {
-    ($module:ident, $Pool:ty, $Connection:ty, $id:literal) => {
+    ($module:ident, $Pool:ty, $Connection:ty, $id:literal, $ignore:literal, $mark:expr, $last:literal) => {
         mod $module {
             use idem::axum::idempotent;
 
@@ -130,7 +132,7 @@ macro_rules! ledger {
                 pub(super) async fn open(pool: $Pool) -> Result<Self, sqlx::Error> {
                     let tables = concat!(
                         "CREATE TABLE IF NOT EXISTS accounts (
-                             name TEXT PRIMARY KEY,
+                             name VARCHAR(64) PRIMARY KEY,
                              balance BIGINT NOT NULL
                          );
                          CREATE TABLE IF NOT EXISTS transfers (
@@ -143,8 +145,8 @@ macro_rules! ledger {
                              reference TEXT NOT NULL
                          );
                          INSERT INTO accounts (name, balance)
-                         VALUES ('a', 1000000), ('b', 1000000)
-                         ON CONFLICT DO NOTHING"
+                         VALUES ('a', 1000000), ('b', 1000000) ",
+                        $ignore,
                     );
                     sqlx::raw_sql(tables).execute(&pool).await?;
                     Ok(Self { pool })
@@ -223,12 +225,13 @@ macro_rules! ledger {
                 let mut changes = [(&order.from, -order.amount), (&order.to, order.amount)];
                 changes.sort();
                 for (account, change) in changes {
-                    let changed = sqlx::query(
+                    let changed = sqlx::query(AssertSqlSafe($mark(
                         "UPDATE accounts SET balance = balance + $1
-                         WHERE name = $2 AND balance + $1 >= 0",
-                    )
+                         WHERE name = $2 AND balance + $3 >= 0",
+                    )))
                     .bind(change)
                     .bind(account)
+                    .bind(change)
                     .execute(&mut *tx)
                     .await?;
                     if changed.rows_affected() == 1 {
@@ -237,7 +240,8 @@ macro_rules! ledger {
                     if change > 0 {
                         return Err(Refused::NoSuchPayee);
                     }
-                    let payer = sqlx::query("SELECT 1 FROM accounts WHERE name = $1")
+                    let payer = $mark("SELECT 1 FROM accounts WHERE name = $1");
+                    let payer = sqlx::query(AssertSqlSafe(payer))
                         .bind(account)
                         .fetch_optional(&mut *tx)
                         .await?;
@@ -246,17 +250,22 @@ macro_rules! ledger {
                         None => Refused::NoSuchPayer,
                     });
                 }
-                let transfer = sqlx::query_as(
+                sqlx::query(AssertSqlSafe($mark(
                     "INSERT INTO transfers (from_account, to_account, amount, reference)
-                     VALUES ($1, $2, $3, $4)
-                     RETURNING id, from_account, to_account, amount, reference",
-                )
+                     VALUES ($1, $2, $3, $4)",
+                )))
                 .bind(order.from)
                 .bind(order.to)
                 .bind(order.amount)
                 .bind(order.reference)
-                .fetch_one(tx)
+                .execute(&mut *tx)
                 .await?;
+                let transfer = concat!(
+                    "SELECT id, from_account, to_account, amount, reference
+                     FROM transfers WHERE id = ",
+                    $last
+                );
+                let transfer = sqlx::query_as(transfer).fetch_one(tx).await?;
                 Ok((StatusCode::CREATED, Json(transfer)))
             }
 
@@ -280,14 +289,43 @@ ledger!(
     sqlite,
     sqlx::SqlitePool,
     sqlx::SqliteConnection,
-    "INTEGER PRIMARY KEY"
+    "INTEGER PRIMARY KEY",
+    "ON CONFLICT DO NOTHING",
+    str::to_owned,
+    "last_insert_rowid()"
+);
+ledger!(
+    mysql,
+    sqlx::MySqlPool,
+    sqlx::MySqlConnection,
+    "BIGINT AUTO_INCREMENT PRIMARY KEY",
+    "ON DUPLICATE KEY UPDATE balance = balance",
+    with_question_marks,
+    "LAST_INSERT_ID()"
 );
 ledger!(
     postgres,
     sqlx::PgPool,
     sqlx::PgConnection,
-    "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    "ON CONFLICT DO NOTHING",
+    str::to_owned,
+    "lastval()"
 );
+
+/// `$1`, `$2` and so on, as MySQL writes them.
+fn with_question_marks(sql: &str) -> String {
+    sql.split('$')
+        .enumerate()
+        .map(|(place, part)| match place {
+            0 => part.to_owned(),
+            _ => format!(
+                "?{}",
+                part.trim_start_matches(|it: char| it.is_ascii_digit())
+            ),
+        })
+        .collect()
+}
 
 /// The application's own connections, to where the records are.
 async fn open(options: &Options) -> Result<Router, Box<dyn Error>> {
@@ -298,6 +336,9 @@ async fn open(options: &Options) -> Result<Router, Box<dyn Error>> {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
         let ledger = sqlite::Ledger::open(sqlx::SqlitePool::connect_with(file).await?).await?;
+        Ok(ledger.router(mode, on_crash))
+    } else if options.store.starts_with("mysql:") {
+        let ledger = mysql::Ledger::open(sqlx::MySqlPool::connect(&options.store).await?).await?;
         Ok(ledger.router(mode, on_crash))
     } else {
         let pool = sqlx::PgPool::connect(&options.store).await?;

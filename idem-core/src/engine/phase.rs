@@ -16,7 +16,7 @@ use super::transactional::InTransaction;
 /// Runs a [step](crate::step()) whose rows and whose value commit in one transaction of a database,
 /// whichever store keeps the operation's record: both are there, or neither, whatever crashes.
 ///
-/// `source` is a `sqlx` pool, or a store over one, of PostgreSQL or SQLite, whose database holds the
+/// `source` is a `sqlx` pool, or a store over one, of PostgreSQL, MySQL or SQLite, whose database holds the
 /// tables of idem. The body is given the driver's transaction, and gives it back with its value, which
 /// commits both. An `Err`, a panic and a dropped future roll back:
 ///

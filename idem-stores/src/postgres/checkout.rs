@@ -13,15 +13,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Error};
+use sqlx::{Connection, Error, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::application_pool::{ApplicationConnection, ApplicationPool};
 use super::errors::{breaks_connection, may_still_run};
-use super::gate::{Gate, Permit};
 use super::hung_sessions::{HungSessions, Session};
-use super::pool::{Pool, PooledConnection};
+use super::sessions::{OwnPool, Sessions};
+use crate::sql::gate::{Gate, deadline};
+use crate::sql::pool::PooledConnection;
 
 /// How long after the end of a statement's time its answer is awaited before the session is ended.
 const GRACE: Duration = Duration::from_millis(500);
@@ -48,46 +48,19 @@ impl Recovery {
     }
 }
 
-/// A connection, its permit, and the pool that takes it back.
-pub(super) enum Borrowed {
-    Own(PooledConnection, Arc<Pool>),
-    Application(ApplicationConnection, Permit, Arc<ApplicationPool>),
+type Borrowed = crate::sql::borrowed::Borrowed<Sessions, Postgres>;
+
+fn connection_of(borrowed: &mut Borrowed) -> &mut PgConnection {
+    match borrowed {
+        Borrowed::Own(pooled, _) => &mut pooled.open.own.connection,
+        Borrowed::Application(used, ..) => &mut used.connection,
+    }
 }
 
-impl Borrowed {
-    fn connection(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Own(pooled, _) => &mut pooled.open.connection,
-            Self::Application(used, ..) => &mut used.connection,
-        }
-    }
-
-    fn session(&self) -> Option<Session> {
-        match self {
-            Self::Own(pooled, _) => pooled.open.session,
-            Self::Application(..) => None,
-        }
-    }
-
-    fn check_in(self) {
-        match self {
-            Self::Own(pooled, pool) => pool.check_in(pooled),
-            Self::Application(used, permit, pool) => {
-                pool.check_in(used);
-                drop(permit);
-            }
-        }
-    }
-
-    /// Closes the connection.
-    fn discard(self) {
-        match self {
-            Self::Own(pooled, _) => drop(pooled),
-            Self::Application(used, permit, pool) => {
-                pool.discard(used);
-                drop(permit);
-            }
-        }
+const fn session_of(borrowed: &Borrowed) -> Option<Session> {
+    match borrowed {
+        Borrowed::Own(pooled, _) => pooled.open.own.session,
+        Borrowed::Application(..) => None,
     }
 }
 
@@ -110,7 +83,7 @@ impl Checkout {
     /// Called within a runtime.
     pub(super) fn new(borrowed: Borrowed, recovery: &Arc<Recovery>) -> Self {
         Self {
-            session: borrowed.session(),
+            session: session_of(&borrowed),
             borrowed: Some(borrowed),
             is_reusable: true,
             began: Instant::now(),
@@ -120,7 +93,7 @@ impl Checkout {
     }
 
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection, Error> {
-        let connection = self.borrowed.as_mut().map(Borrowed::connection);
+        let connection = self.borrowed.as_mut().map(connection_of);
         connection.ok_or(Error::PoolClosed)
     }
 
@@ -233,7 +206,7 @@ impl PendingAnswer {
             hung_sessions.terminate(session).gone().await;
             return false;
         }
-        let mut answered = pin!(self.borrowed.connection().ping());
+        let mut answered = pin!(connection_of(&mut self.borrowed).ping());
         // The server's own limit ends most statements that take too long.
         let limit = deadline(self.began, *timeout + GRACE);
         if let Ok(answered) = timeout_at(limit, &mut answered).await {
@@ -254,14 +227,14 @@ impl PendingAnswer {
 
 /// Tests the connections that have been idle since then, before they are used again: another one is
 /// silent, and they may be, too.
-fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<Pool>, since: Instant) {
+fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<OwnPool>, since: Instant) {
     for open in pool.evict_older_than(since) {
         // There are at least as many free permits as idle connections.
         let Some(permit) = recovery.gate.try_acquire_free() else {
             continue;
         };
         let pending = PendingAnswer {
-            session: open.session,
+            session: open.own.session,
             borrowed: Borrowed::Own(PooledConnection { open, permit }, Arc::clone(pool)),
             began: Instant::now(),
             is_reusable: true,
@@ -269,10 +242,4 @@ fn test_older_than(recovery: &Arc<Recovery>, pool: &Arc<Pool>, since: Instant) {
         };
         tokio::spawn(pending.settle());
     }
-}
-
-/// The time after `then`, as far as clocks can count.
-pub(super) fn deadline(then: Instant, time: Duration) -> Instant {
-    then.checked_add(time)
-        .unwrap_or_else(|| then + Duration::from_secs(u32::MAX.into()))
 }

@@ -12,23 +12,22 @@ use std::time::Duration;
 
 use idem_core::{StoreError, Token};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{Error, PgPool};
-use tokio::time::{Instant, sleep, timeout_at};
+use sqlx::{Error, PgPool, Postgres};
+use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
-use super::application_pool::{ApplicationPool, max_size, reserved_size};
-use super::checkout::{Borrowed, Checkout, Recovery, deadline};
-use super::errors::{Sent, WaitedTooLong, connect_error, is_serialization_failure, store_error};
-use super::gate::{Gate, Lane, Permit};
+use super::checkout::{Checkout, Recovery};
+use super::errors::{connect_error, is_serialization_failure, store_error};
 use super::hung_sessions::{Address, HungSessions};
-use super::pool::{Pool, session};
+use super::sessions::{OwnPool, Sessions, session};
 use super::statement::{Limits, Protocol, Statement};
 use super::target::{Pooler, Settings};
 use crate::ConnectError;
-use crate::backoff::Backoff;
-
-/// Pauses before a statement is sent again that the server refused because of a concurrent one.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
+use crate::sql::application_pool::{ApplicationPool, max_size, reserved_size};
+use crate::sql::borrowed::Source;
+use crate::sql::conflicts::Conflicts;
+use crate::sql::errors::{Sent, silence};
+use crate::sql::gate::{Gate, Lane};
 
 /// The fewest connections of the store's own: one for lease holders, and one for other calls.
 const MIN_CONNECTIONS: usize = 2;
@@ -38,16 +37,11 @@ const MIN_CONNECTIONS: usize = 2;
 pub(super) struct Connections(Arc<Inner>);
 
 struct Inner {
-    source: Source,
+    source: Source<Sessions, Postgres>,
     gate: Arc<Gate>,
     recovery: Arc<Recovery>,
     protocol: Protocol,
     timeout: Duration,
-}
-
-enum Source {
-    Own(Arc<Pool>),
-    Application(Arc<ApplicationPool>),
 }
 
 impl Connections {
@@ -58,7 +52,10 @@ impl Connections {
         let address = Address::Options(Box::new(options.clone()));
         let gate = Gate::new(permits, permits - for_holders, settings.max_waiting);
         Self(Arc::new(Inner {
-            source: Source::Own(Arc::new(Pool::new(options, timeout))),
+            source: Source::Own(Arc::new(OwnPool::new(
+                Sessions::new(options, timeout),
+                timeout,
+            ))),
             recovery: Recovery::new(&gate, HungSessions::new(address, timeout), timeout),
             gate,
             protocol: match settings.pooler {
@@ -100,13 +97,13 @@ impl Connections {
     /// How to connect to the same server.
     pub(super) fn options(&self) -> PgConnectOptions {
         match &self.0.source {
-            Source::Own(pool) => pool.options().clone(),
+            Source::Own(pool) => pool.opener().options().clone(),
             Source::Application(pool) => (*pool.pool().connect_options()).clone(),
         }
     }
 
     /// The store's own connections, if it has some.
-    pub(super) fn own_pool(&self) -> Option<&Arc<Pool>> {
+    pub(super) fn own_pool(&self) -> Option<&Arc<OwnPool>> {
         match &self.0.source {
             Source::Own(pool) => Some(pool),
             Source::Application(_) => None,
@@ -135,31 +132,15 @@ impl Connections {
         }
     }
 
-    /// Begins a call: waits for a connection. The time of a lease holder's call begins with its permit:
-    /// its caller bounds the wait, which takes nothing from its statement. Other calls are given up in
-    /// the queue while there is time left for an answer.
+    /// Begins a call: waits for a connection.
     pub(super) async fn begin(&self, lane: Lane) -> Result<Call, StoreError> {
         let Inner { gate, timeout, .. } = &*self.0;
-        let arrived = Instant::now();
-        let permit = gate.acquire(lane);
-        let permit = match lane {
-            Lane::Other => {
-                let in_queue = deadline(arrived, *timeout * 3 / 4);
-                let permit = timeout_at(in_queue, permit).await;
-                permit.map_err(|_| StoreError::not_sent(NAME, WaitedTooLong))?
-            }
-            Lane::Renewal | Lane::End => permit.await,
-        };
-        let permit = permit.map_err(|_| StoreError::Overloaded { store: NAME })?;
-        let began = match lane {
-            Lane::Other => arrived,
-            Lane::Renewal | Lane::End => Instant::now(),
-        };
-        let deadline = deadline(began, *timeout);
-        let checkout = timeout_at(deadline, self.check_out(lane, permit)).await;
-        let checkout = checkout.unwrap_or(Err(Error::PoolTimedOut));
+        let (permit, deadline) = gate.enter(NAME, lane, *timeout).await?;
+        let borrowed = timeout_at(deadline, self.0.source.check_out(lane, permit)).await;
+        let borrowed = borrowed.unwrap_or(Err(Error::PoolTimedOut));
+        let borrowed = borrowed.map_err(|error| store_error(error, Sent::Nothing))?;
         Ok(Call {
-            checkout: checkout.map_err(|error| store_error(error, Sent::Nothing))?,
+            checkout: Checkout::new(borrowed, &self.0.recovery),
             deadline,
             protocol: self.0.protocol,
             timeout: *timeout,
@@ -195,16 +176,6 @@ impl Connections {
         checkout.close_unless(answer.is_ok());
         answer
     }
-
-    async fn check_out(&self, lane: Lane, permit: Permit) -> Result<Checkout, Error> {
-        let borrowed = match &self.0.source {
-            Source::Own(pool) => Borrowed::Own(pool.check_out(permit).await?, Arc::clone(pool)),
-            Source::Application(pool) => {
-                Borrowed::Application(pool.check_out(lane).await?, permit, Arc::clone(pool))
-            }
-        };
-        Ok(Checkout::new(borrowed, &self.0.recovery))
-    }
 }
 
 /// A call that has its connection.
@@ -223,30 +194,17 @@ impl Call {
         statement: &Statement<'q>,
         read: impl Fn(&PgRow) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
-        let mut conflicts = 0;
+        let mut conflicts = Conflicts::default();
         loop {
             match self.run_once(statement, &read).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => {}
                 Err(error) if is_serialization_failure(&error) => {
-                    self.pause_after_conflict(&mut conflicts, error).await?;
+                    conflicts.pause(error, self.deadline, self.timeout).await?;
                 }
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// # Errors
-    /// The error, if there is no time for another try.
-    async fn pause_after_conflict(&self, conflicts: &mut u32, error: Error) -> Result<(), Error> {
-        // If the next try were cut off, its effect would not be known.
-        let enough = self.timeout / 4;
-        if Instant::now() + enough >= self.deadline {
-            return Err(error);
-        }
-        *conflicts += 1;
-        sleep(BACKOFF.after(*conflicts).mul_f64(rand::random())).await;
-        Ok(())
     }
 
     /// Runs a statement once.
@@ -260,7 +218,7 @@ impl Call {
         };
         let connection = self.checkout.begin_statement()?;
         let row = statement.run(connection, self.protocol, Some(limits));
-        let silent = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let silent = |_| Err(silence());
         let row = timeout_at(self.deadline, row).await.unwrap_or_else(silent);
         read(&row?)
     }
@@ -270,11 +228,11 @@ impl Call {
         &mut self,
         statement: &Statement<'_>,
     ) -> Result<Vec<PgRow>, Error> {
-        let mut conflicts = 0;
+        let mut conflicts = Conflicts::default();
         loop {
             match self.run_once_for_rows(statement).await {
                 Err(error) if is_serialization_failure(&error) => {
-                    self.pause_after_conflict(&mut conflicts, error).await?;
+                    conflicts.pause(error, self.deadline, self.timeout).await?;
                 }
                 answer => return answer,
             }
@@ -287,7 +245,7 @@ impl Call {
         };
         let connection = self.checkout.begin_statement()?;
         let rows = statement.run_for_rows(connection, self.protocol, Some(limits));
-        let silent = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let silent = |_| Err(silence());
         timeout_at(self.deadline, rows).await.unwrap_or_else(silent)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | what failed | before anything was sent | after |
 //! |---|---|---|
-//! | no connection in time, a socket's error | `NotSent` | `Unavailable` |
+//! | no connection in time, a socket's error: see `sql::errors` | `NotSent` | `Unavailable` |
 //! | the session is ended (`FATAL`) | as its code says | `Unavailable`, but for logins |
 //! | `53100` | `Full` | `Full` |
 //! | classes `08` (not `08P01`), `53`, `57`; `25006` | `NotReady` | `NotReady` |
@@ -25,6 +25,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::NAME;
 use super::statement::{AnotherStatement, SHARED_SESSIONS};
 use crate::ConnectError;
+use crate::sql::errors::{OldTables, Sent, driver_error, is_unexpected_row};
 
 mod code {
     pub(super) const PROTOCOL_VIOLATION: &str = "08P01";
@@ -70,15 +71,6 @@ const POOLER_HAS_NO_SESSION: &[&str] = &[
     "query timeout",
 ];
 
-/// How far a call has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// Nothing was sent.
-    Nothing,
-    /// A statement was sent, or may have been.
-    Maybe,
-}
-
 pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
     if is_another_statement(&error) {
         return StoreError::rejected(NAME, error);
@@ -104,16 +96,7 @@ pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
             Meaning::Rejected => StoreError::rejected(NAME, error),
         };
     }
-    match (&error, sent) {
-        // An untrusted certificate, and mistakes of this process.
-        (Error::Tls(source), Sent::Nothing) if !source.is::<io::Error>() => {
-            StoreError::rejected(NAME, error)
-        }
-        (Error::Configuration(_) | Error::PoolClosed | Error::Encode(_), _)
-        | (Error::Protocol(_), Sent::Nothing) => StoreError::rejected(NAME, error),
-        (_, Sent::Nothing) => StoreError::not_sent(NAME, error),
-        (_, Sent::Maybe) => StoreError::unavailable(NAME, error),
-    }
+    driver_error(NAME, error, sent)
 }
 
 enum Meaning {
@@ -298,41 +281,9 @@ fn is_another_statement(error: &Error) -> bool {
     matches!(error, Error::Decode(source) if source.is::<AnotherStatement>())
 }
 
-/// Whether this version does not write such a row.
-fn is_unexpected_row(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::ColumnDecode { .. }
-            | Error::ColumnIndexOutOfBounds { .. }
-            | Error::ColumnNotFound(_)
-            | Error::Decode(_)
-            | Error::RowNotFound
-    )
-}
-
 pub(super) fn server_error(error: &Error) -> Option<&PgDatabaseError> {
     let error = error.as_database_error()?;
     error.try_downcast_ref()
-}
-
-/// The tables lack what this version needs.
-#[derive(Debug)]
-struct OldTables(Error);
-
-impl fmt::Display for OldTables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}; its tables are of an older version: let the store migrate, or run its migrations by hand",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for OldTables {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
 }
 
 /// The server does not know a prepared statement, or knows another one under its name.
@@ -350,15 +301,3 @@ impl std::error::Error for PreparedStatementMixup {
         Some(&self.0)
     }
 }
-
-/// A call had no connection in time.
-#[derive(Debug)]
-pub(super) struct WaitedTooLong;
-
-impl fmt::Display for WaitedTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the call waited behind other calls until too little of its time was left")
-    }
-}
-
-impl std::error::Error for WaitedTooLong {}

@@ -30,7 +30,7 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// A session of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Session {
+pub(crate) struct Session {
     pub(super) pid: i32,
     /// When it began, in microseconds since 1970.
     pub(super) began: i64,

@@ -17,7 +17,7 @@ use super::NAME;
 use super::connections::Connections;
 use super::errors::{connect_error, refuses_start_up_options};
 use super::hung_sessions::Session;
-use super::pool::{Pool, SettingsBy, session};
+use super::sessions::{OwnPool, SettingsBy, session};
 use super::statement::SHARED_SESSIONS;
 use crate::ConnectError;
 
@@ -26,8 +26,8 @@ const ROUNDS: usize = 3;
 
 /// Makes sure that sessions belong to one client, and finds out how they get their settings. Nothing is
 /// set before: the sessions might be another application's.
-pub(super) async fn check_sessions(pool: &Pool, limit: Duration) -> Result<(), ConnectError> {
-    let connect = |with_options| within(limit, pool.connect(with_options));
+pub(super) async fn check_sessions(pool: &OwnPool, limit: Duration) -> Result<(), ConnectError> {
+    let connect = |with_options| within(limit, pool.opener().connect(with_options));
     let (mut first, takes_options) = match connect(true).await {
         Err(error) if refuses_start_up_options(&error) => {
             (connect(false).await.map_err(connect_error)?, false)
@@ -38,10 +38,11 @@ pub(super) async fn check_sessions(pool: &Pool, limit: Duration) -> Result<(), C
     let (_, is_set) = asked.map_err(connect_error)?;
     let second = connect(false).await.map_err(connect_error)?;
     refuse_shared(first, second, limit).await?;
-    pool.set_settings_by(match takes_options && is_set {
-        true => SettingsBy::StartUp,
-        false => SettingsBy::Statement,
-    });
+    pool.opener()
+        .set_settings_by(match takes_options && is_set {
+            true => SettingsBy::StartUp,
+            false => SettingsBy::Statement,
+        });
     Ok(())
 }
 

@@ -13,13 +13,13 @@ use idem_core::{
 
 use super::connections::Connections;
 use super::errors::is_read_only;
-use super::gate::Lane;
 use super::pool_state::PoolState;
 use super::statement::Statement;
 use super::subscriptions::Subscriptions;
-use super::sweeping::{self, SweepTask, Sweeper};
 use super::{NAME, checks, pooler, schema, statements};
 use crate::ConnectError;
+use crate::sql::gate::Lane;
+use crate::sql::sweeping::{Progress, SweepTask, Sweeper};
 
 /// Keeps records in PostgreSQL. Clones share its connections.
 ///
@@ -49,7 +49,9 @@ impl Inner {
         if let Some((pool_state, every)) = &self.sweeps_on_use
             && self.sweep_task().is_none()
         {
-            pool_state.sweep_if_due(*every, || self.connections.clone());
+            pool_state
+                .sweeps
+                .sweep_if_due(*every, || self.connections.clone());
         }
     }
 }
@@ -122,7 +124,7 @@ impl PostgresStore {
             sweeper,
             ..
         } = &*self.inner;
-        let mut progress = sweeping::Progress::default();
+        let mut progress = Progress::default();
         sweeper
             .sweep(connections, batch.into(), &mut progress)
             .await

@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::NAME;
 use super::connections::Connections;
-use super::errors::{Sent, store_error};
+use super::errors::store_error;
+use crate::sql::errors::Sent;
 use crate::watchers::Watchers;
 
 const LISTEN: &str = "LISTEN idem";

@@ -13,13 +13,9 @@
 //! itself.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
 use idem_core::{
     BegunTransaction, Claim, Claimed, CommitError, OnCrash, RecordId, StoreError, TransactionEnd,
     TransactionSource, Transactional, Watch, Writes,
@@ -27,16 +23,17 @@ use idem_core::{
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, SqlSafeStr, Transaction, raw_sql};
-use tokio::runtime::Handle;
 
 use super::connections::Connections;
-use super::errors::{Sent, commit_error, finish_error, store_error};
+use super::errors::{commit_error, finish_error, store_error};
 use super::hung_sessions::Session;
 use super::pool_state::{PoolState, database_id_of};
 use super::statement::{Protocol, Statement, Text, Value, bytes_of, text};
 use super::target::{Pooler, Settings};
 use super::{NAME, statements};
 use crate::Sqlx;
+use crate::sql::errors::Sent;
+use crate::sql::goes_on::GoesOn;
 
 /// Rolls the body's writes back. The savepoint's name is one that no body uses: of several with one name,
 /// the newest counts.
@@ -177,7 +174,7 @@ impl Transactional for PgTransactions {
                 pooler: self.pooler,
                 ..Settings::default()
             };
-            PoolState::of(&self.pool).sweep_if_due(every, || {
+            PoolState::of(&self.pool).sweeps.sweep_if_due(every, || {
                 Connections::of_application(self.pool.clone(), &settings)
             });
         }
@@ -215,7 +212,11 @@ impl PgTransactions {
              BEGIN; SAVEPOINT idem_rs_before_body",
             advisory_lock_of(&claim.id)
         );
-        let mut transaction = PendingBegin::new(connection, begin).await.map_err(failed)?;
+        // As `Pool::begin_with`, but with a connection: a call that is dropped before waits for none. If it is
+        // dropped now, the transaction goes on to begin in the background, and is rolled back. The driver
+        // would put the connection back as it is, and its next statements would be in that transaction.
+        let begun = Transaction::begin(connection, Some(AssertSqlSafe(begin).into_sql_str()));
+        let mut transaction = GoesOn::new(begun).await.map_err(failed)?;
         let look = Statement::new(
             &LOOK,
             [
@@ -391,48 +392,3 @@ impl fmt::Display for NotItsTransaction {
 }
 
 impl std::error::Error for NotItsTransaction {}
-
-/// A transaction that begins. If this is dropped, it goes on to begin in the background, and is rolled back.
-///
-/// The driver would put the connection back as it is. The BEGIN that was sent is answered later, and no one
-/// would end that transaction: the next statements of the connection would be in it, and never commit.
-struct PendingBegin {
-    begun: Option<BoxFuture<'static, Result<Transaction<'static, Postgres>, sqlx::Error>>>,
-    runtime: Handle,
-}
-
-impl PendingBegin {
-    fn new(connection: PoolConnection<Postgres>, begin: String) -> Self {
-        let begin = AssertSqlSafe(begin).into_sql_str();
-        Self {
-            // As `Pool::begin_with`, but with a connection: a call that is dropped before waits for none.
-            begun: Some(Transaction::begin(connection, Some(begin))),
-            runtime: Handle::current(),
-        }
-    }
-}
-
-impl Future for PendingBegin {
-    type Output = Result<Transaction<'static, Postgres>, sqlx::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(begun) = &mut self.begun else {
-            return Poll::Pending;
-        };
-        let polled = begun.as_mut().poll(context);
-        if polled.is_ready() {
-            self.begun = None;
-        }
-        polled
-    }
-}
-
-impl Drop for PendingBegin {
-    fn drop(&mut self) {
-        if let Some(begun) = self.begun.take() {
-            // A call may be dropped outside of the runtime, which the driver's pool needs.
-            let _context = self.runtime.enter();
-            self.runtime.spawn(async move { drop(begun.await) });
-        }
-    }
-}

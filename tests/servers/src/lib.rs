@@ -19,6 +19,7 @@
 
 mod console;
 pub mod declared;
+mod mariadb;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -26,6 +27,7 @@ mod redis;
 mod support;
 
 pub use console::{Console, Reply};
+pub use mariadb::{MariaDb, MariaDbBuilder};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Backup, Postgres, PostgresBuilder};
 pub use process::{Process, Signal};

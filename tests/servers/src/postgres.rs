@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::process::Process;
-use crate::support::{TempDir, free_port, run, wait_until};
+use crate::support::{TempDir, escaped, free_port, run, wait_until};
 
 use programs::Programs;
 use template::Template;
@@ -337,15 +337,4 @@ fn append_settings(directory: &Path, lines: &str) {
         .open(&file)
         .and_then(|mut file| file.write_all(lines.as_bytes()))
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-}
-
-/// As in a URL: `%` and the number for all that might mean something.
-fn escaped(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }

@@ -162,3 +162,14 @@ fn read(mut from: impl Read) -> Vec<u8> {
     let _: io::Result<usize> = from.read_to_end(&mut bytes);
     bytes
 }
+
+/// As in a URL: `%` and the number for all that might mean something.
+pub(crate) fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}

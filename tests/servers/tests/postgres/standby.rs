@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use idem::store::{Claimed, Store};
+use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::memory::MemoryStore;
 use idem::stores::postgres::PostgresStore;
 use idem::{Engine, EngineBuilder, Error, Fingerprint, StoreError};
@@ -145,4 +145,56 @@ async fn in_a_transaction_a_standby_replays_and_runs_nothing_until_it_is_promote
     assert_eq!(standby.psql("SELECT pg_promote()"), "t");
     let (booked, executions) = book(&pool, "new").await;
     assert_eq!((booked.unwrap(), executions), (1, 1));
+}
+
+/// A standby that was away when the last records were written.
+#[tokio::test]
+async fn what_had_not_come_to_a_promoted_standby_is_forgotten_but_for_owners_that_live() {
+    let primary = primary().await;
+    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let standby = primary.standby();
+    standby.stop();
+    finish(&store, &claim(3), b"after").await;
+    let running = claim(4);
+    store.claim(&running).await.unwrap();
+    primary.kill();
+    standby.restart();
+    assert_eq!(standby.psql("SELECT pg_promote()"), "t");
+    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let kept = store.claim(&claim(1)).await.unwrap();
+    assert!(matches!(kept, Claimed::Finished { .. }), "{kept:?}");
+    // This one can run once more.
+    let forgotten = store.claim(&claim(3)).await.unwrap();
+    assert_eq!(forgotten, Claimed::acquired(1));
+    // The owner of this one creates it again.
+    let renewed = store.renew(&Lease::of(&running, 1)).await;
+    assert_eq!(renewed.unwrap(), Change::Applied);
+    let duplicate = store.claim(&running.by_another()).await.unwrap();
+    assert!(
+        matches!(duplicate, Claimed::InFlight { .. }),
+        "{duplicate:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_promoted_synchronous_standby_has_all_that_was_acknowledged() {
+    let primary = primary().await;
+    let standby = primary.standby();
+    primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+    primary.psql("SELECT pg_reload_conf()");
+    let followed = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    while primary.psql(followed) != "1" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    for number in 10..60 {
+        finish(&store, &claim(number), b"done").await;
+    }
+    primary.kill();
+    assert_eq!(standby.psql("SELECT pg_promote()"), "t");
+    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    for number in 10..60 {
+        let kept = store.claim(&claim(number)).await.unwrap();
+        assert!(matches!(kept, Claimed::Finished { .. }), "{kept:?}");
+    }
 }

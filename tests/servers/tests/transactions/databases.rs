@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use idem::stores::mysql::MySqlStore;
 use idem::stores::postgres::PostgresStore;
 use idem::stores::sqlite::SqliteStore;
-use idem_tests::Postgres;
+use idem_tests::{MariaDb, Postgres};
+use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, SqlitePool};
+use sqlx::{AssertSqlSafe, Executor, MySqlPool, PgPool, SqlitePool};
 
 const TABLE: &str = "CREATE TABLE entries (reference TEXT NOT NULL, amount BIGINT NOT NULL)";
 
@@ -69,6 +71,36 @@ pub(crate) async fn postgres(connections: u32) -> (Postgres, PgPool) {
     postgres_store(&pool).await.migrate().await.unwrap();
     sqlx::raw_sql(TABLE).execute(&pool).await.unwrap();
     (server, pool)
+}
+
+/// At `REPEATABLE READ`, the servers' default.
+pub(crate) async fn mysql(connections: u32) -> (MariaDb, MySqlPool) {
+    mysql_at("REPEATABLE READ", connections).await
+}
+
+pub(crate) async fn mysql_at_read_committed(connections: u32) -> (MariaDb, MySqlPool) {
+    mysql_at("READ COMMITTED", connections).await
+}
+
+async fn mysql_at(isolation: &'static str, connections: u32) -> (MariaDb, MySqlPool) {
+    let server = tokio::task::spawn_blocking(MariaDb::start).await.unwrap();
+    let pool = MySqlPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .after_connect(move |connection, _| {
+            let set = format!("SET SESSION TRANSACTION ISOLATION LEVEL {isolation}");
+            Box::pin(async move { connection.execute(AssertSqlSafe(set)).await.map(drop) })
+        })
+        .connect(&server.url())
+        .await
+        .unwrap();
+    mysql_store(&pool).await.migrate().await.unwrap();
+    sqlx::raw_sql(TABLE).execute(&pool).await.unwrap();
+    (server, pool)
+}
+
+pub(crate) async fn mysql_store(pool: &MySqlPool) -> MySqlStore {
+    MySqlStore::from_pool(pool.clone())
 }
 
 pub(crate) async fn sqlite_store(pool: &SqlitePool) -> SqliteStore {

@@ -1,4 +1,4 @@
-//! Claims, writes and outcomes in one transaction, on both databases: all of it happens, once, or
+//! Claims, writes and outcomes in one transaction, on all databases: all of it happens, once, or
 //! nothing does.
 
 mod bodies;
@@ -7,6 +7,7 @@ mod dropped;
 mod faults;
 mod handlers;
 mod killed;
+mod mysql;
 mod phases;
 mod places;
 mod refusals;

@@ -32,6 +32,7 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Database {
     Sqlite,
+    Mysql,
     Postgres,
 }
 

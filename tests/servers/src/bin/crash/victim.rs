@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idem_tests::{Postgres, Process, Signal, TempDir, free_port, wait_until};
+use idem_tests::{MariaDb, Postgres, Process, Signal, TempDir, free_port, wait_until};
 
 use super::http::Connection;
 use super::options::{Database, Options, Victim, word};
@@ -16,11 +16,28 @@ const END: Duration = Duration::from_secs(10);
 /// How often a port is taken by somebody else before we give up.
 const ATTEMPTS: usize = 10;
 
+/// The database's server.
+enum Server {
+    Mysql(MariaDb),
+    Postgres(Postgres),
+}
+
+impl Server {
+    /// SQLite has none.
+    fn start(database: Database) -> Option<Self> {
+        match database {
+            Database::Sqlite => None,
+            Database::Mysql => Some(Self::Mysql(MariaDb::start())),
+            Database::Postgres => Some(Self::Postgres(Postgres::start())),
+        }
+    }
+}
+
 /// The server, on a port that it keeps.
 pub(crate) struct Ledger {
     // Dropped in this order: who uses a database or a directory is gone before that is.
     process: Process,
-    postgres: Option<Postgres>,
+    server: Option<Server>,
     _directory: TempDir,
     port: u16,
     victim: Victim,
@@ -38,9 +55,10 @@ impl Ledger {
             program.display()
         );
         let directory = TempDir::new("crash");
-        let postgres = (options.database == Database::Postgres).then(Postgres::start);
-        let store = match &postgres {
-            Some(postgres) => postgres.url(),
+        let server = Server::start(options.database);
+        let store = match &server {
+            Some(Server::Mysql(server)) => server.url(),
+            Some(Server::Postgres(server)) => server.url(),
             None => format!("sqlite://{}", directory.path().join("ledger.db").display()),
         };
         let log = directory.path().join("log");
@@ -59,7 +77,7 @@ impl Ledger {
             if becomes_ready(&process, port) {
                 return Self {
                     process,
-                    postgres,
+                    server,
                     _directory: directory,
                     port,
                     victim: options.victim,
@@ -128,7 +146,15 @@ impl Ledger {
     /// Kills the database as a machine that goes down does, or one of its processes, which makes
     /// the others end, and waits until it answers again.
     pub(crate) fn kill_database(&self, all: bool) {
-        let postgres = self.postgres.as_ref().expect("its database is Postgres");
+        let postgres = match self.server.as_ref().expect("its database is a server") {
+            Server::Postgres(postgres) => postgres,
+            // It has one process.
+            Server::Mysql(server) => {
+                server.kill();
+                server.restart();
+                return;
+            }
+        };
         if all {
             postgres.kill();
             postgres.restart();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use idem_core::Token;
 use sqlx::pool::PoolConnection;
-use sqlx::{Error, PgPool, Postgres};
+use sqlx::{Database, Error, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -29,16 +29,15 @@ const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// With fewer leases, expired ones are not removed.
 const MIN_PRUNED: usize = 64;
 
-pub(super) struct ApplicationPool {
-    pool: PgPool,
+pub(crate) struct ApplicationPool<DB: Database> {
+    pool: Pool<DB>,
     reserved_size: usize,
-    reserve: Mutex<Reserve>,
+    reserve: Mutex<Reserve<DB>>,
     returned: Notify,
 }
 
-#[derive(Default)]
-struct Reserve {
-    idle: Vec<Reserved>,
+struct Reserve<DB: Database> {
+    idle: Vec<Reserved<DB>>,
     /// How many connections are reserved, idle ones and those in use.
     count: usize,
     leases: HeldLeases,
@@ -46,9 +45,20 @@ struct Reserve {
     releasing_on: Option<Handle>,
 }
 
-impl Reserve {
+impl<DB: Database> Default for Reserve<DB> {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            count: 0,
+            leases: HeldLeases::default(),
+            releasing_on: None,
+        }
+    }
+}
+
+impl<DB: Database> Reserve<DB> {
     /// The idle connections, if no lease is held any more.
-    fn take_unneeded(&mut self, now: Instant) -> Vec<Reserved> {
+    fn take_unneeded(&mut self, now: Instant) -> Vec<Reserved<DB>> {
         if self.leases.are_held(now) {
             return Vec::new();
         }
@@ -57,20 +67,20 @@ impl Reserve {
     }
 }
 
-struct Reserved {
-    connection: PoolConnection<Postgres>,
+struct Reserved<DB: Database> {
+    connection: PoolConnection<DB>,
     since: Instant,
 }
 
 /// A connection of the pool that is in use.
-pub(super) struct ApplicationConnection {
-    pub(super) connection: PoolConnection<Postgres>,
+pub(crate) struct ApplicationConnection<DB: Database> {
+    pub(crate) connection: PoolConnection<DB>,
     /// Since when it is reserved, if it is.
     reserved: Option<Instant>,
 }
 
 /// How many connections of a pool of this size are reserved while leases are held.
-pub(super) const fn reserved_size(max_connections: usize) -> usize {
+pub(crate) const fn reserved_size(max_connections: usize) -> usize {
     match max_connections {
         0 | 1 => 0,
         2..8 => 1,
@@ -78,8 +88,8 @@ pub(super) const fn reserved_size(max_connections: usize) -> usize {
     }
 }
 
-impl ApplicationPool {
-    pub(super) fn new(pool: PgPool) -> Arc<Self> {
+impl<DB: Database> ApplicationPool<DB> {
+    pub(crate) fn new(pool: Pool<DB>) -> Arc<Self> {
         Arc::new(Self {
             reserved_size: reserved_size(max_size(&pool)),
             pool,
@@ -88,12 +98,12 @@ impl ApplicationPool {
         })
     }
 
-    pub(super) const fn pool(&self) -> &PgPool {
+    pub(crate) const fn pool(&self) -> &Pool<DB> {
         &self.pool
     }
 
     /// A connection of the pool. Lease holders get the first one that is free, reserved or not.
-    pub(super) async fn check_out(&self, lane: Lane) -> Result<ApplicationConnection, Error> {
+    pub(crate) async fn check_out(&self, lane: Lane) -> Result<ApplicationConnection<DB>, Error> {
         let unreserved = |connection| ApplicationConnection {
             connection,
             reserved: None,
@@ -119,7 +129,7 @@ impl ApplicationPool {
     }
 
     /// Takes back a connection that has just answered. Called within a runtime.
-    pub(super) fn check_in(self: &Arc<Self>, used: ApplicationConnection) {
+    pub(crate) fn check_in(self: &Arc<Self>, used: ApplicationConnection<DB>) {
         let now = Instant::now();
         let mut reserve = self.reserve();
         let is_wanted = match used.reserved {
@@ -146,7 +156,7 @@ impl ApplicationPool {
     }
 
     /// Closes a broken connection.
-    pub(super) fn discard(&self, mut used: ApplicationConnection) {
+    pub(crate) fn discard(&self, mut used: ApplicationConnection<DB>) {
         let mut reserve = self.reserve();
         reserve.count -= usize::from(used.reserved.is_some());
         // The idle ones may be broken, too.
@@ -160,12 +170,12 @@ impl ApplicationPool {
     }
 
     /// Notes that a lease is held from now on, for this long at most.
-    pub(super) fn note_lease(&self, token: &Token, lease: Duration) {
+    pub(crate) fn note_lease(&self, token: &Token, lease: Duration) {
         self.reserve().leases.hold(token, lease);
     }
 
     /// Notes that a lease has ended. Called within a runtime.
-    pub(super) fn note_lease_end(&self, token: &Token) {
+    pub(crate) fn note_lease_end(&self, token: &Token) {
         let mut reserve = self.reserve();
         reserve.leases.held.remove(token.as_bytes());
         let unneeded = reserve.take_unneeded(Instant::now());
@@ -212,16 +222,16 @@ impl ApplicationPool {
         }
     }
 
-    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+    fn reserve(&self) -> MutexGuard<'_, Reserve<DB>> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(super) fn max_size(pool: &PgPool) -> usize {
+pub(crate) fn max_size<DB: Database>(pool: &Pool<DB>) -> usize {
     usize::try_from(pool.options().get_max_connections()).unwrap_or(usize::MAX)
 }
 
-impl Drop for ApplicationPool {
+impl<DB: Database> Drop for ApplicationPool<DB> {
     fn drop(&mut self) {
         let reserve = self
             .reserve

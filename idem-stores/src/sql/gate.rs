@@ -8,12 +8,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use idem_core::StoreError;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::errors::WaitedTooLong;
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     /// Renewing a lease.
     Renewal,
     /// Ending an attempt.
@@ -22,7 +27,7 @@ pub(super) enum Lane {
     Other,
 }
 
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     max_others: usize,
     max_waiting: usize,
@@ -40,12 +45,12 @@ struct State {
 
 /// The queue of the other calls is full.
 #[derive(Debug)]
-pub(super) struct QueueFull;
+pub(crate) struct QueueFull;
 
 impl Gate {
     /// A gate with this many permits, of which other calls have at most `max_others`. At most
     /// `max_waiting` other calls wait.
-    pub(super) fn new(permits: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
+    pub(crate) fn new(permits: usize, max_others: usize, max_waiting: usize) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 free: permits,
@@ -56,8 +61,35 @@ impl Gate {
         })
     }
 
+    /// Waits for a permit, and says until when its call may take. The time of a lease holder's call begins
+    /// with its permit: its caller bounds the wait, which takes nothing from its statement. Other calls are
+    /// given up in the queue while there is time left for an answer.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        store: &'static str,
+        lane: Lane,
+        timeout: Duration,
+    ) -> Result<(Permit, Instant), StoreError> {
+        let arrived = Instant::now();
+        let permit = self.acquire(lane);
+        let permit = match lane {
+            Lane::Other => {
+                let in_queue = deadline(arrived, timeout * 3 / 4);
+                let permit = timeout_at(in_queue, permit).await;
+                permit.map_err(|_| StoreError::not_sent(store, WaitedTooLong))?
+            }
+            Lane::Renewal | Lane::End => permit.await,
+        };
+        let permit = permit.map_err(|_| StoreError::Overloaded { store })?;
+        let began = match lane {
+            Lane::Other => arrived,
+            Lane::Renewal | Lane::End => Instant::now(),
+        };
+        Ok((permit, deadline(began, timeout)))
+    }
+
     /// Waits for a permit.
-    pub(super) async fn acquire(self: &Arc<Self>, lane: Lane) -> Result<Permit, QueueFull> {
+    pub(crate) async fn acquire(self: &Arc<Self>, lane: Lane) -> Result<Permit, QueueFull> {
         let mut waiting = {
             let mut state = self.state();
             if state.is_next(lane, self.max_others) {
@@ -84,7 +116,8 @@ impl Gate {
     }
 
     /// A permit, if one is free and no lease holder waits for it.
-    pub(super) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
+    #[cfg(feature = "postgres")]
+    pub(crate) fn try_acquire_free(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.state();
         state.is_next(Lane::End, self.max_others).then(|| {
             state.take(Lane::End);
@@ -152,8 +185,14 @@ impl State {
     }
 }
 
+/// The time after `then`, as far as clocks can count.
+pub(crate) fn deadline(then: Instant, time: Duration) -> Instant {
+    then.checked_add(time)
+        .unwrap_or_else(|| then + Duration::from_secs(u32::MAX.into()))
+}
+
 /// The right to use a connection, until it is dropped.
-pub(super) struct Permit {
+pub(crate) struct Permit {
     gate: Option<Arc<Gate>>,
     lane: Lane,
 }

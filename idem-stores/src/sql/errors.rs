@@ -1,0 +1,84 @@
+//! What an error of the driver means to the caller, where the server has said nothing.
+//!
+//! | what failed | before anything was sent | after |
+//! |---|---|---|
+//! | no connection in time, a socket's error | `NotSent` | `Unavailable` |
+//! | an untrusted certificate, a mistake of this process | `Rejected` | `Rejected` |
+
+use std::fmt;
+use std::io;
+
+use idem_core::StoreError;
+use sqlx::Error;
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Nothing was sent.
+    Nothing,
+    /// A statement was sent, or may have been.
+    Maybe,
+}
+
+/// An error that is not the server's.
+pub(crate) fn driver_error(store: &'static str, error: Error, sent: Sent) -> StoreError {
+    match (&error, sent) {
+        // An untrusted certificate, and mistakes of this process.
+        (Error::Tls(source), Sent::Nothing) if !source.is::<io::Error>() => {
+            StoreError::rejected(store, error)
+        }
+        (Error::Configuration(_) | Error::PoolClosed | Error::Encode(_), _)
+        | (Error::Protocol(_), Sent::Nothing) => StoreError::rejected(store, error),
+        (_, Sent::Nothing) => StoreError::not_sent(store, error),
+        (_, Sent::Maybe) => StoreError::unavailable(store, error),
+    }
+}
+
+/// Whether this version does not write such a row.
+pub(crate) fn is_unexpected_row(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ColumnDecode { .. }
+            | Error::ColumnIndexOutOfBounds { .. }
+            | Error::ColumnNotFound(_)
+            | Error::Decode(_)
+            | Error::RowNotFound
+    )
+}
+
+/// A statement that was not answered in time.
+pub(crate) fn silence() -> Error {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}
+
+/// A call had no connection in time.
+#[derive(Debug)]
+pub(crate) struct WaitedTooLong;
+
+impl fmt::Display for WaitedTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the call waited behind other calls until too little of its time was left")
+    }
+}
+
+impl std::error::Error for WaitedTooLong {}
+
+/// The tables lack what this version needs.
+#[derive(Debug)]
+pub(crate) struct OldTables(pub(crate) Error);
+
+impl fmt::Display for OldTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; its tables are of an older version: let the store migrate, or run its migrations by hand",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for OldTables {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}

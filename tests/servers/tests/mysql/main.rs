@@ -1,0 +1,26 @@
+//! The MySQL store against real servers of MariaDB: conformance, what it costs, many processes, and what
+//! happens when servers and processes stop, die, hang and come back.
+
+#[path = "../support/load.rs"]
+mod load;
+#[path = "../support/log.rs"]
+mod log;
+#[path = "../support/processes.rs"]
+mod many;
+#[path = "../support/records.rs"]
+mod records;
+#[path = "../support/worker.rs"]
+mod worker;
+
+mod conformance;
+mod costs;
+mod dropped;
+mod hung;
+mod outages;
+mod packets;
+mod processes;
+mod refusals;
+mod replica;
+mod schema;
+mod stored;
+mod sweeping;
