@@ -3,6 +3,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
+
 #[cfg(feature = "memory")]
 pub mod memory;
 
