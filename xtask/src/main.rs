@@ -8,6 +8,7 @@ mod circles;
 mod clients;
 mod compile_cost;
 mod crashes;
+mod dynamodb;
 mod features;
 mod plots;
 mod rules;
@@ -111,7 +112,7 @@ fn test() -> Result<(), Failure> {
     steps.step("servers", || {
         servers::provide()?;
         valkey::provide();
-        Ok(())
+        dynamodb::provide()
     })?;
     steps.step("lints, with every feature", lint)?;
     steps.step("all tests are built, with every feature", || {

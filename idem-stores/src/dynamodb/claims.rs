@@ -7,7 +7,6 @@ use idem_core::{Claim, Claimed, Lease, OnCrash, StoreError};
 
 use super::calls::{Answer, Began, Calls, Expression, Write};
 use super::changes::{self, changing};
-use super::clock;
 use super::record::{self, Record, State};
 
 /// How often a record may change under a claim's hands before that gives up.
@@ -15,34 +14,53 @@ const TRIES: usize = 8;
 
 pub(super) async fn claim(calls: &Calls, claim: &Claim) -> Result<Claimed, StoreError> {
     let _permit = calls.lanes.claim().await?;
-    let mut found = None;
+    let mut seen: Option<Seen> = None;
     for _ in 0..TRIES {
-        let (written, attempt) = match &found {
+        let (written, attempt) = match seen {
             None => (create(calls, claim, Expression::absent()).await?, 1),
-            Some((record, date)) => match judge(claim, record, *date) {
+            Some(found) => match judge(claim, &found) {
                 Next::Create => {
-                    let written = create(calls, claim, Expression::as_read(record));
+                    let written = create(calls, claim, Expression::as_read(&found.record));
                     (written.await?, 1)
                 }
                 Next::TakeOver => {
-                    let written = take_over(calls, claim, record).await?;
-                    (written, record.attempt.saturating_add(1))
+                    let written = take_over(calls, claim, &found.record).await?;
+                    (written, found.record.attempt.saturating_add(1))
                 }
-                Next::Recognise => return recognised(calls, claim, record, *date).await,
-                Next::Answer(answer) => return told(calls, answer, found),
+                Next::Recognise => return recognised(calls, claim, found).await,
+                Next::Answer(standing) => return told(calls, standing, found.record),
             },
         };
-        if let Some(claimed) = acquired(calls, claim, &written, attempt).await? {
-            return Ok(claimed);
-        }
-        let date = written.date();
-        found = match written.value {
-            Write::Unmet(Some(record)) => Some((record, date)),
-            Write::Unmet(None) => None,
-            Write::Done(_) => return Err(changing()),
+        let (date, is_proven) = (written.date(), written.is_proven());
+        let record = match written.value {
+            Write::Done(item) => {
+                if !is_proven {
+                    prove(calls, claim, attempt).await?;
+                }
+                let steps = match item {
+                    Some(item) => Record::read(item)?.steps()?,
+                    None => Bytes::new(),
+                };
+                return Ok(Claimed::Acquired { attempt, steps });
+            }
+            Write::Unmet(record) => record,
         };
+        seen = record.map(|record| Seen {
+            record,
+            date,
+            is_proven,
+        });
     }
     Err(changing())
+}
+
+/// A record that was in a claim's way.
+struct Seen {
+    record: Record,
+    /// The second of the answer that carried it.
+    date: i64,
+    /// Whether that answer proves that this process's clock was not late.
+    is_proven: bool,
 }
 
 /// What a claim does about a record.
@@ -64,7 +82,8 @@ enum Standing {
     Finished,
 }
 
-fn judge(claim: &Claim, record: &Record, date: i64) -> Next {
+fn judge(claim: &Claim, Seen { record, date, .. }: &Seen) -> Next {
+    let date = *date;
     if record.is_expired(date) {
         return Next::Create;
     }
@@ -83,12 +102,7 @@ fn judge(claim: &Claim, record: &Record, date: i64) -> Next {
     }
 }
 
-fn told(
-    calls: &Calls,
-    standing: Standing,
-    found: Option<(Record, i64)>,
-) -> Result<Claimed, StoreError> {
-    let (record, _) = found.ok_or_else(changing)?;
+fn told(calls: &Calls, standing: Standing, record: Record) -> Result<Claimed, StoreError> {
     Ok(match standing {
         Standing::Mismatch => Claimed::Mismatch,
         Standing::InFlight => Claimed::InFlight {
@@ -148,39 +162,16 @@ async fn take_over(
         .await
 }
 
-/// The right to run, where the write was made.
-async fn acquired(
-    calls: &Calls,
-    claim: &Claim,
-    written: &Answer<Write>,
-    attempt: u32,
-) -> Result<Option<Claimed>, StoreError> {
-    let steps = match &written.value {
-        Write::Unmet(_) => return Ok(None),
-        Write::Done(None) => Bytes::new(),
-        Write::Done(Some(item)) => Record::read(item.clone())?.steps()?,
-    };
-    if !written.is_proven() {
-        prove(calls, claim, attempt).await?;
-    }
-    Ok(Some(Claimed::Acquired { attempt, steps }))
-}
-
-/// A claim whose first answer was lost. Its lease was written then; the caller may count it from a later
-/// moment, which is before the server's next second.
+/// A claim whose first answer was lost. Its lease stays as it was written then, unless this process's clock is
+/// known to be late.
 async fn recognised(
     calls: &Calls,
     claim: &Claim,
-    record: &Record,
-    date: i64,
+    Seen {
+        record, is_proven, ..
+    }: Seen,
 ) -> Result<Claimed, StoreError> {
-    let next_second = clock::Now {
-        earliest: date.saturating_mul(1000),
-        latest: date.saturating_add(1).saturating_mul(1000),
-    };
-    // Without the second that the margin has for the header, which is in `next_second`.
-    let needed = clock::lease_end(next_second, claim.lease).saturating_sub(2);
-    if record.lease_end.is_none_or(|end| end < needed) {
+    if !is_proven {
         prove(calls, claim, record.attempt).await?;
     }
     Ok(Claimed::Acquired {

@@ -19,6 +19,7 @@
 
 mod console;
 pub mod declared;
+pub mod dynamodb;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -26,6 +27,7 @@ mod redis;
 mod support;
 
 pub use console::{Console, Reply};
+pub use dynamodb::{DynamoDb, Emulator};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Backup, Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
