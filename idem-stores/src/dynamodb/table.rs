@@ -11,6 +11,7 @@ use aws_sdk_dynamodb::types::{
 };
 use idem_core::StoreError;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
 use super::NAME;
 use super::calls::Calls;
@@ -139,7 +140,17 @@ async fn turn_ttl_on(calls: &Calls) -> Result<(), StoreError> {
         .update_time_to_live()
         .table_name(&calls.table)
         .time_to_live_specification(specification);
-    checked(calls, Box::pin(request.send()).await).map(drop)
+    match Box::pin(request.send()).await {
+        // Of the service itself every table has a TTL.
+        Err(error) if code(&error) == Some("UnknownOperationException") => {
+            warn!(
+                target: "idem",
+                "this server of DynamoDB's protocol has no TTL: expired records count as absent, but are never deleted"
+            );
+            Ok(())
+        }
+        answer => checked(calls, answer).map(drop),
+    }
 }
 
 fn malformed(error: BuildError) -> StoreError {
