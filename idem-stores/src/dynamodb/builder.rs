@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_config::BehaviorVersion;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
-use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::timeout::{TimeoutConfig, TimeoutConfigBuilder};
 use aws_sdk_dynamodb::config::{Config, Region};
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -17,6 +17,7 @@ use super::lanes::{Bounds, Lanes};
 use super::store::DynamoDbStore;
 use super::table::TableOptions;
 use super::url::{self, MAX_TIMEOUT, MIN_TIMEOUT, Target, bad};
+use super::witness::NothingTwiceUnseen;
 use super::{checks, table};
 use crate::ConnectError;
 
@@ -82,8 +83,8 @@ pub struct DynamoDbStoreBuilder {
 
 impl DynamoDbStoreBuilder {
     /// The timeout of a call, with all its tries and pauses; 2 seconds unless given, from 50 milliseconds
-    /// to a minute. The SDK sends a request up to four times within it: after half of it where there is no
-    /// answer, and after a pause where the service throttles.
+    /// to a minute. The SDK sends a request up to four times within it: after a pause where the service throttles,
+    /// and after half of it where the end of an attempt has no answer.
     ///
     /// Keep it below half of the engine's store timeout, which leaves time for a second try, and
     /// below a third of the shortest lease.
@@ -146,20 +147,21 @@ impl DynamoDbStoreBuilder {
             .with_max_backoff(self.timeout / 4);
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(self.timeout)
-            .operation_attempt_timeout(self.timeout / 2)
-            .connect_timeout(self.timeout / 2)
-            .build();
-        let client = |partition: &'static str| {
-            let config = config
+            .connect_timeout(self.timeout / 2);
+        // A budget of retries for each, so that claims do not use up those of lease holders.
+        let config = |partition: &'static str, timeouts: TimeoutConfigBuilder| {
+            config
                 .to_builder()
                 .retry_config(retries.clone())
-                .timeout_config(timeouts.clone())
-                .retry_partition(RetryPartition::new(partition));
-            Client::from_conf(config.build())
+                .timeout_config(timeouts.build())
+                .retry_partition(RetryPartition::new(partition))
         };
+        let claims = config("idem claims", timeouts.clone()).retry_classifier(NothingTwiceUnseen);
+        let timeouts = timeouts.operation_attempt_timeout(self.timeout / 2);
+        let holders = config("idem lease holders", timeouts);
         Ok(Calls {
-            claims: client("idem claims"),
-            holders: client("idem lease holders"),
+            claims: Client::from_conf(claims.build()),
+            holders: Client::from_conf(holders.build()),
             table,
             timeout: self.timeout,
             clock: Clock::default(),

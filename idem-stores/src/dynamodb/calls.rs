@@ -26,9 +26,10 @@ use super::witness::{Tries, Witness};
 
 /// Where the records are.
 pub(super) struct Calls {
-    /// For claims and all else that holds no lease.
+    /// For claims and all else that holds no lease, and for whatever creates a record: the SDK sends nothing
+    /// again that may have been done.
     pub(super) claims: Client,
-    /// For lease holders: the SDK's budget of retries is not used up by claims.
+    /// For changes of lease holders, which may be made twice.
     pub(super) holders: Client,
     pub(super) table: String,
     pub(super) timeout: Duration,
@@ -174,13 +175,13 @@ impl Calls {
     /// Writes an item in the place of what is there.
     pub(super) async fn put(
         &self,
-        client: &Client,
         id: &RecordId,
         item: Item,
         began: Began,
         condition: Expression,
     ) -> Result<Answer<Write>, StoreError> {
-        let request = client
+        let request = self
+            .claims
             .put_item()
             .table_name(&self.table)
             .set_item(Some(item))

@@ -111,7 +111,7 @@ pub(super) async fn renew(calls: &Calls, lease: &Lease) -> Result<Change, StoreE
         };
         let began = calls.begin()?;
         let item = record::running_again(lease, began.now);
-        let written = calls.put(client, &lease.id, item, began, place).await?;
+        let written = calls.put(&lease.id, item, began, place).await?;
         if matches!(written.value, Write::Done(_)) && written.is_proven() {
             return Ok(Change::Applied);
         }
@@ -151,7 +151,7 @@ pub(super) async fn complete(
         };
         let began = calls.begin()?;
         let item = record::finished_again(lease, outcome, began.now);
-        let written = calls.put(client, &lease.id, item, began, place).await?;
+        let written = calls.put(&lease.id, item, began, place).await?;
         if matches!(written.value, Write::Done(_)) {
             return match written.is_proven() {
                 true => Ok(Change::Applied),

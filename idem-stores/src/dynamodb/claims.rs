@@ -126,9 +126,7 @@ async fn create(
 ) -> Result<Answer<Write>, StoreError> {
     let began = calls.begin()?;
     let item = record::claimed(claim, began.now);
-    calls
-        .put(&calls.claims, &claim.id, item, began, condition)
-        .await
+    calls.put(&claim.id, item, began, condition).await
 }
 
 async fn take_over(

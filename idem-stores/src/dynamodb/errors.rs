@@ -12,7 +12,7 @@
 //!
 //! What is no error here is a condition that does not hold: it is an answer.
 //!
-//! The SDK sends a request again that was throttled or not answered. Where one of the earlier tries may have
+//! The SDK sends a request again that was throttled, and a lease holder's change that was not answered. Where one of the earlier tries may have
 //! taken effect, an error of the last one that says that it did nothing says nothing of the call: then it is
 //! `Unavailable`.
 

@@ -7,8 +7,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
-    FinalizerInterceptorContextRef,
+    FinalizerInterceptorContextRef, InterceptorContext,
 };
+use aws_sdk_dynamodb::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::{BoxError, ConnectorError};
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
@@ -129,6 +130,31 @@ impl Intercept for Witness {
             self.lock().last_was_sent = false;
         }
         Ok(())
+    }
+}
+
+/// Lets the SDK send a request again only where the try before did nothing: it was not sent, or the service has
+/// answered so. A second copy of a write that creates a record could arrive when its attempt is over.
+#[derive(Debug)]
+pub(super) struct NothingTwiceUnseen;
+
+impl ClassifyRetry for NothingTwiceUnseen {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let Some(Err(error)) = context.output_or_error() else {
+            return RetryAction::NoActionIndicated;
+        };
+        let was_refused = context
+            .response()
+            .is_some_and(|response| response.status().is_client_error());
+        let was_unsent = error.as_connector_error().is_some_and(is_connecting);
+        match was_refused || was_unsent {
+            true => RetryAction::NoActionIndicated,
+            false => RetryAction::RetryForbidden,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "idem"
     }
 }
 

@@ -1,4 +1,4 @@
-//! Emulators of DynamoDB, each with a port and a process of its own.
+//! Emulators of DynamoDB, each with a port and a process, and a table for each test.
 //!
 //! `cargo xtask test` fetches the first two beside what cargo builds. A variable names another copy, or moto
 //! (`pip install --target DIRECTORY moto==5.2.5 flask flask-cors py-partiql-parser`):
@@ -13,6 +13,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -23,9 +25,6 @@ use crate::process::Process;
 use crate::support::{TempDir, free_port, wait_until};
 
 const READY: Duration = Duration::from_secs(60);
-
-/// The table of every emulator.
-const TABLE: &str = "idem";
 
 /// An emulator of DynamoDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,36 +146,27 @@ fn servers() -> PathBuf {
     target.unwrap_or(Path::new("target")).join("servers")
 }
 
-/// A running emulator with a table. All are killed when their test ends.
+/// A table of a running emulator. The tests of a program share their emulators, and have tables of their own.
 #[derive(Debug)]
 pub struct DynamoDb {
+    running: Arc<Running>,
+    table: String,
+}
+
+/// An emulator, which is killed on drop, and with this process.
+#[derive(Debug)]
+struct Running {
     process: Process,
     emulator: Emulator,
     port: u16,
     _directory: TempDir,
 }
 
-impl DynamoDb {
-    /// Starts one, and creates the table, with its index.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start.
-    pub async fn start(emulator: Emulator) -> Self {
-        Self::start_with(emulator, TableOptions::new().with_index()).await
-    }
-
-    /// The same with another table.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start.
-    pub async fn start_with(emulator: Emulator, options: TableOptions) -> Self {
+impl Running {
+    fn start(emulator: Emulator) -> Self {
         let directory = TempDir::new("dynamodb");
         let port = free_port();
-        let mut command = emulator.command(port).into_iter();
-        let program = command.next().expect("a program");
-        let process = Process::start(program, command, directory.path().join("log"));
+        let process = Process::start_in(directory.path(), None, emulator.command(port));
         wait_until(
             "an emulator that listens",
             READY,
@@ -188,11 +178,61 @@ impl DynamoDb {
                 }
             },
         );
-        let server = Self {
+        Self {
             process,
             emulator,
             port,
             _directory: directory,
+        }
+    }
+
+    fn shared(emulator: Emulator) -> Arc<Self> {
+        static SHARED: Mutex<Vec<Arc<Running>>> = Mutex::new(Vec::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = shared.iter().find(|it| it.emulator == emulator) {
+            return Arc::clone(running);
+        }
+        let running = Arc::new(Self::start(emulator));
+        shared.push(Arc::clone(&running));
+        running
+    }
+}
+
+impl DynamoDb {
+    /// A new table, with its index.
+    ///
+    /// # Panics
+    ///
+    /// When the emulator does not start.
+    pub async fn start(emulator: Emulator) -> Self {
+        Self::start_with(emulator, TableOptions::new().with_index()).await
+    }
+
+    /// The same with other options.
+    ///
+    /// # Panics
+    ///
+    /// When the emulator does not start.
+    pub async fn start_with(emulator: Emulator, options: TableOptions) -> Self {
+        Self::over(Running::shared(emulator), options).await
+    }
+
+    /// The same on an emulator that nobody shares: it may be stopped and killed.
+    ///
+    /// # Panics
+    ///
+    /// When the emulator does not start.
+    pub async fn start_alone(emulator: Emulator) -> Self {
+        let running = Arc::new(Running::start(emulator));
+        Self::over(running, TableOptions::new().with_index()).await
+    }
+
+    async fn over(running: Arc<Running>, options: TableOptions) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let server = Self {
+            running,
+            table: format!("idem-{number}"),
         };
         server
             .builder()
@@ -205,33 +245,34 @@ impl DynamoDb {
     }
 
     /// Which one it is.
-    pub const fn emulator(&self) -> Emulator {
-        self.emulator
+    pub fn emulator(&self) -> Emulator {
+        self.running.emulator
     }
 
     /// Where it listens on 127.0.0.1.
-    pub const fn port(&self) -> u16 {
-        self.port
+    pub fn port(&self) -> u16 {
+        self.running.port
     }
 
     /// Its process.
-    pub const fn process(&self) -> &Process {
-        &self.process
+    pub fn process(&self) -> &Process {
+        &self.running.process
     }
 
     /// A client of it, which signs with credentials that nobody checks.
     pub fn client(&self) -> Client {
-        client_at(self.port)
+        client_at(self.port())
     }
 
     /// The name of its table.
-    pub const fn table(&self) -> &'static str {
-        TABLE
+    pub fn table(&self) -> &str {
+        &self.table
     }
 
     /// A store over it, with settings.
     pub fn builder(&self) -> idem::stores::dynamodb::DynamoDbStoreBuilder {
-        DynamoDbStore::with_client(&self.client(), TABLE).expect("a name that tables can have")
+        DynamoDbStore::with_client(&self.client(), &self.table)
+            .expect("a name that tables can have")
     }
 
     /// A store over it.
@@ -249,7 +290,7 @@ impl DynamoDb {
 
     /// What opens a store over it in a process that has [`CREDENTIALS`].
     pub fn url(&self) -> String {
-        url_at(self.port)
+        url_at(self.port(), &self.table)
     }
 }
 
@@ -260,8 +301,8 @@ pub const CREDENTIALS: [(&str, &str); 2] = [
 ];
 
 /// The URL of a table that is reached over this port.
-pub fn url_at(port: u16) -> String {
-    format!("dynamodb://{TABLE}?region=eu-west-1&endpoint=http://127.0.0.1:{port}&timeout=10s")
+pub fn url_at(port: u16, table: &str) -> String {
+    format!("dynamodb://{table}?region=eu-west-1&endpoint=http://127.0.0.1:{port}&timeout=10s")
 }
 
 /// The configuration of a client that reaches an emulator over this port.

@@ -46,7 +46,7 @@ impl aws_smithy_async::time::TimeSource for WallClock {
 async fn process(proxy: &Proxy, seconds: i64) -> DynamoDbStore {
     let config = config_at(proxy.port()).time_source(WallClock(seconds));
     let client = Client::from_conf(config.build());
-    let builder = DynamoDbStore::with_client(&client, "idem").unwrap();
+    let builder = DynamoDbStore::with_client(&client, proxy.table()).unwrap();
     builder
         .timeout(Duration::from_secs(10))
         .connect()
