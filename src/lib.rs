@@ -73,6 +73,7 @@
 //! | Redis and Valkey | [`stores::redis`] | `redis`, `redis-tls` |
 //! | PostgreSQL | [`stores::postgres`] | `postgres`, `postgres-tls` |
 //! | SQLite | [`stores::sqlite`] | `sqlite` |
+//! | Amazon DynamoDB | [`stores::dynamodb`] | `dynamodb` |
 //! | one of your own | [`store::Store`] | |
 //!
 //! The feature `cache` keeps finished outcomes in the process.
