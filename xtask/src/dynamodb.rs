@@ -32,13 +32,26 @@ const EMULATORS: [Emulator; 2] = [
 /// What the tests find where no emulator could be fetched.
 const EXCUSE: &str = "dynamodb-is-out-of-reach";
 
-/// Fetches each that is not there, or named. A machine without a way to the registry goes without, and says
-/// so; what is named must be there.
-pub(crate) fn provide() -> Result<(), Failure> {
+/// Whether tests have an emulator.
+pub(crate) fn is_there() -> bool {
+    let servers = servers().unwrap_or_default();
+    EMULATORS.iter().any(|emulator| {
+        std::env::var_os(emulator.variable).is_some() || servers.join(emulator.place).exists()
+    })
+}
+
+/// Beside what cargo builds.
+fn servers() -> Result<PathBuf, Failure> {
     let us = std::env::current_exe().map_err(|error| Failure(format!("where are we? {error}")))?;
     // target/debug/xtask
     let target = us.ancestors().nth(2).unwrap_or(Path::new("target"));
-    let servers = target.join("servers");
+    Ok(target.join("servers"))
+}
+
+/// Fetches each that is not there, or named. A machine without a way to the registry goes without, and says
+/// so; what is named must be there.
+pub(crate) fn provide() -> Result<(), Failure> {
+    let servers = servers()?;
     let mut there = 0;
     let mut missing = Vec::new();
     for emulator in EMULATORS {

@@ -72,7 +72,9 @@ fn main() -> ExitCode {
         }
         Command::Bench { only, quick } => bench::run(&only, quick),
         Command::Budget => bench::check_budget(),
-        Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
+        Command::Crash { kills } => servers::provide()
+            .and_then(|()| dynamodb::provide())
+            .and_then(|()| crashes::run(kills)),
     };
     match ended {
         Ok(()) => {

@@ -51,7 +51,10 @@ impl DynamoDbStore {
     /// When no table can have this name.
     pub fn with_client(client: &Client, table: &str) -> Result<DynamoDbStoreBuilder, ConnectError> {
         Ok(DynamoDbStoreBuilder {
-            source: Source::Client(client.config().clone(), url::checked_table(table)?),
+            source: Source::Client(
+                Box::new(client.config().clone()),
+                url::checked_table(table)?,
+            ),
             bounds: Bounds::default(),
             timeout: url::DEFAULT_TIMEOUT,
         })
@@ -69,7 +72,7 @@ impl DynamoDbStore {
 #[derive(Clone)]
 enum Source {
     Chain(Target),
-    Client(Config, String),
+    Client(Box<Config>, String),
 }
 
 /// Settings of a [`DynamoDbStore`].
@@ -138,7 +141,7 @@ impl DynamoDbStoreBuilder {
 
     async fn calls(&self) -> Result<Calls, ConnectError> {
         let (config, table) = match &self.source {
-            Source::Client(config, table) => (config.clone(), table.clone()),
+            Source::Client(config, table) => (Config::clone(config), table.clone()),
             Source::Chain(target) => (loaded(target).await?, target.table.clone()),
         };
         let retries = RetryConfig::standard()

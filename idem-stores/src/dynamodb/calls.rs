@@ -94,7 +94,7 @@ pub(super) enum Write {
     /// It was made. With the item that was asked for: as it is after an update, as it was before a deletion.
     Done(Option<Item>),
     /// Its condition does not hold: this is what is there.
-    Unmet(Option<Record>),
+    Unmet(Option<Box<Record>>),
 }
 
 /// When a call began, by both clocks.
@@ -333,7 +333,7 @@ impl Calls {
         }
         let found = self.get(id).await?;
         Ok(Answer {
-            value: Write::Unmet(found.value),
+            value: Write::Unmet(found.value.map(Box::new)),
             reading: found.reading,
             ..written
         })
@@ -438,17 +438,13 @@ where
         Ok(output) => return answer(Write::Done(item_of(output)), &rest),
         Err(error) => error,
     };
-    if !error
-        .as_service_error()
-        .and_then(ProvideErrorMetadata::code)
-        .is_some_and(|code| code == "ConditionalCheckFailedException")
-    {
-        return Err(store_error(&error, &tries, timeout));
-    }
     match error {
-        SdkError::ServiceError(failed) => {
+        SdkError::ServiceError(failed)
+            if failed.err().code() == Some("ConditionalCheckFailedException") =>
+        {
             let item = failed.into_err().unmet().flatten();
-            answer(Write::Unmet(item.map(Record::read).transpose()?), &rest)
+            let record = item.map(Record::read).transpose()?;
+            answer(Write::Unmet(record.map(Box::new)), &rest)
         }
         other => Err(store_error(&other, &tries, timeout)),
     }

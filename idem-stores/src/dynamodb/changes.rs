@@ -44,16 +44,16 @@ pub(super) fn with_lifetime(update: Expression, lease: &Lease, now: Now) -> Expr
 /// What an owner finds where its record does not fit.
 enum Found {
     /// The token holds it: it fits now.
-    Own(Record),
+    Own(Box<Record>),
     /// This token's attempt has finished it.
     Finished,
     /// Somebody else's, or nobody's.
-    Other(Record),
+    Other(Box<Record>),
     /// Absent, or expired: what a record that takes its place must meet.
     Absent(Expression),
 }
 
-fn found(token: &Token, record: Option<Record>, date: i64) -> Found {
+fn found(token: &Token, record: Option<Box<Record>>, date: i64) -> Found {
     match record {
         None => Found::Absent(Expression::absent()),
         Some(record) if record.is_expired(date) => Found::Absent(Expression::as_read(&record)),

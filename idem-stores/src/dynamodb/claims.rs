@@ -56,7 +56,7 @@ pub(super) async fn claim(calls: &Calls, claim: &Claim) -> Result<Claimed, Store
 
 /// A record that was in a claim's way.
 struct Seen {
-    record: Record,
+    record: Box<Record>,
     /// The second of the answer that carried it.
     date: i64,
     /// Whether that answer proves that this process's clock was not late.
@@ -102,7 +102,7 @@ fn judge(claim: &Claim, Seen { record, date, .. }: &Seen) -> Next {
     }
 }
 
-fn told(calls: &Calls, standing: Standing, record: Record) -> Result<Claimed, StoreError> {
+fn told(calls: &Calls, standing: Standing, record: Box<Record>) -> Result<Claimed, StoreError> {
     Ok(match standing {
         Standing::Mismatch => Claimed::Mismatch,
         Standing::InFlight => Claimed::InFlight {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use idem::conformance::{Harness, assert_conforms, check};
 use idem::store::Store;
 use idem_tests::{DynamoDb, Emulator};
+use tokio::task::JoinSet;
 
 struct Table(DynamoDb);
 
@@ -30,20 +31,22 @@ impl Harness for Table {
     }
 }
 
-async fn conforms(emulator: Emulator) {
-    if Emulator::installed().contains(&emulator) {
-        assert_conforms(&Table(DynamoDb::start(emulator).await)).await;
+/// Both at once: most of it is waiting for leases to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_on_dynamodb_local_and_on_dynalite() {
+    let mut runs = JoinSet::new();
+    for emulator in Emulator::installed() {
+        if emulator != Emulator::Moto {
+            runs.spawn(async move {
+                let table = Table(DynamoDb::start(emulator).await);
+                println!("{emulator:?}");
+                assert_conforms(&table).await;
+            });
+        }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn conforms_on_dynamodb_local() {
-    conforms(Emulator::Local).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn conforms_on_dynalite() {
-    conforms(Emulator::Dynalite).await;
+    while let Some(run) = runs.join_next().await {
+        run.unwrap();
+    }
 }
 
 /// Where it is named. Its conditional writes are not atomic, and it takes an item's size from its JSON, where bytes are a third
