@@ -5,8 +5,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use bytes::Bytes;
 use idem_core::{Claim, Claimed, Lease, OnCrash, StoreError};
 
+use super::NAME;
 use super::calls::{Answer, Began, Calls, Expression, Write};
 use super::changes::{self, changing};
+use super::errors::Said;
 use super::record::{self, Record, State};
 
 /// How often a record may change under a claim's hands before that gives up.
@@ -24,6 +26,8 @@ pub(super) async fn claim(calls: &Calls, claim: &Claim) -> Result<Claimed, Store
                     (written.await?, 1)
                 }
                 Next::TakeOver => {
+                    // Whoever takes it over must be able to go on with them.
+                    let _ = found.record.steps()?;
                     let written = take_over(calls, claim, &found.record).await?;
                     (written, found.record.attempt.saturating_add(1))
                 }
@@ -38,7 +42,9 @@ pub(super) async fn claim(calls: &Calls, claim: &Claim) -> Result<Claimed, Store
                     prove(calls, claim, attempt).await?;
                 }
                 let steps = match item {
-                    Some(item) => Record::read(item)?.steps()?,
+                    Some(item) => Record::read(item)
+                        .and_then(|record| record.steps())
+                        .map_err(|error| after_a_write(&error))?,
                     None => Bytes::new(),
                 };
                 return Ok(Claimed::Acquired { attempt, steps });
@@ -181,9 +187,16 @@ async fn recognised(
 /// Writes a lease again that may end before its owner gives it up.
 async fn prove(calls: &Calls, claim: &Claim, attempt: u32) -> Result<(), StoreError> {
     let lease = Lease::of(claim, attempt);
-    match changes::extend(calls, &calls.claims, &lease).await?.value {
+    let written = changes::extend(calls, &calls.claims, &lease).await;
+    match written.map_err(|error| after_a_write(&error))?.value {
         Write::Done(_) => Ok(()),
         // Somebody took it for over, and has it now. No body has run under this claim.
         Write::Unmet(_) => Err(changing()),
     }
+}
+
+/// The error of a claim that was made, whatever came after it: it has to be undone.
+fn after_a_write(error: &StoreError) -> StoreError {
+    let why = format!("the claim was made, and then: {error}");
+    StoreError::unavailable(NAME, Said::new(why))
 }

@@ -171,6 +171,29 @@ async fn a_lease_that_was_counted_from_a_clock_that_stood_still_is_written_again
     assert!(matches!(seen.phase, Phase::Finished { .. }), "{seen:?}");
 }
 
+/// The lease is not proven, and cannot be: the claim is made all the same, and somebody has to undo it.
+#[tokio::test]
+async fn a_claim_that_was_made_and_not_proven_says_that_it_may_have_been_made() {
+    let Some(emulator) = Emulator::best() else {
+        return;
+    };
+    let server = DynamoDb::start(emulator).await;
+    let proxy = Proxy::to(&server);
+    let store = proxy.store().await;
+    proxy.set_clock_off(HOUR);
+    proxy.rule(|request| match request.operation.as_str() {
+        "UpdateItem" => Fate::error(400, "ThrottlingException"),
+        _ => Fate::Passes,
+    });
+    let claim = claim_of(1);
+    let error = store.claim(&claim).await.unwrap_err();
+    assert!(error.may_have_effect(), "{error:?}");
+    proxy.rule(|_| Fate::Passes);
+    let change = store.release(&claim.id, &claim.token).await;
+    assert_eq!(change.unwrap(), Change::Applied);
+    assert_eq!(store.inspect(&claim.id).await.unwrap(), None);
+}
+
 /// A process that sleeps for longer than its lease is overtaken, whatever its own clock says; and it cannot
 /// end the record that is not its own any more.
 #[tokio::test]
