@@ -92,6 +92,11 @@ pub async fn attach(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         return Ok(Arc::new(builder.attach().await?));
     }
     match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => {
+            let builder = crate::dynamodb::DynamoDbStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
         #[cfg(feature = "memory")]
         ("memory", _) => Err(ConnectError::Unfit {
             store: "memory",

@@ -16,7 +16,7 @@
 //! | a call: what was sent, what was answered, and when | `calls`, `witness` |
 //! | what an error means | `errors` |
 //! | how many calls are under way | `lanes` |
-//! | records page by page | `listing` |
+//! | records page by page, and what operators ask for | `listing`, `maintenance` |
 //! | what a URL says, and what is checked at start-up | `url`, `builder`, `checks` |
 //! | creating the table | `table` |
 //!
@@ -43,6 +43,7 @@ mod clock;
 mod errors;
 mod lanes;
 mod listing;
+mod maintenance;
 mod record;
 mod store;
 mod table;

@@ -24,7 +24,12 @@ mod connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+#[cfg(any(
+    feature = "dynamodb",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite"
+))]
 mod findings;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
 mod watchers;

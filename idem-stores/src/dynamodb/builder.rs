@@ -126,6 +126,16 @@ impl DynamoDbStoreBuilder {
         Ok(DynamoDbStore::new(calls))
     }
 
+    /// As [`connect`](Self::connect), for tools beside the application: it tries no right before it is needed.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn attach(self) -> Result<DynamoDbStore, ConnectError> {
+        let calls = Box::pin(self.calls()).await?;
+        Box::pin(checks::look(&calls)).await?;
+        Ok(DynamoDbStore::new(calls))
+    }
+
     /// Creates the table, waits until it is there, and turns its TTL on. A table that is there already is
     /// left as it is, but for its TTL. It takes half a minute, and rights that the store itself does not
     /// need.

@@ -248,6 +248,29 @@ pub(super) async fn end(
     Err(changing())
 }
 
+/// Takes the lease from the attempt with this number.
+pub(super) async fn revoke(
+    calls: &Calls,
+    id: &RecordId,
+    attempt: u32,
+) -> Result<Change, StoreError> {
+    let _permit = calls.lanes.claim().await?;
+    let began @ Began { now, .. } = calls.begin()?;
+    let update = Expression::new("SET s = :s REMOVE l").value(":s", State::Abandoned.value());
+    let condition = Expression::new("n = :n AND s = :running AND expires >= :date")
+        .value(":n", record::number(attempt.into()))
+        .value(":running", State::Running.value())
+        .value(":date", record::number(now.earliest / 1000));
+    let nothing = ReturnValue::None;
+    let written = calls
+        .update(&calls.claims, id, began, update, condition, nothing)
+        .await?;
+    Ok(match written.value {
+        Write::Done(_) => Change::Applied,
+        Write::Unmet(_) => Change::LeaseLost,
+    })
+}
+
 pub(super) async fn checkpoint(
     calls: &Calls,
     lease: &Lease,

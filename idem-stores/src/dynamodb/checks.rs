@@ -5,8 +5,7 @@ use std::error::Error;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::TimeToLiveStatus;
-use idem_core::{RecordId, StoreError};
-use tracing::warn;
+use idem_core::{Finding, RecordId, StoreError};
 
 use super::NAME;
 use super::calls::Calls;
@@ -18,22 +17,28 @@ use crate::ConnectError;
 /// # Errors
 /// When the service cannot be reached, or refuses the login or one of the calls that the store makes.
 pub(super) async fn run(calls: &Calls) -> Result<(), ConnectError> {
+    look(calls).await?;
     let nobody = RecordId::from_bytes(rand::random());
-    // It tells the clock, too.
-    if let Err(error) = calls.get(&nobody).await {
-        return Err(match code_of(&error) {
-            Some("ResourceNotFoundException") => ConnectError::Unfit {
-                store: NAME,
-                problem: "there is no table of this name in this region; DynamoDbStoreBuilder::create_table makes one".into(),
-            },
-            _ => ConnectError::Store(error),
-        });
-    }
     try_writes(calls, &nobody)
         .await
         .map_err(ConnectError::Store)?;
-    warn_without_ttl(calls).await;
+    crate::findings::warn_of(&[ttl(calls).await]);
     Ok(())
+}
+
+/// Reads a record that is not there: it tells the clock.
+pub(super) async fn look(calls: &Calls) -> Result<(), ConnectError> {
+    let nobody = RecordId::from_bytes(rand::random());
+    match calls.get(&nobody).await {
+        Ok(_) => Ok(()),
+        Err(error) if code_of(&error) == Some("ResourceNotFoundException") => {
+            Err(ConnectError::Unfit {
+                store: NAME,
+                problem: "there is no table of this name in this region; DynamoDbStoreBuilder::create_table makes one".into(),
+            })
+        }
+        Err(error) => Err(ConnectError::Store(error)),
+    }
 }
 
 /// Tries each kind of write with a condition that does not hold.
@@ -87,14 +92,36 @@ where
     Err(store_error(&error, &Tries::one(), calls.timeout))
 }
 
-async fn warn_without_ttl(calls: &Calls) {
+/// What an operator is told. Whatever keeps the store from working is an error of this call.
+pub(super) async fn examine(calls: &Calls) -> Result<Vec<Finding>, StoreError> {
+    let nobody = RecordId::from_bytes(rand::random());
+    let _ = calls.get(&nobody).await?;
+    let rights = match try_writes(calls, &nobody).await {
+        Ok(()) => Finding::fine("rights", "read, write, change and delete"),
+        Err(error @ StoreError::Rejected { .. }) => Finding::problem(
+            "rights",
+            code_of(&error).unwrap_or("refused").to_owned(),
+            "the service refuses a call that the store makes: operations fail, or their outcomes are not stored",
+            "see the rights of this login; `docs/dynamodb/policy.json` lists them",
+        ),
+        Err(error) => return Err(error),
+    };
+    Ok(vec![rights, ttl(calls).await])
+}
+
+async fn ttl(calls: &Calls) -> Finding {
+    const SUBJECT: &str = "TTL";
     let asked = calls
         .claims
         .describe_time_to_live()
         .table_name(&calls.table);
-    // Whoever may not ask does not know.
     let Ok(answer) = Box::pin(asked.send()).await else {
-        return;
+        return Finding::warning(
+            SUBJECT,
+            "not known",
+            "it is not known whether expired records are deleted: this login may not ask",
+            "give it dynamodb:DescribeTimeToLive",
+        );
     };
     let is_on = answer.time_to_live_description.is_some_and(|ttl| {
         let status = ttl.time_to_live_status;
@@ -103,10 +130,13 @@ async fn warn_without_ttl(calls: &Calls) {
             Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
         ) && ttl.attribute_name.as_deref() == Some(EXPIRES)
     });
-    if !is_on {
-        warn!(
-            target: "idem",
-            "the TTL of the dynamodb table is not on for the attribute `{EXPIRES}`: expired records count as absent, but are never deleted"
-        );
+    match is_on {
+        true => Finding::fine(SUBJECT, EXPIRES),
+        false => Finding::warning(
+            SUBJECT,
+            "off",
+            "expired records count as absent, and are never deleted",
+            "turn the table's TTL on for the attribute `expires`",
+        ),
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Page, RecordId, Store,
-    StoreError, Token, Watch,
+    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Maintenance, Page, RecordId,
+    Store, StoreError, Token, Watch,
 };
 
 use super::calls::Calls;
@@ -26,12 +26,20 @@ impl DynamoDbStore {
             calls: Arc::new(calls),
         }
     }
+
+    pub(super) fn calls(&self) -> &Calls {
+        &self.calls
+    }
 }
 
 #[async_trait]
 impl Store for DynamoDbStore {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 
     fn max_outcome_bytes(&self) -> Option<usize> {

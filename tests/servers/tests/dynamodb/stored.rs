@@ -293,3 +293,30 @@ async fn a_table_that_is_not_there_or_has_another_key_is_an_error_at_the_start()
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn operators_are_told_the_time_the_rights_and_the_ttl_and_may_revoke() {
+    let Some(Emulator::Local) = Emulator::best() else {
+        return;
+    };
+    let server = DynamoDb::start(Emulator::Local).await;
+    let store = server.builder().attach().await.unwrap();
+    let maintenance = store.maintenance().unwrap();
+    let since = maintenance.time().await.unwrap().duration_since(UNIX_EPOCH);
+    let off = i64::try_from(since.unwrap().as_secs()).unwrap() - now();
+    assert!(off.abs() <= 5, "{off}");
+    let findings = maintenance.examine().await.unwrap();
+    let fine: Vec<_> = findings.iter().map(|it| (it.subject, &*it.found)).collect();
+    let rights = "read, write, change and delete";
+    assert_eq!(fine, [("rights", rights), ("TTL", "expires")]);
+    let claim = claim_of(1);
+    store.claim(&claim).await.unwrap();
+    let other = maintenance.revoke(&claim.id, 2).await.unwrap();
+    assert_eq!(other, Change::LeaseLost);
+    let revoked = maintenance.revoke(&claim.id, 1).await.unwrap();
+    assert_eq!(revoked, Change::Applied);
+    let renewed = store.renew(&Lease::of(&claim, 1)).await.unwrap();
+    assert_eq!(renewed, Change::LeaseLost);
+    let next = store.claim(&claim.by_another()).await.unwrap();
+    assert_eq!(next, Claimed::acquired(2));
+}
