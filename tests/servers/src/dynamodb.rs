@@ -307,6 +307,11 @@ pub fn url_at(port: u16, table: &str) -> String {
 
 /// The configuration of a client that reaches an emulator over this port.
 pub fn config_at(port: u16) -> aws_sdk_dynamodb::config::Builder {
+    // dynalite hangs up after five seconds, and a claim that it has not answered is not sent again unseen.
+    let idle = Duration::from_secs(2);
+    let http = aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(idle)
+        .build_http();
     Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
@@ -318,7 +323,7 @@ pub fn config_at(port: u16) -> aws_sdk_dynamodb::config::Builder {
             None,
             "tests",
         ))
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .http_client(http)
 }
 
 /// A client that reaches an emulator over this port.
