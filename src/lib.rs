@@ -74,6 +74,7 @@
 //! | PostgreSQL | [`stores::postgres`] | `postgres`, `postgres-tls` |
 //! | MySQL and MariaDB | [`stores::mysql`] | `mysql`, `mysql-tls` |
 //! | SQLite | [`stores::sqlite`] | `sqlite` |
+//! | Amazon DynamoDB | [`stores::dynamodb`] | `dynamodb` |
 //! | one of your own | [`store::Store`] | |
 //!
 //! The feature `cache` keeps finished outcomes in the process.

@@ -74,6 +74,13 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// The longest outcome that one of its records can hold, in bytes, and the most bytes of steps. `None`
+    /// where nothing in the store bounds them. A longer outcome leaves a tombstone, and is not sent; so the
+    /// store that passes calls on to another one passes this on, too.
+    fn max_outcome_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Asks for the right to run one attempt.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 

@@ -10,6 +10,7 @@ use crate::error::{ConnectError, SCHEMES};
 ///
 /// | URL | store |
 /// |---|---|
+/// | `dynamodb://table` | a table of Amazon DynamoDB, with the credentials that the SDK finds |
 /// | `memory://` | this process, 256 MiB |
 /// | `memory://?max_bytes=N` | this process, at most `N` bytes |
 /// | `mysql://[user[:password]@]host[:3306]/database`, `mariadb://…` | a MySQL or MariaDB server, over TLS where its `ssl-mode` says so |
@@ -27,6 +28,10 @@ use crate::error::{ConnectError, SCHEMES};
 /// With Redis, `max_claims=256` and `max_waiting=4096` bound the claims that are under way and those
 /// that wait in the queue, and `wait_replicas=1` and `wait_aof=1` say what must have a write before it
 /// is confirmed; see `RedisStoreBuilder`.
+///
+/// With DynamoDB, `region=eu-west-1` and `endpoint=http://127.0.0.1:8000` say where the table is,
+/// `timeout=2s` how long one call may take with all its tries, and `max_claims=128` and
+/// `max_waiting=4096` bound the claims that are under way and those that wait in the queue.
 ///
 /// With SQLite, `timeout=2s` is how long a call waits for the lock of another process. `max_waiting=4096`
 /// bounds the claims that wait to be written, and those that wait to be read; the next one is refused.
@@ -56,6 +61,10 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         return Ok(Arc::new(crate::sqlite::SqliteStore::connect(url).await?));
     }
     match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => Ok(Arc::new(
+            crate::dynamodb::DynamoDbStore::connect(url).await?,
+        )),
         #[cfg(feature = "memory")]
         ("memory", rest) => open_memory(rest),
         #[cfg(feature = "redis")]
@@ -89,6 +98,11 @@ pub async fn attach(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         return Ok(Arc::new(builder.attach().await?));
     }
     match url.split_once("://").ok_or(ConnectError::NotAUrl)? {
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => {
+            let builder = crate::dynamodb::DynamoDbStore::builder(url)?;
+            Ok(Arc::new(builder.attach().await?))
+        }
         #[cfg(feature = "memory")]
         ("memory", _) => Err(ConnectError::Unfit {
             store: "memory",

@@ -7,6 +7,7 @@ use idem_core::StoreError;
 
 /// Every scheme: its name, the feature that it needs, and whether that is compiled in.
 pub(crate) const SCHEMES: &[(&str, &str, bool)] = &[
+    ("dynamodb", "dynamodb", cfg!(feature = "dynamodb")),
     ("memory", "memory", cfg!(feature = "memory")),
     ("mariadb", "mysql", cfg!(feature = "mysql")),
     ("mysql", "mysql", cfg!(feature = "mysql")),

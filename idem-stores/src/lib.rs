@@ -3,6 +3,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
+
 #[cfg(feature = "memory")]
 pub mod memory;
 
@@ -24,7 +27,12 @@ mod connect;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod database;
 mod error;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "sqlite"))]
+#[cfg(any(
+    feature = "dynamodb",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite"
+))]
 mod findings;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod sql;

@@ -45,6 +45,20 @@ const FEATURES: &[Feature] = &[
         brings: &["sqlx", "sqlx-core", "sqlx-sqlite", "libsqlite3-sys"],
     },
     Feature {
+        name: "dynamodb",
+        brings: &[
+            "aws-config",
+            "aws-sdk-dynamodb",
+            "http",
+            "http-body",
+            "hyper",
+            "rustls",
+            "tower",
+            "tower-layer",
+            "tower-service",
+        ],
+    },
+    Feature {
         name: "cache",
         brings: &["moka"],
     },
@@ -242,6 +256,9 @@ const SERVER_HALF: &[&str] = &["idem-core", "idem-macros", "idem-rs", "idem-stor
 const HEAVY: &[&str] = &[
     "actix-web",
     "axum",
+    "aws-config",
+    "aws-lc-rs",
+    "aws-sdk-dynamodb",
     "axum-core",
     "deadpool",
     "diesel",

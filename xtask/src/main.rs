@@ -8,6 +8,7 @@ mod circles;
 mod clients;
 mod compile_cost;
 mod crashes;
+mod dynamodb;
 mod features;
 mod plots;
 mod rules;
@@ -71,7 +72,9 @@ fn main() -> ExitCode {
         }
         Command::Bench { only, quick } => bench::run(&only, quick),
         Command::Budget => bench::check_budget(),
-        Command::Crash { kills } => servers::provide().and_then(|()| crashes::run(kills)),
+        Command::Crash { kills } => servers::provide()
+            .and_then(|()| dynamodb::provide())
+            .and_then(|()| crashes::run(kills)),
     };
     match ended {
         Ok(()) => {
@@ -111,7 +114,7 @@ fn test() -> Result<(), Failure> {
     steps.step("servers", || {
         servers::provide()?;
         valkey::provide();
-        Ok(())
+        dynamodb::provide()
     })?;
     steps.step("lints, with every feature", lint)?;
     steps.step("all tests are built, with every feature", || {

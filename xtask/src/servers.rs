@@ -86,6 +86,25 @@ pub(crate) fn provide_valgrind() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Runs DynamoDB Local.
+const JAVA: Server = Server {
+    program: "java",
+    variable: "IDEM_JAVA",
+    versions: None,
+    packages: &["default-jre-headless"],
+    before: "openjdk ",
+    oldest: (17, 0),
+};
+
+/// Java, which is asked for in `PATH`, is there afterwards.
+pub(crate) fn provide_java() -> Result<(), Failure> {
+    if JAVA.version().is_none() {
+        JAVA.install()?;
+    }
+    println!("{}", JAVA.verified()?);
+    Ok(())
+}
+
 /// Runs the page's client half.
 const NODE: Server = Server {
     program: "node",

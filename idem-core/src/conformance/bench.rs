@@ -350,6 +350,13 @@ impl Handle {
         Ok(claimed)
     }
 
+    /// So many bytes, or as many as a record of this store can hold.
+    pub(super) fn at_most(&self, bytes: usize) -> usize {
+        self.0
+            .max_outcome_bytes()
+            .map_or(bytes, |most| most.min(bytes))
+    }
+
     fn attempts(&self) -> MutexGuard<'_, HashMap<[u8; 16], u32>> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }

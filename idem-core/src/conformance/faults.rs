@@ -307,6 +307,10 @@ impl Store for FaultyStore {
         self.inner.maintenance()
     }
 
+    fn max_outcome_bytes(&self) -> Option<usize> {
+        self.inner.max_outcome_bytes()
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let claim = *claim;
         self.call(Method::Claim, move |store| {

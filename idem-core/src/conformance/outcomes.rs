@@ -24,9 +24,10 @@ pub(super) async fn every_byte(bench: Bench) -> Checked {
 
 pub(super) async fn large(bench: Bench) -> Checked {
     // Of 251, a prime, so that a lost or doubled block shows.
+    let length = bench.a.at_most(1 << 20);
     is_kept(
         &bench,
-        (0..1_u32 << 20).map(|place| (place % 251) as u8).collect(),
+        (0..length).map(|place| (place % 251) as u8).collect(),
     )
     .await
 }

@@ -144,12 +144,14 @@ pub(super) async fn overtaken(bench: Bench) -> Checked {
 pub(super) async fn bytes(bench: Bench) -> Checked {
     let claim = bench.claim();
     bench.acquire("the first claim", &claim, 1).await?;
+    let others = 1 + 256 + 14;
+    let length = bench.a.at_most((1 << 20) + others) - others;
     let parts: [Bytes; 5] = [
         Bytes::new(),
         Bytes::from_static(b"\0"),
         (u8::MIN..=u8::MAX).collect(),
         // Of 251, a prime, so that a lost or doubled block shows.
-        (0..1_u32 << 20).map(|place| (place % 251) as u8).collect(),
+        (0..length).map(|place| (place % 251) as u8).collect(),
         Bytes::from_static(b"r-\\x00%s{}';--"),
     ];
     let mut all = Vec::new();

@@ -306,8 +306,9 @@ impl EngineBuilder {
         self
     }
 
-    /// The longest outcome that is stored, in bytes, encoded; 2 MiB unless given. A longer one
-    /// reaches the first caller whole and leaves a tombstone for retries.
+    /// The longest outcome that is stored, in bytes, encoded; 2 MiB unless given, and no more than the store
+    /// [can hold](Store::max_outcome_bytes). A longer one reaches the first caller whole and leaves a
+    /// tombstone for retries.
     pub const fn max_outcome_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_outcome_bytes = bytes;
         self
@@ -365,7 +366,11 @@ impl EngineBuilder {
     ///
     /// Where two annotated functions have one operation name, it says so in the log, and refuses
     /// every call of both with [`Error::NameTaken`].
-    pub fn build(self) -> Engine {
+    pub fn build(mut self) -> Engine {
+        if let Some(most) = self.store.max_outcome_bytes() {
+            let asked = self.settings.max_outcome_bytes;
+            self.settings.max_outcome_bytes = asked.min(most);
+        }
         names_taken().iter().for_each(observe::name_taken);
         let activity = Arc::<Activity>::default();
         let (max_attempts, max_bytes) = self.settings.max_unsettled;

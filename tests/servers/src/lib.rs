@@ -19,6 +19,7 @@
 
 mod console;
 pub mod declared;
+pub mod dynamodb;
 mod mariadb;
 mod pgbouncer;
 mod postgres;
@@ -27,6 +28,7 @@ mod redis;
 mod support;
 
 pub use console::{Console, Reply};
+pub use dynamodb::{DynamoDb, Emulator};
 pub use mariadb::{MariaDb, MariaDbBuilder};
 pub use pgbouncer::{PgBouncer, PoolMode};
 pub use postgres::{Backup, Postgres, PostgresBuilder};

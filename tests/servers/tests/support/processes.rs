@@ -1,5 +1,6 @@
 //! Many processes over one server: one execution, whatever happens to the processes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idem::store::Store;
@@ -16,6 +17,11 @@ pub(crate) trait Server {
 
     /// How many processes wait for the record's end by notification.
     fn watching(&self, record: &RecordId) -> usize;
+
+    /// A store of this process's own.
+    fn store(&self) -> impl Future<Output = Arc<dyn Store>> {
+        async { idem::stores::connect(&self.url()).await.unwrap() }
+    }
 }
 
 fn id(key: &str) -> RecordId {
@@ -33,16 +39,12 @@ fn watched_by(server: &impl Server, key: &str, processes: usize) {
     );
 }
 
-async fn store(server: &impl Server) -> std::sync::Arc<dyn Store> {
-    idem::stores::connect(&server.url()).await.unwrap()
-}
-
 async fn inspect(server: &impl Server, key: &str) -> Option<Inspection> {
-    store(server).await.inspect(&id(key)).await.unwrap()
+    server.store().await.inspect(&id(key)).await.unwrap()
 }
 
 async fn lease_is_over(server: &impl Server, key: &str) {
-    let store = store(server).await;
+    let store = server.store().await;
     loop {
         match store.inspect(&id(key)).await.unwrap() {
             Some(Inspection {

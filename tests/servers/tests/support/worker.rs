@@ -26,6 +26,8 @@ impl Worker {
             .arg("--effects")
             .arg(effects.path())
             .args(options)
+            // Which one store alone asks for.
+            .envs(idem_tests::dynamodb::CREDENTIALS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idem_tests::{Postgres, Process, Redis, Signal, TempDir, free_port};
+use idem_tests::dynamodb::CREDENTIALS;
+use idem_tests::{DynamoDb, Emulator, Postgres, Process, Redis, Signal, TempDir, free_port};
 use serde_json::Value;
 
 use super::http::{Connection, PATIENCE};
@@ -16,6 +17,7 @@ const READY: Duration = Duration::from_secs(30);
 struct Place {
     _postgres: Option<Postgres>,
     _redis: Option<Redis>,
+    _dynamodb: Option<DynamoDb>,
     directory: TempDir,
     url: String,
 }
@@ -26,14 +28,17 @@ impl Place {
         let postgres = matches!(store, Store::Postgres).then(Postgres::start);
         let redis = matches!(store, Store::Redis).then(Redis::start);
         let file = format!("sqlite://{}", directory.path().join("trip.db").display());
-        let url = match (&postgres, &redis) {
-            (Some(postgres), _) => postgres.url(),
-            (_, Some(redis)) => redis.url(),
+        let dynamodb = matches!(store, Store::DynamoDb).then(dynamodb);
+        let url = match (&postgres, &redis, &dynamodb) {
+            (Some(postgres), ..) => postgres.url(),
+            (_, Some(redis), _) => redis.url(),
+            (.., Some(dynamodb)) => dynamodb.url(),
             _ => file,
         };
         Self {
             _postgres: postgres,
             _redis: redis,
+            _dynamodb: dynamodb,
             directory,
             url,
         }
@@ -44,12 +49,23 @@ impl Place {
         let port = port.to_string();
         let (calls, orders) = (file("calls"), format!("sqlite://{}", file("trip.db")));
         let mut words = vec!["--port", &port, "--store", &self.url, "--calls", &calls];
-        if self.url.starts_with("redis") {
+        if self.url.starts_with("redis") || self.url.starts_with("dynamodb") {
             words.extend(["--orders", &orders]);
         }
         words.extend(crash);
         words.into_iter().map(str::to_owned).collect()
     }
+}
+
+fn dynamodb() -> DynamoDb {
+    let Some(emulator) = Emulator::best() else {
+        panic!("there is no emulator of DynamoDB");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap_or_else(|error| panic!("no runtime: {error}"));
+    runtime.block_on(DynamoDb::start(emulator))
 }
 
 pub(crate) struct Agency {
@@ -153,5 +169,12 @@ fn start(place: &Place, port: u16, crash: &[&str]) -> Process {
         program.display()
     );
     let log = place.directory.path().join("log");
-    Process::start(&program, place.words(port, crash), &log)
+    // Which one store alone asks for.
+    let mut words: Vec<_> = CREDENTIALS
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    words.push(program.display().to_string());
+    words.extend(place.words(port, crash));
+    Process::start("env", words, &log)
 }

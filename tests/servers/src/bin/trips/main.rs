@@ -25,11 +25,14 @@ use rand::{RngExt, SeedableRng};
 use agency::Agency;
 use audit::Audit;
 use client::{Booked, Client};
-use options::Options;
+use options::{Options, Store};
 
 /// From when the server is ready to the kill.
 const SOON: Duration = Duration::from_millis(5);
 const LATE: Duration = Duration::from_millis(120);
+
+/// The same where a crash is noticed seconds after its lease: some kills strike after that.
+const LATE_IN_DYNAMODB: Duration = Duration::from_secs(6);
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -76,10 +79,14 @@ fn book_and_kill(options: &Options, seed: u64, agency: &mut Agency) -> Vec<Booke
         // Clients must end also where this panics: the scope waits for them.
         let closes = Closes(closing);
         let mut rng = StdRng::seed_from_u64(seed);
+        let late = match options.store {
+            Store::DynamoDb => LATE_IN_DYNAMODB,
+            _ => LATE,
+        };
         for _ in 0..options.kills {
             agency.wait_until_ready();
             let of_the_rest: f64 = rng.random_range(0.0..1.0);
-            thread::sleep(SOON + (LATE - SOON).mul_f64(of_the_rest));
+            thread::sleep(SOON + (late - SOON).mul_f64(of_the_rest));
             agency.kill_and_start();
         }
         agency.wait_until_ready();

@@ -21,4 +21,6 @@ pub(crate) enum Store {
     Sqlite,
     Postgres,
     Redis,
+    #[value(name = "dynamodb")]
+    DynamoDb,
 }

@@ -1,0 +1,15 @@
+//! The DynamoDB store against emulators: conformance, what it costs, many processes, clocks that are wrong,
+//! throttling and lost answers.
+
+#[path = "../support/processes.rs"]
+mod many;
+#[path = "../support/worker.rs"]
+mod worker;
+
+mod clock;
+mod conformance;
+mod costs;
+mod faults;
+mod processes;
+mod proxy;
+mod stored;
