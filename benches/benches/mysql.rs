@@ -149,7 +149,8 @@ async fn insert_and_update(pool: MySqlPool, id: [u8; 32]) {
     let insert = "INSERT INTO bare (id, gone_at) VALUES (?, UTC_TIMESTAMP(6) + INTERVAL 1 DAY)";
     let insert = sqlx::query(insert).bind(&id[..]).execute(&pool);
     insert.await.expect("a commit");
-    let update = "UPDATE bare SET outcome = ?, gone_at = UTC_TIMESTAMP(6) + INTERVAL 1 DAY WHERE id = ?";
+    let update =
+        "UPDATE bare SET outcome = ?, gone_at = UTC_TIMESTAMP(6) + INTERVAL 1 DAY WHERE id = ?";
     let update = sqlx::query(update)
         .bind(&[7_u8; OUTCOME_BYTES][..])
         .bind(&id[..])
