@@ -83,11 +83,13 @@ impl Bench<'_> {
     fn first_calls(&self) {
         let contenders = vec![
             Contender::new("`INSERT`, then `UPDATE`, a pool of 10", Baseline, || {
-                let call = || insert_and_update(self.pool.clone(), rand::random());
+                let pool = self.pool.clone();
+                let call = move || insert_and_update(pool.clone(), rand::random());
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
             Contender::new("**idem**", None, || {
-                let call = || first_call(self.store.clone(), claim_of(rand::random()));
+                let store = self.store.clone();
+                let call = move || first_call(store.clone(), claim_of(rand::random()));
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
         ];
@@ -99,13 +101,15 @@ impl Bench<'_> {
     fn replays(&self) {
         let contenders = vec![
             Contender::new("`SELECT`, a pool of 10", Baseline, || {
-                let call = || select(self.pool.clone(), id_of(rand::random_range(0..FINISHED)));
+                let pool = self.pool.clone();
+                let call = move || select(pool.clone(), id_of(rand::random_range(0..FINISHED)));
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
             Contender::new("**idem**", None, || {
-                let call = || {
+                let store = self.store.clone();
+                let call = move || {
                     let claim = claim_of(rand::random_range(0..FINISHED));
-                    replay(self.store.clone(), claim)
+                    replay(store.clone(), claim)
                 };
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
