@@ -6,7 +6,7 @@ use idem_core::{Finding, Severity};
 use tracing::warn;
 
 /// Deleting expired records is late by then: stores do it every minute unless told otherwise.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 const LATE: Duration = Duration::from_secs(15 * 60);
 
 /// Tells the log what is not as it should be.
@@ -19,7 +19,7 @@ pub(crate) fn warn_of(findings: &[Finding]) {
 }
 
 /// What the oldest expired record says of who deletes them. `None`: there is none.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub(crate) fn sweeping(late_by: Option<Duration>) -> Finding {
     const SUBJECT: &str = "sweeping";
     let late_by = late_by.unwrap_or_default();

@@ -29,6 +29,7 @@ mod database;
 mod error;
 #[cfg(any(
     feature = "dynamodb",
+    feature = "mysql",
     feature = "postgres",
     feature = "redis",
     feature = "sqlite"

@@ -10,7 +10,7 @@ async fn shown(url: &str) -> String {
 
 #[tokio::test]
 async fn a_main_that_returns_the_error_says_which_urls_there_are() {
-    for url in ["no url", "mysql://host", "memory://?max_bytes=x"] {
+    for url in ["no url", "mssql://host", "memory://?max_bytes=x"] {
         assert!(shown(url).await.contains("memory://"), "{url}");
     }
 }

@@ -43,7 +43,7 @@ const COLUMNS: &str = "SELECT id, fingerprint, attempt, state, token, claimed_at
 ///
 /// # Errors
 /// When they are foreign, or too new for this code.
-pub(super) async fn look(connection: &mut MySqlConnection) -> Result<usize, ConnectError> {
+async fn look(connection: &mut MySqlConnection) -> Result<usize, ConnectError> {
     let rows = ask(connection, TABLES).await?;
     let tables: Result<Vec<&str>, Error> = rows.iter().map(|row| word(row, "name")).collect();
     let tables = tables.map_err(schema_error)?;
@@ -115,6 +115,14 @@ pub(super) async fn check(connection: &mut MySqlConnection) -> Result<(), Connec
         ))),
         _ => Ok(()),
     }
+}
+
+/// The version of the tables.
+///
+/// # Errors
+/// When they are foreign, or too new for this code.
+pub(super) async fn version(connection: &mut MySqlConnection) -> Result<usize, ConnectError> {
+    look(connection).await
 }
 
 /// Upgrades the tables to this version. Of concurrent processes one does, and the others wait. The

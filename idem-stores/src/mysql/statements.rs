@@ -36,6 +36,8 @@ static SUSPEND: Text = text!("statements/suspend.sql");
 static INSPECT: Text = text!("statements/inspect.sql");
 static FORGET: Text = text!("statements/forget.sql");
 static LIST: Text = text!("statements/list.sql");
+static REVOKE: Text = text!("statements/revoke.sql");
+static TIME: Text = text!("statements/time.sql");
 static SWEEP_LOOK: Text = text!("statements/sweep_look.sql");
 
 /// A duration in microseconds, rounded up.
@@ -241,7 +243,8 @@ pub(super) fn inspection(answer: &Answer) -> Result<Option<Inspection>, Error> {
     };
     let found = Inspection::new(Fingerprint::from_bytes(fingerprint), attempt(row)?, phase)
         .claimed(operation(row)?, claimed_at(row)?)
-        .steps(bytes_of(row, "steps")?.unwrap_or_default());
+        .steps(bytes_of(row, "steps")?.unwrap_or_default())
+        .kept_for(duration(number(row, "kept")?));
     Ok(Some(found))
 }
 
@@ -339,6 +342,21 @@ pub(super) fn forgotten(answer: &Answer) -> Result<Option<Forgotten>, Error> {
     };
     let alive = lease_left(row)?;
     Ok(alive.map(|lease_left| Forgotten::Running { lease_left }))
+}
+
+/// Ends the lease of this attempt.
+pub(super) fn revoke(id: &RecordId, attempt: u32) -> Message {
+    let values = [Value::Bytes(id.as_bytes()), Value::Number(attempt.into())];
+    Message::new(&REVOKE, values)
+}
+
+pub(super) fn time() -> Message {
+    Message::new(&TIME, [])
+}
+
+/// The server's time.
+pub(super) fn read_time(answer: &Answer) -> Result<Option<SystemTime>, Error> {
+    answer.rows().first().map_or(Ok(None), claimed_at)
 }
 
 /// Locks expired records, from where an earlier sweep ended.

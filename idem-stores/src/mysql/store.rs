@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
-    Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, NotReplayable, OperationName,
-    Outcome, Page, RecordId, Store, StoreError, Token, Watch,
+    Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance,
+    NotReplayable, OperationName, Outcome, Page, RecordId, Store, StoreError, Swept, Token, Watch,
 };
 use sqlx::Error;
 use tracing::warn;
@@ -214,6 +214,10 @@ impl Store for MySqlStore {
         NAME
     }
 
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let mut call = self.connections().begin(Lane::Other).await?;
         let read = |answer: &Answer| statements::claimed(answer, claim.on_crash);
@@ -326,6 +330,38 @@ impl Store for MySqlStore {
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
         self.connections()
             .run(Lane::Other, &statements::forget(id), statements::forgotten)
+            .await
+    }
+}
+
+#[async_trait]
+impl Maintenance for MySqlStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        self.connections()
+            .run(Lane::Other, &statements::time(), statements::read_time)
+            .await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        let found = async {
+            let connection = self.connections().open_separate().await;
+            checks::examine(&mut connection.map_err(connect_error)?).await
+        };
+        match found.await {
+            Ok(found) => Ok(found),
+            Err(ConnectError::Store(error)) => Err(error),
+            Err(unfit) => Err(StoreError::rejected(NAME, unfit)),
+        }
+    }
+
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
+        let records = self.sweep(max_records).await?;
+        let more = records >= max_records.into();
+        Ok(Swept::Deleted { records, more })
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        self.change(Lane::Other, statements::revoke(id, attempt), None)
             .await
     }
 }
