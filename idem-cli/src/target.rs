@@ -39,7 +39,7 @@ impl TargetArguments {
 }
 
 impl TargetArguments {
-    fn url(&self) -> Result<&str, Failure> {
+    pub(crate) fn url(&self) -> Result<&str, Failure> {
         let url = self.store.as_deref().filter(|url| !url.is_empty());
         url.ok_or_else(|| {
             Failure::usage("which store? Give its URL with --store, or in the variable IDEM_STORE")

@@ -1,6 +1,8 @@
 //! The subcommands, one file each.
 
 mod completions;
+#[cfg(feature = "dynamodb")]
+mod create_table;
 mod dashboard;
 mod doctor;
 mod forget;
@@ -47,6 +49,9 @@ pub(crate) enum Command {
     Probe(Box<probe::Probe>),
     /// Serves a page for operators on 127.0.0.1, which asks nobody who they are.
     Dashboard(dashboard::Dashboard),
+    /// Creates the table of a DynamoDB store.
+    #[cfg(feature = "dynamodb")]
+    CreateTable(create_table::CreateTable),
     /// Writes a completion script for a shell.
     Completions(completions::Completions),
     /// Writes the manual pages.
@@ -91,6 +96,8 @@ impl Command {
             Self::Doctor(command) => command.run(target, output).await,
             Self::Probe(command) => command.run(output).await,
             Self::Dashboard(command) => command.run(target, output).await,
+            #[cfg(feature = "dynamodb")]
+            Self::CreateTable(command) => command.run(target, output).await,
             Self::Completions(_) | Self::Man(_) => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! What the doctor finds.
 
-use idem_tests::{Postgres, Redis};
+use idem_tests::{MariaDb, Postgres, Redis};
 use serde_json::Value;
 
 use crate::tool::{Tool, said};
@@ -90,6 +90,55 @@ async fn postgres_that_does_not_wait_for_its_disk_is_told() {
     let report: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(severity(&report, "rights"), "problem");
     assert!(said.out.contains("INSERT, UPDATE, DELETE"), "{}", said.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_that_does_not_wait_for_its_disk_is_told() {
+    let server = MariaDb::builder()
+        .setting("innodb-flush-log-at-trx-commit", "2")
+        .start();
+    let tool = Tool::over(server.url());
+    let said = tool.run(&["doctor", "--json"]);
+    assert_eq!(said.status, 5, "there are no tables: {}", said.err);
+    use_once(&server.url()).await;
+    let report = tool.object(&["doctor"]);
+    assert_eq!(
+        severity(&report, "innodb_flush_log_at_trx_commit"),
+        "warning"
+    );
+    for subject in [
+        "schema",
+        "rights",
+        "sync_binlog",
+        "writes",
+        "sweeping",
+        "clock",
+    ] {
+        assert_eq!(severity(&report, subject), "fine");
+    }
+
+    // Nobody sweeps.
+    server.sql(
+        "INSERT INTO idem_records (id, fingerprint, attempt, state, claimed_at, lease_until, \
+            expires_at, sweep_at)
+         SELECT REPEAT('a', 32), REPEAT('b', 33), 1, 'running', t, t, t, t
+         FROM (SELECT UTC_TIMESTAMP(6) - INTERVAL 2 HOUR AS t) AS of_time",
+    );
+    assert_eq!(severity(&tool.object(&["doctor"]), "sweeping"), "warning");
+    assert_eq!(tool.object(&["sweep"])["deleted"], 1);
+    assert_eq!(severity(&tool.object(&["doctor"]), "sweeping"), "fine");
+
+    server.sql(
+        "CREATE USER 'reader'@'127.0.0.1' IDENTIFIED BY 'pw'; \
+         GRANT SELECT ON shop.* TO 'reader'@'127.0.0.1'",
+    );
+    let reader = Tool::over(server.url().replace("root@", "reader:pw@"));
+    let said = reader.run(&["doctor", "--json"]);
+    assert_eq!(said.status, 5, "{}{}", said.out, said.err);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(severity(&report, "rights"), "problem");
+    assert!(said.out.contains("INSERT, UPDATE, DELETE"), "{}", said.out);
+    assert!(!said.out.contains("reader:pw"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

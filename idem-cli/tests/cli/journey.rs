@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use idem_tests::{Postgres, Redis, RedisCluster, wait_until};
+use idem_tests::{MariaDb, Postgres, Redis, RedisCluster, wait_until};
 use serde_json::{Value, json};
 
 use crate::owner::{self, KEY, OPERATION, TENANT};
@@ -180,6 +180,12 @@ async fn a_record_stuck_in_a_cluster_is_found_understood_and_resolved() {
 async fn a_record_stuck_in_postgres_is_found_understood_and_resolved() {
     let postgres = Postgres::start();
     is_found_understood_and_resolved(Tool::over(postgres.url())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_stuck_in_mysql_is_found_understood_and_resolved() {
+    let server = MariaDb::start();
+    is_found_understood_and_resolved(Tool::over(server.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

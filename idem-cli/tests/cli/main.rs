@@ -3,6 +3,7 @@
 mod changes;
 mod dashboard;
 mod doctor;
+mod dynamodb;
 mod journey;
 mod long_work;
 mod naming;

@@ -348,17 +348,20 @@ impl Record {
                     claimed_at,
                     ..
                 } = self;
+                let kept_for = self.retention_left(now);
                 let outcome = self.outcome()?;
                 let phase = Phase::Finished { outcome };
-                return Ok(
-                    Inspection::new(fingerprint, attempt, phase).claimed(operation, claimed_at)
-                );
+                return Ok(Inspection::new(fingerprint, attempt, phase)
+                    .claimed(operation, claimed_at)
+                    .kept_for(kept_for));
             }
         };
+        let kept_for = self.retention_left(now);
         let steps = self.steps()?;
         Ok(Inspection::new(self.fingerprint, self.attempt, phase)
             .claimed(self.operation, self.claimed_at)
-            .steps(steps))
+            .steps(steps)
+            .kept_for(kept_for))
     }
 
     pub(super) fn record_state(&self, date: i64) -> RecordState {

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use idem_tests::{Postgres, Redis, RedisCluster, TempDir};
+use idem_tests::{MariaDb, Postgres, Redis, RedisCluster, TempDir};
 
 use crate::{SECRET, WRONG};
 
@@ -23,6 +23,7 @@ pub(crate) fn places() -> Vec<Place> {
         Place::of("redis", redis(), redis_url, Redis::kill),
         Place::of("redis", cluster(), cluster_url, kill_nodes),
         Place::of("postgres", postgres(), Postgres::url, Postgres::kill),
+        Place::of("mysql", mysql(), MariaDb::url, MariaDb::kill),
     ]
 }
 
@@ -89,6 +90,10 @@ fn kill_nodes(cluster: &RedisCluster) {
 
 fn logged_in(url: &str) -> String {
     url.replace("://", &format!("://app:{PASSWORD}@"))
+}
+
+fn mysql() -> MariaDb {
+    MariaDb::builder().login("app", PASSWORD).start()
 }
 
 fn postgres() -> Postgres {
