@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Packets {
     port: u16,
@@ -33,6 +37,28 @@ impl Packets {
     /// How many commands came since the last look.
     pub(crate) fn count(&self) -> u64 {
         self.commands.swap(0, Ordering::SeqCst)
+    }
+
+    /// Returns when nothing has come for a while.
+    pub(crate) async fn quiet(&self) {
+        let began = Instant::now();
+        loop {
+            sleep(Duration::from_millis(500)).await;
+            if self.count() == 0 {
+                return;
+            }
+            assert!(began.elapsed() < LIMIT);
+        }
+    }
+
+    /// The same as [`count`](Self::count), of so many or more, which may still be on their way. One too many is seen at the latest
+    /// by the next look.
+    pub(crate) async fn count_to(&self, expected: u64) -> u64 {
+        let began = Instant::now();
+        while self.commands.load(Ordering::SeqCst) < expected && began.elapsed() < LIMIT {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.count()
     }
 }
 
