@@ -1,5 +1,6 @@
 //! What the checks of a server say of it: to the log at start-up, and to operators who ask.
 
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 use std::time::Duration;
 
 use idem_core::{Finding, Severity};

@@ -89,7 +89,7 @@ const TRIPS: [(&str, u32); 4] = [
     ("sqlite", 4),
     ("postgres", 4),
     ("redis", 4),
-    ("dynamodb", 20),
+    ("dynamodb", 40),
 ];
 
 pub(crate) fn run(kills: u32) -> Result<(), Failure> {
