@@ -222,6 +222,10 @@ fn claim_of(number: u64) -> Claim {
     )
 }
 
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).expect("less than many years")
+}
+
 type Lines = Arc<Mutex<Vec<PgConnection>>>;
 
 fn free(lines: &Lines) -> MutexGuard<'_, Vec<PgConnection>> {
@@ -233,12 +237,14 @@ async fn bare_replay(lines: Lines) {
     let claim = claim_of(rand::random_range(0..FINISHED));
     let mut line = free(&lines).pop().expect("one for each caller");
     let row = sqlx::query(pgbench::CLAIM)
+        .bind("claim 2")
         .bind(claim.id.as_bytes())
         .bind(claim.fingerprint.to_bytes())
         .bind(claim.token.as_bytes())
-        .bind(claim.lease)
-        .bind(claim.retention)
+        .bind(micros(claim.lease))
+        .bind(micros(claim.retention))
         .bind(true)
+        .bind(&b"bench"[..])
         .fetch_one(&mut line);
     let row = row.await.expect("an answer");
     let outcome: &[u8] = row.get("outcome");

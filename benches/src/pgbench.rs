@@ -18,12 +18,14 @@ pub fn claim() -> String {
     filled(
         CLAIM,
         &[
+            "'claim 2'",
             ID,
             &fingerprint,
             TOKEN,
-            "'30 s'::interval",
-            "'24 h'::interval",
+            "30000000",
+            DAY,
             "true",
+            r"'\x6f70'::bytea",
         ],
     )
 }
@@ -33,7 +35,7 @@ pub fn complete() -> String {
     const COMPLETE: &str = include_str!("../../idem-stores/src/postgres/statements/complete.sql");
     filled(
         COMPLETE,
-        &[ID, TOKEN, ":outcome::bytea", "'24 h'::interval"],
+        &["'complete 2'", ID, TOKEN, ":outcome::bytea", DAY],
     )
 }
 
@@ -45,6 +47,9 @@ pub fn select() -> String {
 /// The record that `n` names: see [`id_of`].
 const ID: &str = "sha256(int8send(:n))";
 const TOKEN: &str = r"'\x02020202020202020202020202020202'::bytea";
+
+/// In microseconds.
+const DAY: &str = "86400000000";
 
 /// Pgbench says once a second how many transactions there were, but perhaps not at the end.
 const SECONDS: &str = "3";
