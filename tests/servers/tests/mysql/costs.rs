@@ -1,7 +1,6 @@
 //! What it costs: round trips, counted between the store and its server, and what they leave behind.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use idem::store::{Change, Lease, Store};
 use idem::stores::memory::MemoryStore;
