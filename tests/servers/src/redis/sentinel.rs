@@ -187,6 +187,21 @@ impl RedisSentinel {
     }
 }
 
+impl Drop for RedisSentinel {
+    /// A failover that does not come is explained by what each of the five has logged.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for server in self.sentinels.iter().chain(&self.servers) {
+                eprintln!(
+                    "{} logged last:\n{}",
+                    server.url(),
+                    server.process.log_tail()
+                );
+            }
+        }
+    }
+}
+
 /// The port of the primary that a sentinel names.
 fn named_by(sentinel: &Redis) -> Result<u16, String> {
     let reply = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME])?;

@@ -295,8 +295,15 @@ pub(crate) async fn withstands(load: Load, time: Duration, may_forget: bool, fau
             if befell >= faults.len() && started.elapsed() > time {
                 break;
             }
+            let at = Instant::now();
             fault();
+            let over = at.elapsed();
             load.recovers(what);
+            println!(
+                "{what}: over after {} ms, calls again after {} ms",
+                over.as_millis(),
+                at.elapsed().as_millis()
+            );
             befell += 1;
         }
     });
