@@ -107,6 +107,9 @@ impl RedisSentinel {
 
     /// Has the sentinels swap the roles of the two, which stay up, and waits until they have.
     pub fn sentinel_failover(&self) {
+        // Before: a sentinel that has yet to demote a primary that came back does so to the one that
+        // has just been promoted, and the roles are swapped back.
+        self.wait_until_whole();
         let old = self.primary();
         let new = self.other(old).port;
         let mut asked: Option<Instant> = None;
@@ -123,7 +126,7 @@ impl RedisSentinel {
             }
             Err("the sentinel names the old one".to_owned())
         });
-        self.wait_until_primary(self.other(old));
+        // On a busy machine they may have gone on since: whichever it is, all must agree on it.
         self.wait_until_whole();
     }
 
