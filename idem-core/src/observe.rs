@@ -50,6 +50,11 @@ pub(crate) fn store_call(operation: &str, call: &'static str) -> tracing::Span {
     tracing::debug_span!(target: "idem", "store call", operation, call)
 }
 
+/// Whether anybody wants that span: it costs something even where nobody does.
+pub(crate) fn store_call_is_traced() -> bool {
+    tracing::span_enabled!(target: "idem", tracing::Level::DEBUG)
+}
+
 /// At an engine's start.
 pub(crate) fn name_taken(taken: &NameTaken) {
     error!(

@@ -5,6 +5,7 @@
 //! do that for a few records each, so that no task has to run.
 
 mod clock;
+mod looks;
 mod records;
 mod shard;
 

@@ -185,7 +185,10 @@ impl Engine {
         answer: impl FnOnce() -> T,
     ) -> T {
         let clock = observe::clock();
-        let answer = observe::store_call(operation, call).in_scope(answer);
+        let answer = match observe::store_call_is_traced() {
+            true => observe::store_call(operation, call).in_scope(answer),
+            false => answer(),
+        };
         observe::store_call_took(self.store().name(), call, &clock);
         answer
     }

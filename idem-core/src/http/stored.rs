@@ -1,7 +1,7 @@
 //! The bytes of a stored response, and the response that they give back.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, SET_COOKIE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, GetAll, HeaderName, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -59,23 +59,64 @@ pub(super) fn store(
     body: &Bytes,
     settings: &HttpSettings,
 ) -> Outcome {
+    let named_by_connection = Options::of(headers);
     let stored = Stored {
         status: status.as_u16(),
         headers: headers
             .iter()
-            .filter(|(name, _)| is_kept(name, headers, settings))
+            .filter(|(name, _)| is_kept(name, &named_by_connection, settings))
             .map(|(name, value)| (name.as_str(), Raw(value.as_bytes())))
             .collect(),
         body: Raw(body),
     };
-    let encoded = Vec::with_capacity(body.len() + 256);
+    // With the exact room, the bytes are not moved once more.
+    let encoded = Vec::with_capacity(stored.encoded_len());
     match postcard::to_extend(&stored, encoded) {
         Ok(encoded) => Outcome::Response(encoded.into()),
         Err(_) => Outcome::NotReplayable(NotReplayable::NotCaptured),
     }
 }
 
-fn is_kept(name: &HeaderName, headers: &HeaderMap, settings: &HttpSettings) -> bool {
+impl Stored<'_> {
+    /// How long postcard's encoding is.
+    fn encoded_len(&self) -> usize {
+        let line = |(name, value): &(&str, Raw<'_>)| {
+            length_len(name.len()) + name.len() + length_len(value.0.len()) + value.0.len()
+        };
+        length_len(self.status.into())
+            + length_len(self.headers.len())
+            + self.headers.iter().map(line).sum::<usize>()
+            + length_len(self.body.0.len())
+            + self.body.0.len()
+    }
+}
+
+/// How many bytes postcard takes for a number: seven bits each.
+const fn length_len(number: usize) -> usize {
+    let bits = (usize::BITS - number.leading_zeros()) as usize;
+    if bits == 0 { 1 } else { bits.div_ceil(7) }
+}
+
+/// The lines of `Connection`, if there are any: its options name headers that are hop-by-hop too.
+struct Options<'a>(Option<GetAll<'a, HeaderValue>>);
+
+impl<'a> Options<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let any = headers.contains_key(CONNECTION);
+        Self(any.then(|| headers.get_all(CONNECTION)))
+    }
+
+    fn name(&self, name: &HeaderName) -> bool {
+        let lines = self.0.iter().flatten();
+        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).any(|option| {
+            option
+                .trim_ascii()
+                .eq_ignore_ascii_case(name.as_str().as_bytes())
+        })
+    }
+}
+
+fn is_kept(name: &HeaderName, named_by_connection: &Options<'_>, settings: &HttpSettings) -> bool {
     if *name == SET_COOKIE {
         return settings.keep_set_cookie;
     }
@@ -83,18 +124,7 @@ fn is_kept(name: &HeaderName, headers: &HeaderMap, settings: &HttpSettings) -> b
         && *name != CONTENT_LENGTH
         && *name != IDEMPOTENT_REPLAYED
         && !HOP_BY_HOP.contains(name)
-        && !is_named_by_connection(name, headers)
-}
-
-/// A header that `Connection` names is hop-by-hop too.
-fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|line| {
-        line.as_bytes().split(|byte| *byte == b',').any(|option| {
-            option
-                .trim_ascii()
-                .eq_ignore_ascii_case(name.as_str().as_bytes())
-        })
-    })
+        && !named_by_connection.name(name)
 }
 
 /// The response from a stored outcome, marked as a replay. The body shares the stored bytes.
@@ -129,4 +159,24 @@ pub fn replay_under(
     let mut response = replay(outcome)?;
     settings.retry_hints.of_replay(&mut response);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_for_an_encoded_response_is_exact() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 3_000_000] {
+            let value = "v".repeat(length.min(20_000));
+            let body = vec![b'b'; length];
+            let stored = Stored {
+                status: 200,
+                headers: vec![("name", Raw(value.as_bytes())), ("", Raw(b""))],
+                body: Raw(&body),
+            };
+            let encoded = postcard::to_extend(&stored, Vec::new()).unwrap();
+            assert_eq!(stored.encoded_len(), encoded.len());
+        }
+    }
 }

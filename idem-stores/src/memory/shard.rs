@@ -1,11 +1,12 @@
 //! A part of the records, behind one lock, and when to look whether they have expired.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use idem_core::{RecordHasher, RecordId};
 
+use super::looks::Looks;
 use super::records::Record;
 
 pub(super) struct Shard {
@@ -13,7 +14,7 @@ pub(super) struct Shard {
     records: HashMap<RecordId, Box<Placed>, RecordHasher>,
     /// One look for each record, at the first time at which it may have expired. If it has not, it gets
     /// another look: so a completion, which decides when a record expires, changes nothing here.
-    looks: BTreeSet<(Duration, RecordId)>,
+    looks: Looks,
     /// No look is due before this time.
     next_look: Duration,
 }
@@ -27,7 +28,7 @@ impl Default for Shard {
     fn default() -> Self {
         Self {
             records: HashMap::default(),
-            looks: BTreeSet::new(),
+            looks: Looks::default(),
             next_look: Duration::MAX,
         }
     }
@@ -48,11 +49,14 @@ impl Shard {
 
     /// Puts a record where none is, or an expired one, whose bytes are returned.
     pub(super) fn insert(&mut self, id: RecordId, record: Record, look_at: Duration) -> u64 {
-        let freed = self.remove(&id);
-        self.looks.insert((look_at, id));
+        let placed = Box::new(Placed { record, look_at });
+        let expired = self.records.insert(id, placed);
+        let freed = expired.map_or(0, |expired| {
+            self.take_back(expired.look_at, id);
+            expired.record.bytes()
+        });
+        self.looks.plan(look_at, id);
         self.next_look = self.next_look.min(look_at);
-        self.records
-            .insert(id, Box::new(Placed { record, look_at }));
         freed
     }
 
@@ -61,8 +65,19 @@ impl Shard {
         let Some(removed) = self.records.remove(id) else {
             return 0;
         };
-        self.looks.remove(&(removed.look_at, *id));
+        self.take_back(removed.look_at, *id);
         removed.record.bytes()
+    }
+
+    fn take_back(&mut self, look_at: Duration, id: RecordId) {
+        self.looks.take_back(look_at, id);
+        if self.looks.are_mostly_taken_back() {
+            let records = &self.records;
+            let finds = |at: Duration, id: &RecordId| {
+                records.get(id).is_some_and(|placed| placed.look_at == at)
+            };
+            self.looks.retain(finds);
+        }
     }
 
     /// The records that have not expired.
@@ -78,26 +93,25 @@ impl Shard {
             return freed;
         }
         for _ in 0..most {
-            let Some((look_at, id)) = self.looks.pop_first() else {
+            let Some((look_at, id)) = self.looks.due(now) else {
                 break;
             };
-            if now < look_at {
-                self.looks.insert((look_at, id));
-                break;
-            }
-            let Entry::Occupied(mut placed) = self.records.entry(id) else {
-                continue;
+            let mut placed = match self.records.entry(id) {
+                Entry::Occupied(placed) if placed.get().look_at == look_at => placed,
+                _ => {
+                    self.looks.found_nothing();
+                    continue;
+                }
             };
             let expires_at = placed.get().record.expires_at;
             if expires_at <= now {
                 freed += placed.remove().record.bytes();
             } else {
                 placed.get_mut().look_at = expires_at;
-                self.looks.insert((expires_at, id));
+                self.looks.plan(expires_at, id);
             }
         }
-        let next = self.looks.first();
-        self.next_look = next.map_or(Duration::MAX, |(look_at, _)| *look_at);
+        self.next_look = self.looks.next().unwrap_or(Duration::MAX);
         // What a flood has left behind.
         if self.records.len() < self.records.capacity() / 8 {
             self.records.shrink_to(self.records.len() * 2);
