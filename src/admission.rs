@@ -5,6 +5,9 @@
     reason = "the error is the answer, and is moved once"
 )]
 
+use std::borrow::Cow;
+use std::future::Future;
+
 use bytes::Bytes;
 use http::Response;
 #[cfg(feature = "tower")]
@@ -14,7 +17,7 @@ use idem_core::http::{
 };
 use idem_core::{
     Begun, Caller, Engine, Error, Fingerprint, FingerprintError, Fingerprinter, FormerFingerprint,
-    Granted, Key, KeyError, Operation, Transactional,
+    Granted, Key, KeyError, Keyed, Operation, Transactional,
 };
 
 use crate::captured_request::CapturedRequest;
@@ -48,21 +51,54 @@ async fn read(
 }
 
 /// Decides whether the handler runs. An `Err` is the answer without it.
-pub(crate) async fn admit(
+pub(crate) fn admit<R: CapturedRequest>(
     plan: Plan,
+    request: &mut R,
+) -> impl Future<Output = Result<Admitted, Response<Bytes>>> {
+    // Before the future, which would hold the plan beside what is made of it.
+    let entered = enter(plan, request);
+    decide(entered, request)
+}
+
+/// Decides the rest of what [`enter`] has begun.
+pub(crate) async fn decide(
+    entered: Entered,
     request: &mut impl CapturedRequest,
 ) -> Result<Admitted, Response<Bytes>> {
-    let admitted = decide(plan, request).await;
+    let admitted = match entered {
+        Entered::WithKey(keyed) => keyed.decide(request).await,
+        Entered::Admitted(admitted) => Ok(*admitted),
+        Entered::Refused(refused) => Err(*refused),
+    };
     if admitted.is_err() {
         request.leave();
     }
     admitted
 }
 
-async fn decide(
-    plan: Plan,
-    request: &mut impl CapturedRequest,
-) -> Result<Admitted, Response<Bytes>> {
+/// What the request's head decides. Boxed: futures hold it.
+pub(crate) enum Entered {
+    /// The body and the store decide.
+    WithKey(Box<KeyedRequest>),
+    /// The handler runs without a record of its own.
+    Admitted(Box<Admitted>),
+    /// This is the answer without it.
+    Refused(Box<Response<Bytes>>),
+}
+
+/// A request under its key.
+pub(crate) struct KeyedRequest {
+    keyed: Keyed,
+    accepted: Accepted,
+    release: Cow<'static, [u16]>,
+}
+
+/// Decides what needs no more than the request's head.
+pub(crate) fn enter(plan: Plan, request: &impl CapturedRequest) -> Entered {
+    try_enter(plan, request).unwrap_or_else(|refused| Entered::Refused(Box::new(refused)))
+}
+
+fn try_enter(plan: Plan, request: &impl CapturedRequest) -> Result<Entered, Response<Bytes>> {
     let required = plan.required;
     let release = plan.release.clone();
     let identified = identify(plan, request)?;
@@ -71,53 +107,71 @@ async fn decide(
             // Nobody is told.
             return Err(Response::new(Bytes::new()));
         }
-        return Ok(Admitted {
+        return Ok(Entered::Admitted(Box::new(Admitted {
             permit: Permit::Unprotected(identified.operation.unprotected()),
             #[cfg(feature = "tower")]
             enclosing: EnclosingAttempt::NONE,
             refusals: identified.refusals,
-        });
+        })));
     }
     let (keyed, accepted) = identified.keyed(Operation::keyed)?;
-    #[cfg(feature = "tower")]
-    let enclosing = keyed.enclosing_attempt();
     if keyed.is_lent() {
-        return Ok(Admitted {
+        return Ok(Entered::Admitted(Box::new(Admitted {
             permit: Permit::Within,
             #[cfg(feature = "tower")]
-            enclosing,
+            enclosing: keyed.enclosing_attempt(),
             refusals: accepted.refusals,
-        });
+        })));
     }
-    let body = read(request, accepted.refusals.settings()).await?;
-    let counted = accepted.count(&request.identity(), body)?;
-    let granted = match keyed.begin_at_once(counted.fingerprint) {
-        Ok(granted) => granted,
-        Err(keyed) => {
-            let former = counted.former(&request.identity());
-            // Boxed: it is large, and gone before the handler runs.
-            let begun = Box::pin(keyed.begin_or_attach(counted.fingerprint, former)).await;
-            begun.map_err(|error| counted.refusals.error(&error))?
-        }
-    };
-    let refusals = counted.refusals;
-    let permit = match granted {
-        Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
-        Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
-        Granted::Run(Begun::Replay(outcome)) | Granted::Replay(outcome) => {
-            return Err(refusals.replayed_response(&outcome));
-        }
-        Granted::Attach(live) => match Attached::to(live) {
-            Some(attached) => Permit::Attached(attached),
-            None => return Err(refusals.in_flight()),
-        },
-    };
-    Ok(Admitted {
-        permit,
+    Ok(Entered::WithKey(Box::new(KeyedRequest {
+        keyed,
+        accepted,
+        release,
+    })))
+}
+
+impl KeyedRequest {
+    async fn decide(
+        self: Box<Self>,
+        request: &mut impl CapturedRequest,
+    ) -> Result<Admitted, Response<Bytes>> {
+        let body = read(request, self.accepted.refusals.settings()).await?;
+        let Self {
+            keyed,
+            accepted,
+            release,
+        } = *self;
         #[cfg(feature = "tower")]
-        enclosing,
-        refusals,
-    })
+        let enclosing = keyed.enclosing_attempt();
+        let counted = accepted.count(&request.identity(), body)?;
+        let granted = match keyed.begin_at_once(counted.fingerprint) {
+            Ok(granted) => granted,
+            Err(keyed) => {
+                let former = counted.former(&request.identity());
+                // Boxed: it is large, and gone before the handler runs.
+                let begun = Box::pin(keyed.begin_or_attach(counted.fingerprint, former)).await;
+                begun.map_err(|error| counted.refusals.error(&error))?
+            }
+        };
+        let refusals = counted.refusals;
+        let permit = match granted {
+            Granted::Run(Begun::Execute(execution)) => Permit::Execute(execution, release),
+            Granted::Run(Begun::Unprotected(unprotected)) => Permit::Unprotected(unprotected),
+            Granted::Run(Begun::Replay(outcome)) | Granted::Replay(outcome) => {
+                return Err(refusals.replayed_response(&outcome));
+            }
+            Granted::Attach(live) => match Attached::to(live) {
+                Some(attached) => Permit::Attached(attached),
+                None => return Err(refusals.in_flight()),
+            },
+        };
+        Ok(Admitted {
+            permit,
+            #[cfg(feature = "tower")]
+            enclosing,
+            refusals,
+        })
+    }
 }
 
 /// Decides whether the handler runs in a transaction of the database.

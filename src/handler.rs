@@ -15,6 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use futures_util::future::{Either, FutureExt, TryFutureExt, ready};
 use http::{Extensions, Response};
 use http_body::Body;
 use idem_core::http::{
@@ -122,7 +123,13 @@ impl Admitted {
     }
 
     /// Runs the handler. A client that hangs up does not stop it: it goes on on a task of its own.
-    pub(crate) async fn run_detached<B, E>(self, respond: Responding<B, E>) -> Answer<B, E>
+    ///
+    /// Futures here are small, and hold boxes: what encloses them moves them, and is itself boxed by
+    /// frameworks.
+    pub(crate) fn run_detached<B, E>(
+        self,
+        respond: Responding<B, E>,
+    ) -> impl Future<Output = Answer<B, E>> + Send
     where
         B: Body<Data = Bytes, Error: Send> + Send + 'static,
         E: Send + 'static,
@@ -131,25 +138,28 @@ impl Admitted {
             permit, refusals, ..
         } = self;
         let ended = match permit {
-            Permit::Attached(attached) => return Ok(attached.into_response()),
-            Permit::Within => return EnclosingAttempt::NONE.scope(run_unrecorded(respond)).await,
-            Permit::Unprotected(unprotected) => {
-                let body = EnclosingAttempt::NONE.scope(run_unrecorded(respond));
-                // Boxed, as whatever is rare here: what encloses this moves it.
-                let ended = Box::pin(unprotected.drive_detached(body)).await;
-                ended.map_err(ExecutionError::Panicked)
-            }
             Permit::Execute(execution, release) => {
                 let engine = refusals.engine().clone();
                 let body = run_and_capture(respond, release, engine, |outgoing| {
                     outgoing.driven(Recording::spawn)
                 });
-                // Boxed, so that what encloses it moves a pointer.
                 let body = Box::pin(EnclosingAttempt::NONE.scope(body));
-                execution.drive_flowing_detached(body).await
+                Either::Left(execution.drive_flowing_detached(body))
+            }
+            Permit::Attached(attached) => {
+                Either::Right(ready(Ok(Ok(attached.into_response()))).boxed())
+            }
+            Permit::Within => {
+                let body = EnclosingAttempt::NONE.scope(run_unrecorded(respond));
+                Either::Right(body.map(Ok).boxed())
+            }
+            Permit::Unprotected(unprotected) => {
+                let body = EnclosingAttempt::NONE.scope(run_unrecorded(respond));
+                let body = unprotected.drive_detached(body);
+                Either::Right(body.map_err(ExecutionError::Panicked).boxed())
             }
         };
-        ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals)))
+        ended.map(move |ended| ended.unwrap_or_else(|error| Ok(unanswered(&error, &refusals))))
     }
 }
 

@@ -15,6 +15,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::{FutureExt, TryFutureExt};
 use idem_core::http::{BodyError, CapturedBody, RequestIdentity, collect_body, drain};
 use idem_core::{Engine, Transactional};
 
@@ -27,11 +28,8 @@ use crate::plan::Plan;
 /// A request on its way to an idempotent handler: its head has been read by the head
 /// extractors, its body waits. `B` is the handler's last extractor.
 pub struct Captured<B> {
-    inner: Box<Inner<B>>,
-}
-
-pub struct Inner<B> {
-    request: Waiting,
+    /// Boxed, as everything here that futures hold.
+    request: Box<Waiting>,
     last: Last<B>,
 }
 
@@ -50,8 +48,8 @@ type Extracting<B> = Pin<Box<dyn Future<Output = Result<B, Response>> + Send>>;
 
 /// The last extractor: it has run with the head, or waits for the whole request.
 pub enum Last<B> {
-    Ready(B),
-    Deferred(Box<dyn FnOnce(Request) -> Extracting<B> + Send>),
+    Ready(Box<B>),
+    Deferred(Box<dyn FnOnce(Box<Waiting>) -> Extracting<B> + Send>),
 }
 
 /// Marks a last extractor that reads the request's head only: it runs with the others.
@@ -72,7 +70,7 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let (mut head, body) = request.into_parts();
         match B::from_request_parts(&mut head, state).await {
-            Ok(value) => Ok(Self::new(head, body, Last::Ready(value))),
+            Ok(value) => Ok(Self::new(head, body, Last::Ready(Box::new(value)))),
             Err(rejection) => Err(rejection.into_response()),
         }
     }
@@ -88,9 +86,9 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let (head, body) = request.into_parts();
         let state = state.clone();
-        let last = Last::Deferred(Box::new(move |request| {
+        let last = Last::Deferred(Box::new(move |request: Box<Waiting>| {
             Box::pin(async move {
-                B::from_request(request, &state)
+                B::from_request(request.into_request(), &state)
                     .await
                     .map_err(IntoResponse::into_response)
             })
@@ -101,14 +99,10 @@ where
 
 impl<B> Captured<B> {
     fn new(head: Parts, body: Body, last: Last<B>) -> Self {
+        let body = RequestBody::Unread(body);
         Self {
-            inner: Box::new(Inner {
-                request: Waiting {
-                    head,
-                    body: RequestBody::Unread(body),
-                },
-                last,
-            }),
+            request: Box::new(Waiting { head, body }),
+            last,
         }
     }
 }
@@ -136,34 +130,33 @@ impl<B: Send + 'static> Captured<B> {
     /// Runs the last extractor now, because the key, the scope, the fingerprint or the engine
     /// names what it binds. Nothing is claimed yet.
     pub async fn extract(self, engine: Option<Engine>) -> Result<(Captured<()>, B), Response> {
-        let mut request = self.inner;
-        let body = admission::read_early(&mut request.request, engine).await;
+        let Self { mut request, last } = self;
+        let body = admission::read_early(&mut *request, engine).await;
         let body = body.map_err(answer)?;
-        let Inner { request, last } = *request;
-        let head = request.head;
         let value = match last {
-            Last::Ready(value) => value,
+            Last::Ready(value) => *value,
             Last::Deferred(extract) => {
-                extract(Request::from_parts(head.clone(), Body::from(body.clone()))).await?
+                let request = Waiting {
+                    head: request.head.clone(),
+                    body: RequestBody::Read(body),
+                };
+                extract(Box::new(request)).await?
             }
         };
         let rest = Captured {
-            inner: Box::new(Inner {
-                request: Waiting {
-                    head,
-                    body: RequestBody::Read(body),
-                },
-                last: Last::Ready(()),
-            }),
+            request,
+            last: Last::Ready(Box::new(())),
         };
         Ok((rest, value))
     }
 
     /// Decides whether the handler runs. An `Err` is the answer without it.
-    pub async fn admit(self, plan: Plan) -> Result<Admitted<B>, Response> {
-        let mut request = self.inner;
-        let admitted = admit(plan, &mut request.request).await?;
-        Ok(Admitted { admitted, request })
+    pub fn admit(self, plan: Plan) -> impl Future<Output = Result<Admitted<B>, Response>> + Send {
+        let Self { request, last } = self;
+        admit(plan, request).map_ok(|(admitted, request)| Admitted {
+            admitted,
+            rest: Captured { request, last },
+        })
     }
 
     /// Decides whether the handler runs in a transaction of the database.
@@ -171,16 +164,28 @@ impl<B: Send + 'static> Captured<B> {
         self,
         (plan, database): (Plan, D),
     ) -> Result<AdmittedIn<B, D>, Response> {
-        let mut request = self.inner;
-        let admitted = admission::admit_in(plan, database, &mut request.request).await;
+        let mut rest = self;
+        let admitted = admission::admit_in(plan, database, &mut *rest.request).await;
         let admitted = admitted.map_err(answer)?;
-        Ok(AdmittedIn { admitted, request })
+        Ok(AdmittedIn { admitted, rest })
+    }
+
+    async fn value(self) -> Result<B, Response> {
+        match self.last {
+            Last::Ready(value) => Ok(*value),
+            Last::Deferred(extract) => extract(self.request).await,
+        }
     }
 }
 
-/// Not generic: compiled once, and not for every handler.
-async fn admit(plan: Plan, request: &mut Waiting) -> Result<handler::Admitted, Response> {
-    admission::admit(plan, request).await.map_err(answer)
+impl Waiting {
+    fn into_request(self) -> Request {
+        let body = match self.body {
+            RequestBody::Unread(body) => body,
+            RequestBody::Read(bytes) => Body::from(bytes),
+        };
+        Request::from_parts(self.head, body)
+    }
 }
 
 impl CapturedRequest for Waiting {
@@ -212,58 +217,55 @@ impl CapturedRequest for Waiting {
     }
 }
 
-impl<B> Inner<B> {
-    async fn extract(self: Box<Self>) -> Result<B, Response> {
-        let Self {
-            request: Waiting { head, body },
-            last,
-        } = *self;
-        match last {
-            Last::Ready(value) => Ok(value),
-            Last::Deferred(extract) => {
-                let body = match body {
-                    RequestBody::Unread(body) => body,
-                    RequestBody::Read(bytes) => Body::from(bytes),
-                };
-                extract(Request::from_parts(head, body)).await
-            }
-        }
-    }
-}
-
 /// The right to run the handler.
 pub struct Admitted<B> {
     admitted: handler::Admitted,
-    request: Box<Inner<B>>,
+    rest: Captured<B>,
 }
 
 impl<B: Send + 'static> Admitted<B> {
     /// Runs the last extractor, then the handler, and answers. A client that hangs up stops neither.
-    pub async fn run<F, Fut>(self, handler: F) -> Response
+    pub fn run<F, Fut>(self, handler: F) -> impl Future<Output = Response> + Send
     where
         F: FnOnce(B) -> Fut + Send + 'static,
         Fut: Future<Output: IntoResponse> + Send + 'static,
     {
-        let Self { admitted, request } = self;
+        let Self { admitted, rest } = self;
         let respond = async move {
-            match request.extract().await {
+            match rest.value().await {
                 Ok(last) => Responded::Answered(handler(last).await.into_response()),
                 Err(rejection) => rejected(rejection),
             }
         };
-        run(admitted, Box::pin(respond)).await
+        run(admitted, Box::pin(respond))
     }
 }
 
-/// Not generic, as [`admit`].
-async fn run(admitted: handler::Admitted, respond: Responding<Body>) -> Response {
-    answered(admitted.run_detached(respond).await)
+// Not generic: compiled once, and not for every handler. With combinators where it can be: an `async`
+// block that awaits a future that it was given holds it twice.
+
+fn admit(
+    plan: Plan,
+    mut request: Box<Waiting>,
+) -> impl Future<Output = Result<(handler::Admitted, Box<Waiting>), Response>> + Send {
+    let entered = admission::enter(plan, &*request);
+    async move {
+        let admitted = admission::decide(entered, &mut *request).await;
+        Ok((admitted.map_err(answer)?, request))
+    }
+}
+
+fn run(
+    admitted: handler::Admitted,
+    respond: Responding<Body>,
+) -> impl Future<Output = Response> + Send {
+    admitted.run_detached(respond).map(answered)
 }
 
 /// The right to run the handler in a transaction.
 pub struct AdmittedIn<B, D: Transactional> {
     admitted: handler::AdmittedIn<D>,
-    request: Box<Inner<B>>,
+    rest: Captured<B>,
 }
 
 impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
@@ -274,9 +276,9 @@ impl<B: Send + 'static, D: Transactional> AdmittedIn<B, D> {
         Fut: Future<Output = (D::Transaction, R)> + Send + 'static,
         R: IntoResponse,
     {
-        let Self { admitted, request } = self;
+        let Self { admitted, rest } = self;
         let respond = move |transaction| async move {
-            let last = match request.extract().await {
+            let last = match rest.value().await {
                 Ok(last) => last,
                 Err(rejection) => return (transaction, rejected(rejection)),
             };

@@ -108,11 +108,13 @@ impl<'a> Options<'a> {
 
     fn name(&self, name: &HeaderName) -> bool {
         let lines = self.0.iter().flatten();
-        lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).any(|option| {
-            option
-                .trim_ascii()
-                .eq_ignore_ascii_case(name.as_str().as_bytes())
-        })
+        lines
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .any(|option| {
+                option
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(name.as_str().as_bytes())
+            })
     }
 }
 

@@ -77,7 +77,12 @@ mod tests {
     use super::*;
 
     fn id(number: u8) -> RecordId {
-        RecordId::derive("", "test", None, &idem_core::Key::of(&[number][..]).unwrap())
+        RecordId::derive(
+            "",
+            "test",
+            None,
+            &idem_core::Key::of(&[number][..]).unwrap(),
+        )
     }
 
     fn at(seconds: u64) -> Duration {
