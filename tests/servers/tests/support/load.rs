@@ -10,6 +10,7 @@
 //! - once the server is back, calls succeed again, by themselves.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -45,11 +46,29 @@ struct Acknowledged {
 /// Every attempt that was acknowledged, per record.
 type Acquired = Arc<Mutex<HashMap<RecordId, Vec<Acknowledged>>>>;
 
+/// What was asked of the store and what it answered, per record: what a failure is explained by.
+type Told = Arc<Mutex<HashMap<RecordId, Vec<String>>>>;
+
 /// A store that remembers which claims and outcomes its server has acknowledged.
 #[derive(Clone)]
 struct Witnessed {
     store: Arc<dyn Store>,
     acquired: Acquired,
+    told: Told,
+    engine: usize,
+    since: Instant,
+}
+
+impl Witnessed {
+    fn tell(&self, id: &RecordId, token: &Token, call: &str, sent: Instant, answer: &dyn Debug) {
+        let (sent, now) = (sent - self.since, self.since.elapsed());
+        let token = u16::from_le_bytes([token.as_bytes()[0], token.as_bytes()[1]]);
+        let line = format!(
+            "{sent:.3?} to {now:.3?}: engine {}, token {token:04x}: {call}: {answer:?}",
+            self.engine
+        );
+        self.told.lock().unwrap().entry(*id).or_default().push(line);
+    }
 }
 
 /// How many of these attempts a server that keeps what it acknowledged would have refused: a
@@ -70,7 +89,9 @@ impl Store for Witnessed {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let sent = Instant::now();
         let answer = self.store.claim(claim).await;
+        self.tell(&claim.id, &claim.token, "claim", sent, &answer);
         if let Ok(Claimed::Acquired { attempt, .. }) = answer {
             let mut acquired = self.acquired.lock().unwrap();
             let acquired = acquired.entry(claim.id).or_default();
@@ -88,11 +109,16 @@ impl Store for Witnessed {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Change, StoreError> {
-        self.store.renew(lease).await
+        let sent = Instant::now();
+        let answer = self.store.renew(lease).await;
+        self.tell(&lease.id, &lease.token, "renew", sent, &answer);
+        answer
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
+        let sent = Instant::now();
         let answer = self.store.complete(lease, outcome).await;
+        self.tell(&lease.id, &lease.token, "complete", sent, &answer);
         if matches!(answer, Ok(Change::Applied)) {
             let mut acquired = self.acquired.lock().unwrap();
             let mut attempts = acquired.get_mut(&lease.id).into_iter().flatten();
@@ -104,11 +130,17 @@ impl Store for Witnessed {
     }
 
     async fn release(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.store.release(id, token).await
+        let sent = Instant::now();
+        let answer = self.store.release(id, token).await;
+        self.tell(id, token, "release", sent, &answer);
+        answer
     }
 
     async fn abandon(&self, id: &RecordId, token: &Token) -> Result<Change, StoreError> {
-        self.store.abandon(id, token).await
+        let sent = Instant::now();
+        let answer = self.store.abandon(id, token).await;
+        self.tell(id, token, "abandon", sent, &answer);
+        answer
     }
 
     async fn inspect(&self, id: &RecordId) -> Result<Option<Inspection>, StoreError> {
@@ -157,16 +189,23 @@ pub(crate) struct Load {
     shop: Arc<Shop>,
     engines: [Operation; 2],
     acquired: Acquired,
+    told: Told,
 }
 
 impl Load {
     /// Load on two engines over two handles onto the same storage.
     pub(crate) fn over(stores: [Arc<dyn Store>; 2]) -> Self {
         let acquired = Acquired::default();
+        let told = Told::default();
+        let since = Instant::now();
+        let mut numbers = 0..;
         let engines = stores.map(|store| {
             let store = Witnessed {
                 store,
                 acquired: Arc::clone(&acquired),
+                told: Arc::clone(&told),
+                engine: numbers.next().unwrap_or_default(),
+                since,
             };
             let engine = EngineBuilder::new(Arc::new(store)).store_timeout(STORE_TIMEOUT);
             let operation = engine.build().operation(OPERATION);
@@ -178,6 +217,7 @@ impl Load {
             engines,
             shop: Arc::default(),
             acquired,
+            told,
         }
     }
 
@@ -195,6 +235,11 @@ impl Load {
         let id = RecordId::derive("", OPERATION, None, &Key::of(key).unwrap());
         let acquired = self.acquired.lock().unwrap();
         acquired.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn told(&self, key: &str) -> Vec<String> {
+        let id = RecordId::derive("", OPERATION, None, &Key::of(key).unwrap());
+        self.told.lock().unwrap().remove(&id).unwrap_or_default()
     }
 
     async fn body(&self, key: &str) -> String {
@@ -253,13 +298,17 @@ impl Load {
             let executions = self.shop.executions.lock().unwrap()[&key];
             if executions == 1 {
                 assert_eq!((&one, &other), (&again, &again));
+                self.told(&key);
                 continue;
             }
             let acknowledged = self.acquired(&key);
-            assert!(may_forget, "{key} ran {executions} times: {acknowledged:?}");
             // The server had forgotten the claim, or the outcome, of each of the others.
             let forgotten = let_in_by_a_forgetful_server(&acknowledged);
-            assert!(executions <= 1 + forgotten, "{key}: {acknowledged:?}");
+            assert!(
+                may_forget && executions <= 1 + forgotten,
+                "{key} ran {executions} times: {acknowledged:?}:\n{}",
+                self.told(&key).join("\n")
+            );
         }
     }
 
