@@ -17,6 +17,7 @@
 //! assert_eq!(postgres.psql("SELECT count(*) FROM kept"), "0");
 //! ```
 
+mod certificates;
 mod console;
 pub mod declared;
 pub mod dynamodb;

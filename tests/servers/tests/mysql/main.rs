@@ -24,3 +24,4 @@ mod replica;
 mod schema;
 mod stored;
 mod sweeping;
+mod tls;
