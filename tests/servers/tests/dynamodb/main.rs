@@ -3,6 +3,8 @@
 
 #[path = "../support/processes.rs"]
 mod many;
+#[path = "../support/wall_clocks.rs"]
+mod wall_clocks;
 #[path = "../support/worker.rs"]
 mod worker;
 
