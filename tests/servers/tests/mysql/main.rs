@@ -1,6 +1,8 @@
 //! The MySQL store against real servers of MariaDB: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/flood.rs"]
+mod flood;
 #[path = "../support/load.rs"]
 mod load;
 #[path = "../support/log.rs"]
@@ -18,6 +20,7 @@ mod conformance;
 mod costs;
 mod dropped;
 mod hung;
+mod lanes;
 mod outages;
 mod packets;
 mod processes;

@@ -1,6 +1,8 @@
 //! The Postgres store against real servers: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/flood.rs"]
+mod flood;
 #[path = "../support/latencies.rs"]
 mod latencies;
 #[path = "../support/load.rs"]
