@@ -125,6 +125,16 @@ const CHROMEDRIVER: Server = Server {
     oldest: (123, 0),
 };
 
+/// Gives processes a wrong wall clock.
+const FAKETIME: Server = Server {
+    program: "faketime",
+    variable: "IDEM_FAKETIME",
+    versions: None,
+    packages: &["faketime"],
+    before: "Version ",
+    oldest: (0, 9),
+};
+
 /// Runs a command while packages of PostgreSQL create no cluster, which they would also start.
 const WITHOUT_CLUSTER: &str = r#"
 directory=/etc/postgresql-common/createcluster.d
@@ -134,10 +144,18 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$directory" && echo "create_main_cluster = false" >"$file" && "$@"
 "#;
 
-/// Redis, PostgreSQL, MariaDB, PgBouncer, Node and a browser must be there afterwards; Valkey only where there is
+/// Redis, PostgreSQL, MariaDB, PgBouncer, Node, a browser and faketime must be there afterwards; Valkey only where there is
 /// a package.
 pub(crate) fn provide() -> Result<(), Failure> {
-    for server in [REDIS, POSTGRES, MARIADB, PGBOUNCER, NODE, CHROMEDRIVER] {
+    for server in [
+        REDIS,
+        POSTGRES,
+        MARIADB,
+        PGBOUNCER,
+        NODE,
+        CHROMEDRIVER,
+        FAKETIME,
+    ] {
         if server.version().is_none() {
             server.install()?;
         }
@@ -194,8 +212,9 @@ impl Server {
     fn version(&self) -> Option<String> {
         let output = Command::new(self.found()).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let first = text.lines().next().unwrap_or_default();
-        output.status.success().then(|| first.trim().to_owned())
+        let mut lines = text.lines().map(str::trim);
+        let first = lines.find(|line| !line.is_empty()).unwrap_or_default();
+        output.status.success().then(|| first.to_owned())
     }
 
     /// The named program, else that in PATH, else that of the newest version.

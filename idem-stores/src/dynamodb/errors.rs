@@ -8,7 +8,7 @@
 //! | throttled: `ProvisionedThroughputExceededException`, `ThrottlingException`, `RequestLimitExceeded` | `NotReady` |
 //! | another region writes the record: `ReplicatedWriteConflictException` | `Busy` |
 //! | an item that this version cannot read | `Unreadable` |
-//! | any other error that the service answers: no table, another key, a right is missing, a wrong signature; no credentials at all | `Rejected` |
+//! | any other error that the service answers: no table, another key, a right is missing, a wrong signature; no credentials at all; an untrusted certificate | `Rejected` |
 //!
 //! What is no error here is a condition that does not hold: it is an answer.
 //!
@@ -18,6 +18,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -93,6 +94,10 @@ where
             answered(answer.err(), status.is_server_error())
         }
         _ if has_no_credentials(error) => StoreError::rejected(NAME, Said::by(error)),
+        // No outage: no body may run because of it.
+        _ if !tries.last_was_sent && is_untrusted_certificate(error) => {
+            StoreError::rejected(NAME, Said::by(error))
+        }
         _ if !tries.last_was_sent => StoreError::not_sent(NAME, Said::by(error)),
         SdkError::TimeoutError(_) => StoreError::TimedOut {
             store: NAME,
@@ -127,6 +132,24 @@ fn has_no_credentials(error: &(dyn Error + 'static)) -> bool {
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<CredentialsError>() {
             return matches!(error, CredentialsError::CredentialsNotLoaded(_));
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Whether a handshake failed over a certificate. Of the errors of a connection it alone says that the
+/// data is invalid.
+fn is_untrusted_certificate(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // One that is made of another one says nothing of its kind, nor gives it as its source.
+        let mut io = error.downcast_ref::<io::Error>();
+        while let Some(error) = io {
+            if error.kind() == io::ErrorKind::InvalidData {
+                return true;
+            }
+            io = error.get_ref().and_then(|inner| inner.downcast_ref());
         }
         next = error.source();
     }

@@ -51,6 +51,7 @@ pub(super) fn parse(url: &str) -> Result<(MySqlConnectOptions, Settings), Connec
     let (location, query) = url.split_once('?').unwrap_or((url, ""));
     let mut settings = Settings::default();
     let mut driver_options = Vec::new();
+    let mut names_authority = false;
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name {
@@ -81,6 +82,7 @@ pub(super) fn parse(url: &str) -> Result<(MySqlConnectOptions, Settings), Connec
                     Some(every.map_err(|_| bad("sweep is a duration such as 60s, or off"))?);
             }
             name if DRIVER_OPTIONS.contains(&name) => {
+                names_authority |= matches!(name, "ssl-ca" | "sslca");
                 driver_options.push(option);
             }
             _ => {
@@ -101,6 +103,15 @@ pub(super) fn parse(url: &str) -> Result<(MySqlConnectOptions, Settings), Connec
     );
     if encrypts && !cfg!(feature = "mysql-tls") {
         return Err(bad("its ssl-mode needs the feature `mysql-tls` of idem-rs"));
+    }
+    let verifies = matches!(
+        options.get_ssl_mode(),
+        MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity
+    );
+    if names_authority && !verifies {
+        return Err(bad(
+            "ssl-ca goes with ssl-mode=verify_ca or verify_identity: other modes verify no certificate",
+        ));
     }
     if options.get_database().is_none() {
         return Err(bad("it names no database: mysql://host/database"));

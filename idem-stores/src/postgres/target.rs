@@ -89,6 +89,7 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
     let (location, query) = url.split_once('?').unwrap_or((url, ""));
     let mut settings = Settings::default();
     let mut driver_options = Vec::new();
+    let mut names_authority = false;
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name {
@@ -133,6 +134,7 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
                 if name == "statement-cache-capacity" && is_too_small(value) {
                     return Err(bad("statement-cache-capacity is a whole number from 16"));
                 }
+                names_authority |= matches!(name, "sslrootcert" | "ssl-root-cert" | "ssl-ca");
                 driver_options.push(option);
             }
             _ => {
@@ -161,6 +163,15 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
     if encrypts && !cfg!(feature = "postgres-tls") {
         return Err(bad(
             "its sslmode needs the feature `postgres-tls` of idem-rs",
+        ));
+    }
+    let verifies = matches!(
+        options.get_ssl_mode(),
+        PgSslMode::VerifyCa | PgSslMode::VerifyFull
+    );
+    if names_authority && !verifies {
+        return Err(bad(
+            "sslrootcert goes with sslmode=verify-ca or verify-full: other modes verify no certificate",
         ));
     }
     Ok((options, settings))

@@ -23,8 +23,12 @@ pub(crate) enum Sent {
 /// An error that is not the server's.
 pub(crate) fn driver_error(store: &'static str, error: Error, sent: Sent) -> StoreError {
     match (&error, sent) {
-        // An untrusted certificate, and mistakes of this process.
         (Error::Tls(source), Sent::Nothing) if !source.is::<io::Error>() => {
+            StoreError::rejected(store, error)
+        }
+        // A handshake failed over what one side said. With an untrusted certificate it is no outage: no
+        // body may run because of it.
+        (Error::Io(source), Sent::Nothing) if source.kind() == io::ErrorKind::InvalidData => {
             StoreError::rejected(store, error)
         }
         (Error::Configuration(_) | Error::PoolClosed | Error::Encode(_), _)

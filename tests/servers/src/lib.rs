@@ -17,6 +17,7 @@
 //! assert_eq!(postgres.psql("SELECT count(*) FROM kept"), "0");
 //! ```
 
+mod certificates;
 mod console;
 pub mod declared;
 pub mod dynamodb;
@@ -26,6 +27,7 @@ mod postgres;
 mod process;
 mod redis;
 mod support;
+mod wall_clock;
 
 pub use console::{Console, Reply};
 pub use dynamodb::{DynamoDb, Emulator};
@@ -35,3 +37,4 @@ pub use postgres::{Backup, Postgres, PostgresBuilder};
 pub use process::{Process, Signal};
 pub use redis::{Flavor, Redis, RedisBuilder, RedisCluster, RedisSentinel, redis_server_program};
 pub use support::{TempDir, free_port, wait_until};
+pub use wall_clock::wall_clock_off;

@@ -4,9 +4,11 @@ mod programs;
 mod replica;
 mod template;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::certificates::{HERE, write_certificates};
 use crate::process::Process;
 use crate::support::{TempDir, free_port, run, wait_until};
 
@@ -34,6 +36,8 @@ pub struct MariaDb {
 pub struct MariaDbBuilder {
     settings: Vec<(String, String)>,
     login: Option<(String, String)>,
+    /// Whom its certificate is for, where it has one.
+    certificate: Option<&'static [&'static str]>,
 }
 
 impl MariaDbBuilder {
@@ -46,6 +50,17 @@ impl MariaDbBuilder {
     /// Creates a login with all rights on the database `shop`, which [`MariaDb::url`] names then.
     pub fn login(mut self, user: &str, password: &str) -> Self {
         self.login = Some((user.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// Offers TLS, with a certificate for 127.0.0.1. See [`MariaDb::certificate`].
+    pub fn tls(self) -> Self {
+        self.tls_for(HERE)
+    }
+
+    /// The same with a certificate for these names.
+    pub fn tls_for(mut self, names: &'static [&'static str]) -> Self {
+        self.certificate = Some(names);
         self
     }
 
@@ -90,6 +105,17 @@ impl MariaDbBuilder {
             ];
             if is_root() {
                 command.push("--user=root".into());
+            }
+            if let Some(names) = self.certificate {
+                write_certificates(path, names);
+                for (option, file) in [
+                    ("ssl-ca", "ca.pem"),
+                    ("ssl-cert", "server.pem"),
+                    ("ssl-key", "server.key"),
+                ] {
+                    let file = path.join(file);
+                    command.push(format!("--{option}={}", file.display()).into());
+                }
             }
             let settings = self.settings.iter();
             command.extend(settings.map(|(name, value)| format!("--{name}={value}").into()));
@@ -139,6 +165,12 @@ impl MariaDb {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// A file beside its certificate, of a server that offers TLS: its authority's certificate `ca.pem`, or
+    /// `client.pem` and `client.key` of a client that this authority vouches for.
+    pub fn certificate(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
     }
 
     /// Its process.

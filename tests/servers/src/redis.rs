@@ -3,12 +3,12 @@
 mod cluster;
 mod flavor;
 mod sentinel;
-mod tls;
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
+use crate::certificates::{HERE, write_certificates};
 use crate::console::{Console, Reply};
 use crate::process::Process;
 use crate::support::{TempDir, free_port, wait_until};
@@ -126,7 +126,7 @@ impl RedisBuilder {
         // Consoles need neither the port nor TLS, and find nobody else's server.
         add(&["--dir", &path, "--unixsocket", &format!("{path}/socket")]);
 
-        let ca_pem = self.tls.then(|| tls::write_certificates(directory.path()));
+        let ca_pem = self.tls.then(|| write_certificates(directory.path(), HERE));
         if self.tls {
             add(&["--port", "0", "--tls-port", &port.to_string()]);
             add(&["--tls-auth-clients", "no"]);

@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use metrics_util::debugging::{DebuggingRecorder, Snapshotter};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::USERS_PANIC;
 
@@ -47,12 +49,16 @@ impl Heard {
     pub(crate) fn listen() -> Self {
         let text = Text::default();
         let writer = text.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::TRACE)
+        let lines = tracing_subscriber::fmt::layer()
             .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
             .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
+            .with_writer(move || writer.clone());
+        // The one that the guide says to filter out: the SDK of AWS writes out whole answers.
+        let heard = Targets::new().with_default(LevelFilter::TRACE).with_target(
+            "aws_smithy_runtime::client::orchestrator",
+            LevelFilter::DEBUG,
+        );
+        let subscriber = tracing_subscriber::registry().with(lines.with_filter(heard));
         tracing::subscriber::set_global_default(subscriber).unwrap();
         log::set_boxed_logger(Box::new(text.clone())).unwrap();
         log::set_max_level(log::LevelFilter::Trace);

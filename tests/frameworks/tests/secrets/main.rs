@@ -7,6 +7,7 @@ mod works;
 mod heard;
 mod places;
 
+use std::process::Command;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -128,8 +129,8 @@ async fn exercise(heard: &Heard, place: Place) {
     }
     for unusable in [
         place.url.replace("://", ":/s3cr3t/"),
-        format!("{}?s3cr3t-option=s3cr3t", place.url),
-        format!("{}?timeout=s3cr3t", place.url),
+        place.url_with("s3cr3t-option=s3cr3t"),
+        place.url_with("timeout=s3cr3t"),
     ] {
         match idem::connect(&unusable).await {
             Ok(builder) => heard.note(&format!("{builder:?}")),
@@ -175,6 +176,22 @@ async fn exercise(heard: &Heard, place: Place) {
 
 #[test]
 fn nothing_that_a_request_or_a_url_holds_is_ever_said() {
+    let credentials = places::AWS_CREDENTIALS;
+    if credentials
+        .iter()
+        .any(|(name, value)| std::env::var(name).as_deref() != Ok(value))
+    {
+        let again = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "nothing_that_a_request_or_a_url_holds_is_ever_said",
+            ])
+            .arg("--nocapture")
+            .envs(credentials)
+            .status();
+        assert!(again.unwrap().success(), "see above");
+        return;
+    }
     let heard = Heard::listen();
     for place in places() {
         let name = place.name;

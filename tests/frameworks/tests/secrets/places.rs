@@ -2,11 +2,19 @@
 
 use std::any::Any;
 
-use idem_tests::{MariaDb, Postgres, Redis, RedisCluster, TempDir};
+use idem_tests::{DynamoDb, Emulator, MariaDb, Postgres, Redis, RedisCluster, TempDir};
 
 use crate::{SECRET, WRONG};
 
 const PASSWORD: &str = "s3cr3t-pass";
+
+/// What the SDK of AWS signs with. It looks for it in its process's environment. The key's id, which the
+/// emulator keeps tables apart by, is no secret: each request says it.
+pub(crate) const AWS_CREDENTIALS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "idem"),
+    ("AWS_SECRET_ACCESS_KEY", "s3cr3t-aws-key"),
+    ("AWS_SESSION_TOKEN", "s3cr3t-aws-token"),
+];
 
 /// A store, and how it goes away.
 pub(crate) struct Place {
@@ -17,14 +25,20 @@ pub(crate) struct Place {
 
 /// Every store.
 pub(crate) fn places() -> Vec<Place> {
-    vec![
+    let mut places = vec![
         Place::of("memory", (), |()| "memory://".to_owned(), |()| {}),
         Place::of("sqlite", TempDir::new("secrets"), file, remove),
         Place::of("redis", redis(), redis_url, Redis::kill),
         Place::of("redis", cluster(), cluster_url, kill_nodes),
         Place::of("postgres", postgres(), Postgres::url, Postgres::kill),
         Place::of("mysql", mysql(), MariaDb::url, MariaDb::kill),
-    ]
+    ];
+    if let Some(emulator) = Emulator::best() {
+        let table = dynamodb(emulator);
+        let kill = |table: &DynamoDb| table.process().kill();
+        places.push(Place::of("dynamodb", table, DynamoDb::url, kill));
+    }
+    places
 }
 
 impl Place {
@@ -40,6 +54,12 @@ impl Place {
     pub(crate) fn url_with_a_wrong_password(&self) -> Option<String> {
         let is_login = self.url.contains('@');
         is_login.then(|| self.url.replace(SECRET, WRONG))
+    }
+
+    /// Its URL with one more option.
+    pub(crate) fn url_with(&self, option: &str) -> String {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{separator}{option}", self.url)
     }
 
     pub(crate) fn take_away(self) {
@@ -98,4 +118,12 @@ fn mysql() -> MariaDb {
 
 fn postgres() -> Postgres {
     Postgres::builder().login("app", PASSWORD).start()
+}
+
+fn dynamodb(emulator: Emulator) -> DynamoDb {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(DynamoDb::start_alone(emulator))
 }

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use aws_sdk_dynamodb::Client;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use bytes::Bytes;
 use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::dynamodb::DynamoDbStore;
-use idem::{EngineBuilder, Error, Fingerprint, OnCrash, Phase, StoreError};
-use idem_tests::{DynamoDb, Emulator};
+use idem::{ConnectError, EngineBuilder, Error, Fingerprint, OnCrash, Phase, StoreError};
+use idem_tests::dynamodb::config_at;
+use idem_tests::{DynamoDb, Emulator, Flavor, Redis};
 
 use crate::clock::claim_of;
 use crate::proxy::{Fate, Proxy, counts};
@@ -339,4 +343,27 @@ async fn claims_beyond_the_bound_are_refused_unsent_and_holders_are_served() {
         }
     }
     assert_eq!(overloaded, 10 - 2 - 3);
+}
+
+/// Somebody else answers at the endpoint. It is no outage, with which `fail_open` would let bodies run.
+#[tokio::test]
+async fn a_certificate_that_nobody_trusts_is_refused() {
+    if !Flavor::Redis.has_tls() {
+        return;
+    }
+    let other = Redis::start_tls();
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let config = config_at(other.port())
+        .endpoint_url(format!("https://127.0.0.1:{}", other.port()))
+        .http_client(http);
+    let client = Client::from_conf(config.build());
+    let builder = DynamoDbStore::with_client(&client, "idem").unwrap();
+    let error = builder.connect().await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::Store(StoreError::Rejected { .. })),
+        "{error:?}"
+    );
+    assert!(format!("{error:?}").contains("ertificate"), "{error:?}");
 }

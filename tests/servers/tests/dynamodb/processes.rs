@@ -7,8 +7,10 @@ use idem::RecordId;
 use idem::store::Store;
 use idem_tests::{DynamoDb, Emulator};
 
+use crate::clock::strict;
 use crate::many::{self, Server};
 use crate::proxy::Proxy;
+use crate::wall_clocks;
 
 /// A table, and a way to it for each process.
 struct Table {
@@ -97,5 +99,14 @@ async fn a_process_that_was_overtaken_in_its_sleep_cannot_complete() {
 async fn a_process_that_was_overtaken_in_its_sleep_cannot_release() {
     if let Some(table) = Table::start() {
         many::paused(&table, "release k").await;
+    }
+}
+
+/// The service refuses signatures that are five minutes off.
+#[test]
+fn processes_whose_wall_clocks_are_hours_apart_neither_steal_nor_lose_a_lease() {
+    if let Some(table) = Table::start() {
+        table.ways.iter().for_each(strict);
+        wall_clocks::hours_apart_neither_steal_nor_lose_a_lease(&table);
     }
 }

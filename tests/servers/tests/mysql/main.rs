@@ -1,6 +1,8 @@
 //! The MySQL store against real servers of MariaDB: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/flood.rs"]
+mod flood;
 #[path = "../support/load.rs"]
 mod load;
 #[path = "../support/log.rs"]
@@ -9,6 +11,8 @@ mod log;
 mod many;
 #[path = "../support/records.rs"]
 mod records;
+#[path = "../support/wall_clocks.rs"]
+mod wall_clocks;
 #[path = "../support/worker.rs"]
 mod worker;
 
@@ -16,6 +20,7 @@ mod conformance;
 mod costs;
 mod dropped;
 mod hung;
+mod lanes;
 mod outages;
 mod packets;
 mod processes;
@@ -24,3 +29,4 @@ mod replica;
 mod schema;
 mod stored;
 mod sweeping;
+mod tls;

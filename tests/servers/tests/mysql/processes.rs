@@ -4,6 +4,7 @@ use idem::RecordId;
 use idem_tests::MariaDb;
 
 use crate::many::{self, Server};
+use crate::wall_clocks;
 
 /// A server that keeps every statement, so that a test sees who has asked.
 fn start() -> MariaDb {
@@ -56,4 +57,9 @@ async fn a_process_that_was_overtaken_in_its_sleep_cannot_complete() {
 #[tokio::test]
 async fn a_process_that_was_overtaken_in_its_sleep_cannot_release() {
     many::paused(&MariaDb::start(), "release k").await;
+}
+
+#[test]
+fn processes_whose_wall_clocks_are_hours_apart_neither_steal_nor_lose_a_lease() {
+    wall_clocks::hours_apart_neither_steal_nor_lose_a_lease(&MariaDb::start());
 }

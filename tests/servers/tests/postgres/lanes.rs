@@ -1,22 +1,21 @@
 //! Load: who holds a lease goes first, whoever else comes, and who cannot be served is told so at
 //! once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use idem::StoreError;
 use idem::store::{Change, Claimed, Lease, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{EngineBuilder, Error, Fingerprint, Operation, StoreError};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::conformance::claim;
+use crate::flood::{self, Fared, HELD, LEASE};
 use crate::limits::Transaction;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -184,162 +183,24 @@ async fn a_claim_whose_time_is_over_in_line_was_not_sent() {
     assert_eq!(postgres.psql(&others), "0");
 }
 
-/// Handlers that hold their leases until they are told to end, and a witness of what befalls them.
-struct Held {
-    executions: Arc<AtomicUsize>,
-    lost: Arc<AtomicUsize>,
-    end: watch::Sender<bool>,
-    running: JoinSet<Result<u32, Error>>,
+/// Its disk takes no part: who goes first is tested, and not how long a commit takes beside other programs.
+fn without_disk() -> Postgres {
+    Postgres::builder().setting("fsync", "off").start()
 }
 
-const HELD: usize = 50;
-
-fn request() -> Fingerprint {
-    Fingerprint::of("the request").unwrap()
-}
-
-impl Held {
-    async fn start(operation: &Operation) -> Self {
-        let mut held = Self {
-            executions: Arc::default(),
-            lost: Arc::default(),
-            end: watch::Sender::new(false),
-            running: JoinSet::new(),
-        };
-        for number in 0..HELD {
-            held.running.spawn(held.call(operation, number));
-        }
-        let started = Instant::now();
-        while held.executions.load(Ordering::SeqCst) < HELD {
-            assert!(started.elapsed() < LIMIT);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        held
-    }
-
-    fn call(
-        &self,
-        operation: &Operation,
-        number: usize,
-    ) -> impl Future<Output = Result<u32, Error>> + Send + 'static {
-        let (executions, lost) = (Arc::clone(&self.executions), Arc::clone(&self.lost));
-        let (operation, mut end) = (operation.clone(), self.end.subscribe());
-        async move {
-            let body = async {
-                executions.fetch_add(1, Ordering::SeqCst);
-                let _ = end.wait_for(|end| *end).await;
-                let attempt = idem::attempt();
-                lost.fetch_add(usize::from(attempt.lease_lost()), Ordering::SeqCst);
-                Ok(attempt.number())
-            };
-            operation
-                .run(&format!("held {number}"), request(), body)
-                .await
-        }
-    }
-
-    /// Retries, in another process, of what runs: none of them may.
-    async fn none_runs_again(&self, elsewhere: &Operation) {
-        for number in 0..HELD {
-            // One that runs does not end before the others.
-            let answer = tokio::time::timeout(LIMIT, self.call(elsewhere, number)).await;
-            let answer = answer.expect("a lease was lost, and its body runs again");
-            assert!(
-                matches!(answer, Err(Error::InFlight { .. } | Error::Store(_))),
-                "{number}: {answer:?}"
-            );
-        }
-    }
-
-    async fn end(mut self) {
-        self.end.send_replace(true);
-        while let Some(ended) = self.running.join_next().await {
-            assert_eq!(ended.unwrap().unwrap(), 1);
-        }
-        assert_eq!(self.lost.load(Ordering::SeqCst), 0, "leases were lost");
-        assert_eq!(self.executions.load(Ordering::SeqCst), HELD);
-    }
-}
-
-/// So many callers at once, each with a key of its own, who come again until they are served or
-/// it has gone on for long enough.
-async fn flood(
-    operation: &Operation,
-    callers: usize,
-    time: Duration,
-) -> BTreeMap<&'static str, usize> {
-    let until = Instant::now() + time;
-    let mut calls = JoinSet::new();
-    for number in 0..callers {
-        let operation = operation.clone();
-        calls.spawn(async move {
-            let key = format!("flood {number}");
-            loop {
-                let answer: Result<u32, Error> =
-                    operation.run(&key, request(), async { Ok(1) }).await;
-                let answer = match answer {
-                    Ok(_) => return "served",
-                    Err(Error::Store(StoreError::Overloaded { .. })) => "refused in the end",
-                    Err(Error::Store(StoreError::NotSent { .. })) => "not sent in the end",
-                    Err(_) => "failed in the end",
-                };
-                if Instant::now() > until {
-                    return answer;
-                }
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-        });
-    }
-    let mut answers = BTreeMap::new();
-    while let Some(answer) = calls.join_next().await {
-        *answers.entry(answer.unwrap()).or_default() += 1;
-    }
-    answers
-}
-
-const LEASE: Duration = Duration::from_secs(5);
-
-fn operation(store: PostgresStore) -> Operation {
-    let engine = EngineBuilder::new(Arc::new(store)).build();
-    engine.operation("tests.lanes").lease(LEASE)
-}
-
-/// For longer than two leases.
-async fn a_flood_costs_no_lease(here: PostgresStore, elsewhere: PostgresStore, callers: usize) {
-    let [here, elsewhere] = [here, elsewhere].map(operation);
-    let held = Held::start(&here).await;
-    flooded(held, here, elsewhere, callers).await;
-}
-
-async fn flooded(held: Held, here: Operation, elsewhere: Operation, callers: usize) {
-    let (flooded, again) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let flooding = async {
-        let answers = flood(&here, callers, LEASE * 5 / 2).await;
-        flooded.store(true, Ordering::SeqCst);
-        answers
-    };
-    let watching = async {
-        while !flooded.load(Ordering::SeqCst) {
-            held.none_runs_again(&elsewhere).await;
-            again.fetch_add(1, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let started = Instant::now();
-    let (answers, ()) = tokio::join!(flooding, watching);
-    println!(
-        "{callers} callers in {:?}: {answers:?}; {HELD} retries each, {again:?} times",
-        started.elapsed()
-    );
-    held.none_runs_again(&elsewhere).await;
-    held.end().await;
+/// Who was served, and nobody else, has left a record.
+fn only_they_have_records(postgres: &Postgres, fared: &Fared) {
+    let records = postgres.psql("SELECT count(*) FROM idem_records");
+    assert_eq!(records, (fared.served + HELD).to_string(), "{fared:?}");
+    assert!(fared.unsent > 0, "{fared:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn twenty_thousand_callers_cost_no_lease() {
-    let postgres = Postgres::start();
+    let postgres = without_disk();
     let [here, elsewhere] = [store(&postgres, "").await, store(&postgres, "").await];
-    a_flood_costs_no_lease(here, elsewhere, 20_000).await;
+    let fared = flood::costs_no_lease(here, elsewhere, 20_000, LEASE).await;
+    only_they_have_records(&postgres, &fared);
 }
 
 /// A server whose commits take ten milliseconds.
@@ -352,7 +213,8 @@ fn slow() -> Postgres {
 async fn four_thousand_callers_of_a_slow_server_cost_no_lease() {
     let postgres = slow();
     let [here, elsewhere] = [store(&postgres, "").await, store(&postgres, "").await];
-    a_flood_costs_no_lease(here, elsewhere, 4000).await;
+    let fared = flood::costs_no_lease(here, elsewhere, 4000, LEASE).await;
+    only_they_have_records(&postgres, &fared);
 }
 
 async fn pool(postgres: &Postgres, connections: u32) -> PgPool {
@@ -362,12 +224,11 @@ async fn pool(postgres: &Postgres, connections: u32) -> PgPool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn twenty_thousand_callers_cost_no_lease_in_a_pool_that_the_application_uses_up() {
-    let postgres = Postgres::start();
+    let postgres = without_disk();
     let pool = pool(&postgres, 10).await;
     let here = PostgresStore::from_pool(pool.clone());
     here.migrate().await.unwrap();
-    let [here, elsewhere] = [here, store(&postgres, "").await].map(operation);
-    let held = Held::start(&here).await;
+    let elsewhere = store(&postgres, "").await;
     let used = Arc::new(AtomicBool::new(true));
     let mut application = JoinSet::new();
     for _ in 0..100 {
@@ -380,7 +241,8 @@ async fn twenty_thousand_callers_cost_no_lease_in_a_pool_that_the_application_us
             }
         });
     }
-    flooded(held, here, elsewhere, 20_000).await;
+    let fared = flood::costs_no_lease(here, elsewhere, 20_000, LEASE).await;
+    only_they_have_records(&postgres, &fared);
     used.store(false, Ordering::SeqCst);
     application.join_all().await;
 }

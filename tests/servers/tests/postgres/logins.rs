@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idem::store::{Claimed, Store};
 use idem::stores::postgres::PostgresStore;
-use idem::{Engine, Fingerprint};
+use idem::{ConnectError, Engine, Fingerprint, StoreError};
 use idem_tests::{Postgres, wait_until};
 use sqlx::PgPool;
 use tracing_subscriber::filter::LevelFilter;
@@ -90,7 +90,28 @@ async fn over_tls_with_a_certificate_that_is_trusted_and_none_that_is_not() {
     assert_eq!(postgres.psql(encrypted), "t");
     let error = PostgresStore::connect(&verified).await.unwrap_err();
     assert!(chain(&error).contains("ertificate"), "{}", chain(&error));
+    // No outage: it will be refused again.
+    assert!(
+        matches!(error, ConnectError::Store(StoreError::Rejected { .. })),
+        "{error:?}"
+    );
     std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn an_authority_that_nothing_would_be_checked_by_is_refused() {
+    for options in [
+        "sslrootcert=/ca.pem&sslmode=prefer",
+        "sslrootcert=/ca.pem&sslmode=require",
+        "ssl-ca=/ca.pem&ssl-mode=require",
+    ] {
+        let url = format!("postgres://app:hunter2@db.example/shop?{options}");
+        let error = PostgresStore::builder(&url).unwrap_err();
+        assert!(matches!(error, ConnectError::BadOption { .. }), "{error:?}");
+        let said = chain(&error);
+        assert!(said.contains("verify-ca or verify-full"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 /// An error with all its sources, both as they are displayed and as they are debugged.

@@ -1,6 +1,8 @@
 //! The Postgres store against real servers: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/flood.rs"]
+mod flood;
 #[path = "../support/latencies.rs"]
 mod latencies;
 #[path = "../support/load.rs"]
@@ -11,6 +13,8 @@ mod log;
 mod many;
 #[path = "../support/records.rs"]
 mod records;
+#[path = "../support/wall_clocks.rs"]
+mod wall_clocks;
 #[path = "../support/worker.rs"]
 mod worker;
 

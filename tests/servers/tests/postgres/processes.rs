@@ -4,6 +4,7 @@ use idem::RecordId;
 use idem_tests::Postgres;
 
 use crate::many::{self, Server};
+use crate::wall_clocks;
 
 impl Server for Postgres {
     fn url(&self) -> String {
@@ -48,4 +49,9 @@ async fn a_process_that_was_overtaken_in_its_sleep_cannot_complete() {
 #[tokio::test]
 async fn a_process_that_was_overtaken_in_its_sleep_cannot_release() {
     many::paused(&Postgres::start(), "release k").await;
+}
+
+#[test]
+fn processes_whose_wall_clocks_are_hours_apart_neither_steal_nor_lose_a_lease() {
+    wall_clocks::hours_apart_neither_steal_nor_lose_a_lease(&Postgres::start());
 }

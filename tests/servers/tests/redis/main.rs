@@ -9,6 +9,8 @@ mod log;
 mod many;
 #[path = "../support/records.rs"]
 mod records;
+#[path = "../support/wall_clocks.rs"]
+mod wall_clocks;
 #[path = "../support/worker.rs"]
 mod worker;
 

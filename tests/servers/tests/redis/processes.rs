@@ -5,6 +5,7 @@ use idem_tests::{Redis, RedisCluster, Reply};
 
 use crate::conformance::key_of;
 use crate::many::{self, Server};
+use crate::wall_clocks;
 
 fn subscribed(servers: &[Redis], record: &RecordId) -> usize {
     let channel = key_of(record);
@@ -69,4 +70,9 @@ async fn a_process_that_was_overtaken_in_its_sleep_cannot_complete() {
 #[tokio::test]
 async fn a_process_that_was_overtaken_in_its_sleep_cannot_release() {
     many::paused(&Redis::start(), "release k").await;
+}
+
+#[test]
+fn processes_whose_wall_clocks_are_hours_apart_neither_steal_nor_lose_a_lease() {
+    wall_clocks::hours_apart_neither_steal_nor_lose_a_lease(&Redis::start());
 }

@@ -21,6 +21,16 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn start(store: &str, effects: &Effects, options: &[&str]) -> Self {
+        Self::start_in(store, effects, options, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_in(
+        store: &str,
+        effects: &Effects,
+        options: &[&str],
+        environment: &[(&str, String)],
+    ) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_worker"))
             .args(["--store", store])
             .arg("--effects")
@@ -28,6 +38,7 @@ impl Worker {
             .args(options)
             // Which one store alone asks for.
             .envs(idem_tests::dynamodb::CREDENTIALS)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
