@@ -201,7 +201,7 @@ pub use idem_core::{
     Attempt, Begun, CarriesRefusal, Decision, Engine, EngineBuilder, Error, Event, EventKind,
     Execution, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, InFlight,
     InTransaction, InstallError, Key, KeyError, KeyPart, Keyed, NameTaken, NotReplayable, Observer,
-    OnCrash, Operation, Outcome, Panic, Policy, PolicyError, ReleaseErrors, Replayable, Resolution,
+    OnCrash, Operation, Outcome, Panic, Policy, PolicyError, ReleaseErrors, Replayable, Resolution, Revocation,
     StepError, StorableValue, StoreErrors, Undecodable, Unprotected, Verdict, attempt, detached,
     phase, step,
 };

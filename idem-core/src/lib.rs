@@ -46,7 +46,7 @@ pub use current::{EnclosingAttempt, has_failed_step};
 pub use detached::detached;
 pub use engine::{
     Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError, Keyed,
-    Operation, Panic, Resolution, Running, TransactionOf, Unprotected, phase,
+    Operation, Panic, Resolution, Revocation, Running, TransactionOf, Unprotected, phase,
 };
 #[doc(hidden)]
 pub use engine::{Driven, Flow, Granted, LiveAnswer};

@@ -33,6 +33,19 @@ pub enum Resolution {
     ChangedMeanwhile,
 }
 
+/// What [`Engine::revoke`] did, or why it did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum Revocation {
+    /// The attempt holds the record no more, which is as after a crash.
+    Revoked,
+    /// This attempt does not hold the record: it has ended, or another one is the newest.
+    NotHeld,
+    /// The store has no [`Maintenance`](crate::Maintenance), and cannot be asked for this.
+    NotOffered,
+}
+
 impl Engine {
     /// One page of the store's records, of every operation and namespace: see [`Listing`].
     ///
@@ -41,6 +54,23 @@ impl Engine {
     pub async fn list(&self, listing: &Listing) -> Result<Page, Error> {
         let page = self.store().list(listing);
         Ok(self.store_call("", "list", page).await?)
+    }
+
+    /// Takes the lease from the attempt with this number, however long it still holds, so that the record
+    /// can be [resolved](Operation::resolve_attempt). Its outcome is not stored any more. Its body goes
+    /// on until it ends by itself, and a retry can run beside it.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer: then it is revoked or not.
+    pub async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Revocation, Error> {
+        let Some(store) = self.store().maintenance() else {
+            return Ok(Revocation::NotOffered);
+        };
+        let revoked = self.store_call("", "revoke", store.revoke(id, attempt));
+        Ok(match revoked.await? {
+            Change::Applied => Revocation::Revoked,
+            Change::LeaseLost => Revocation::NotHeld,
+        })
     }
 
     /// Forgets a record that no lease protects, whatever it says: a retry is a first call then. Finished

@@ -2,5 +2,6 @@
 
 mod bench;
 mod changes;
+mod forced;
 mod guard;
 mod looks;
