@@ -57,7 +57,7 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
-pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState, Seen};
 pub use maintenance::{Finding, Severity, Swept};
 pub use observer::{Decision, Event, EventKind, Observer};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::fingerprint::Fingerprint;
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, Seen};
 use crate::maintenance::{Finding, Swept};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
@@ -161,6 +161,13 @@ pub trait Maintenance: Send + Sync {
     ///
     /// The body of an owner that lives goes on. Ending its lease lets another attempt run beside it.
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError>;
+
+    /// [`Store::forget`] for who has looked at the record: one that is not as it was seen stays. A running
+    /// record whose lease is over is [crashed](crate::RecordState::Crashed) here, too.
+    ///
+    /// Numbers of attempts begin anew after a record was absent, so that one which was forgotten, claimed
+    /// again and left in the same state is not told apart.
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError>;
 }
 
 /// What a [`Store`] that keeps its records in this process does without a wait: the usual cases of its

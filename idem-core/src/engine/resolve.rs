@@ -8,7 +8,7 @@ use super::settlement::Settlement;
 use crate::call::Call;
 use crate::error::Error;
 use crate::key::KeyPart;
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, RecordState, Seen};
 use crate::outcome::Verdict;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 
@@ -84,6 +84,30 @@ impl Engine {
     pub async fn forget(&self, id: &RecordId) -> Result<Forgotten, Error> {
         let forgotten = self.store().forget(id);
         Ok(self.store_call("", "forget", forgotten).await?)
+    }
+}
+
+impl Engine {
+    /// [`forget`](Self::forget) for who has looked at the record, and decided by what was there: one that
+    /// is not as it was seen any more stays ([`Forgotten::NotAsSeen`]). The store decides in one step,
+    /// where it has [`Maintenance`](crate::Maintenance); another one is looked at just before.
+    ///
+    /// # Errors
+    /// As [`forget`](Self::forget).
+    pub async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, Error> {
+        if let Some(store) = self.store().maintenance() {
+            let forgotten = store.forget_seen(id, seen);
+            return Ok(self.store_call("", "forget", forgotten).await?);
+        }
+        match self.operation("").inspect_record(id).await? {
+            Some(found) if Seen::of(&found) != seen => Ok(match found.phase {
+                Phase::Running {
+                    lease_left: Some(lease_left),
+                } => Forgotten::Running { lease_left },
+                _ => Forgotten::NotAsSeen,
+            }),
+            _ => self.forget(id).await,
+        }
     }
 }
 
@@ -214,11 +238,12 @@ impl Operation {
             return Ok(Resolution::ChangedMeanwhile);
         }
         if forgets {
-            // Its finished steps have kept it from being freed.
-            let forgotten = engine.store().forget(id);
-            let forgotten = engine.store_call(self.name(), "forget", forgotten).await?;
-            if let Forgotten::Running { .. } = forgotten {
-                return Ok(Resolution::ChangedMeanwhile);
+            // Its finished steps have kept it from being freed. Who claims it before it is forgotten
+            // goes on with them.
+            let seen = Seen::new(attempt, RecordState::Suspended);
+            match engine.forget_seen(id, seen).await? {
+                Forgotten::Removed | Forgotten::Absent => {}
+                _ => return Ok(Resolution::ChangedMeanwhile),
             }
         }
         Ok(Resolution::Resolved)

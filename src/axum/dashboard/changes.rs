@@ -18,7 +18,7 @@ use super::answers::{NO_RECORD, Refused, failed, milliseconds};
 use super::audit::{Action, Change, Stage};
 use super::records::{NOT_AN_ID, state_of};
 use super::state::State as Shared;
-use crate::store::{Forgotten, RecordState, Token};
+use crate::store::{Forgotten, RecordState, Seen, Token};
 use crate::{
     Engine, Error, Inspection, Operation, Phase, RecordId, Resolution, Revocation, Verdict,
 };
@@ -352,7 +352,7 @@ async fn settle(
             Ok(_) => not_made(CHANGED_MEANWHILE.into_response()),
             Err(error) => (stage_of(&error), failed(&error)),
         },
-        Plan::Forget => match engine.forget(id).await {
+        Plan::Forget => match engine.forget_seen(id, seen(change)).await {
             Ok(Forgotten::Removed) => made(),
             Ok(Forgotten::Absent) => not_made(NO_RECORD.into_response()),
             Ok(Forgotten::Running { lease_left }) => not_made(still_running(lease_left)),
@@ -360,6 +360,15 @@ async fn settle(
             Err(error) => (stage_of(&error), failed(&error)),
         },
     }
+}
+
+/// What is to be forgotten. A lease that was taken away has left a crashed attempt.
+const fn seen(change: &Change) -> Seen {
+    let state = match change.state {
+        RecordState::Running => RecordState::Crashed,
+        state => state,
+    };
+    Seen::new(change.attempt, state)
 }
 
 /// A resolution is several calls: after a failure it may be half done.

@@ -195,7 +195,12 @@ async fn a_lease_that_is_alive_is_taken_away_after_a_second_confirmation() {
     let found = engine.operation("").inspect_record(&id).await.unwrap();
     let lease = found.map(|found| found.phase);
     assert!(
-        matches!(lease, Some(idem::Phase::Running { lease_left: Some(_) })),
+        matches!(
+            lease,
+            Some(idem::Phase::Running {
+                lease_left: Some(_)
+            })
+        ),
         "{lease:?}"
     );
     let clear = "document.querySelector('dialog [name=revoke]').value = ''";

@@ -140,9 +140,7 @@ async fn a_force_is_kept_from_other_sites_and_from_pages_that_only_look() {
         ("x-idem-token", "00000000000000000000000000000000"),
     ] {
         let mut request = page.posting(&path, &body);
-        request
-            .headers_mut()
-            .insert(header, value.parse().unwrap());
+        request.headers_mut().insert(header, value.parse().unwrap());
         let refused = page.send(request).await;
         assert!(refused.status().is_client_error(), "{header}");
     }
