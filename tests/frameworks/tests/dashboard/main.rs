@@ -5,3 +5,4 @@ mod changes;
 mod forced;
 mod guard;
 mod looks;
+mod raced;
