@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
+use idem::conformance::faults::{Fault, Method};
 use idem::{Engine, Error, InFlight, Operation};
 use tokio::task::JoinHandle;
 use tracing::span::Id;
@@ -10,7 +11,9 @@ use tracing::{Instrument, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use crate::bench::{Answer, faulty, must_not_run, operation_of, other_request, request};
+use crate::bench::{
+    Answer, attempt_number, faulty, must_not_run, operation_of, other_request, request,
+};
 use crate::works::Works;
 
 const TARGET: &str = "idem_tests::links";
@@ -18,6 +21,8 @@ const PATIENT: InFlight = InFlight::Wait(Duration::from_secs(60));
 
 /// Which span follows from which, by their names.
 static LINKS: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
+
+static CLOSED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 /// Of the whole process: subscribers of one thread race with each other for the interest of call sites.
 struct Links;
@@ -59,6 +64,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Links {
         // A span that is closed is nobody's.
         let name = |id| context.span(id).unwrap().metadata().name();
         Self::all().push((name(span), name(follows)));
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).unwrap();
+        CLOSED.lock().unwrap().push(span.metadata().name());
     }
 }
 
@@ -169,4 +179,19 @@ async fn the_span_of_another_process_is_not_known() {
     assert_eq!(first.await.unwrap().unwrap(), 7);
     assert_eq!(waiting.await.unwrap().unwrap(), 7);
     assert_eq!(Links::from("waits_by_the_store"), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_span_is_not_kept_open_for_an_end_that_the_store_does_not_take() {
+    Links::start();
+    let store = faulty();
+    let operation = operation_of(&Engine::new(store.clone()));
+    store.fail_always(Method::Complete, Fault::Unavailable);
+    let first = attempt_number(&operation, "k").instrument(span!("is_answered"));
+    assert_eq!(first.await.unwrap(), 1);
+    settle().await;
+    let refused = must_not_run(&operation, "k", request()).instrument(span!("is_kept_out"));
+    assert!(matches!(refused.await, Err(Error::InFlight { .. })));
+    assert!(CLOSED.lock().unwrap().contains(&"is_answered"));
+    assert_eq!(Links::from("is_kept_out"), [""; 0]);
 }

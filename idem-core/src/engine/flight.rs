@@ -370,6 +370,13 @@ impl FlightGuard {
         self.flight.ended.notify_waiters();
     }
 
+    /// The caller has its answer, and its span is to close: an end that the store does not take can wait
+    /// for hours.
+    pub(super) fn unlink(&self) {
+        let of_caller = self.flight.held().span.take();
+        drop(of_caller);
+    }
+
     /// Nobody attaches any more: the answer breaks off.
     pub(super) fn unshare(&self) {
         self.flight.held().live = None;
