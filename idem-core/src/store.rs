@@ -36,6 +36,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
 /// | running, this attempt | [`revoke`](Maintenance::revoke) | lease over at once: nobody's |
+/// | lease over, suspended or finished, this attempt in this state | [`forget_seen`](Maintenance::forget_seen) | absent |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
 /// | any other | renew, complete, release, abandon, suspend, checkpoint | unchanged, [`Change::LeaseLost`] |
