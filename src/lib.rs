@@ -181,7 +181,7 @@ pub mod store {
     pub use idem_core::{
         Change, Claim, Claimed, Cursor, Finding, Fingerprint, Forgotten, ImmediateStore,
         Inspection, Lease, Listed, Listing, Maintenance, OnCrash, OperationName, Page, Phase,
-        RecordId, RecordState, Severity, Store, StoreError, Swept, Token, Watch,
+        RecordId, RecordState, Seen, Severity, Store, StoreError, Swept, Token, Watch,
     };
 }
 
@@ -202,8 +202,8 @@ pub use idem_core::{
     Execution, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, InFlight,
     InTransaction, InstallError, Key, KeyError, KeyPart, Keyed, NameTaken, NotReplayable, Observer,
     OnCrash, Operation, Outcome, Panic, Policy, PolicyError, ReleaseErrors, Replayable, Resolution,
-    StepError, StorableValue, StoreErrors, Undecodable, Unprotected, Verdict, attempt, detached,
-    phase, step,
+    Revocation, StepError, StorableValue, StoreErrors, Undecodable, Unprotected, Verdict, attempt,
+    detached, phase, step,
 };
 /// What an operator sees of a record: see [`Operation::inspect`].
 pub use idem_core::{Inspection, NotARecordId, Phase, RecordId};

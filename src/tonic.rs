@@ -91,6 +91,7 @@ mod stored;
 pub use host::{HostLayer, KnowsHost};
 pub use idem_macros::idempotent_tonic as idempotent;
 pub use refusal::status;
+pub use stored::{outcome_of, outcome_of_encoded};
 
 /// What the attribute writes calls to.
 #[allow(

@@ -41,10 +41,33 @@ pub(crate) struct AnswerArguments {
     /// The error that a function with errors = "store" returns in Err, as serde_json writes it.
     #[arg(long, value_name = "FILE", conflicts_with = "status", help_heading = ANSWER)]
     failure: Option<PathBuf>,
+    /// The message that a gRPC method answers with, as protobuf encodes it: a file, or -. Metadata is not
+    /// given.
+    #[cfg(feature = "grpc")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["status", "value", "failure", "grpc_status"],
+        help_heading = ANSWER
+    )]
+    grpc_message: Option<PathBuf>,
+    /// The code of the status that a gRPC method ends with: 1 to 16.
+    #[cfg(feature = "grpc")]
+    #[arg(
+        long,
+        value_name = "CODE",
+        value_parser = clap::value_parser!(i32).range(1..=16),
+        conflicts_with_all = ["status", "value", "failure"],
+        help_heading = ANSWER
+    )]
+    grpc_status: Option<i32>,
+    /// What that status says. Without it, nothing.
+    #[cfg(feature = "grpc")]
+    #[arg(long, value_name = "TEXT", requires = "grpc_status", help_heading = ANSWER)]
+    grpc_text: Option<String>,
 }
 
-const ANSWER: &str =
-    "The answer that every retry gets: of a handler --status, of a function --value or --failure";
+const ANSWER: &str = "The answer that every retry gets: of a handler --status, of a function --value or --failure, of a gRPC method --grpc-message or --grpc-status";
 
 /// It holds what an application answers.
 impl std::fmt::Debug for AnswerArguments {
@@ -56,10 +79,27 @@ impl std::fmt::Debug for AnswerArguments {
 impl AnswerArguments {
     /// Whether standard input is the answer's.
     pub(crate) fn reads_input(&self) -> bool {
-        [&self.body, &self.value, &self.failure]
+        let files = [&self.body, &self.value, &self.failure];
+        #[cfg(feature = "grpc")]
+        let files = files.into_iter().chain([&self.grpc_message]);
+        files
             .into_iter()
             .flatten()
             .any(|file| file.as_os_str() == "-")
+    }
+
+    /// Of a gRPC method, if it is one.
+    #[cfg(feature = "grpc")]
+    fn grpc_outcome(&self) -> Option<Result<Outcome, Failure>> {
+        let answer = match (&self.grpc_message, self.grpc_status) {
+            (Some(file), _) => read(file).map(|message| Ok(tonic::Response::new(message))),
+            (None, Some(code)) => {
+                let text = self.grpc_text.clone().unwrap_or_default();
+                Ok(Err(tonic::Status::new(code.into(), text)))
+            }
+            (None, None) => return None,
+        };
+        Some(answer.map(|answer| idem::tonic::outcome_of_encoded(&answer)))
     }
 
     pub(crate) fn outcome(&self, engine: &Engine) -> Result<Outcome, Failure> {
@@ -69,8 +109,12 @@ impl AnswerArguments {
         if let Some(file) = &self.failure {
             return json(file).map(Outcome::Failure);
         }
+        #[cfg(feature = "grpc")]
+        if let Some(outcome) = self.grpc_outcome() {
+            return outcome;
+        }
         let status = self.status.ok_or_else(|| {
-            Failure::usage("resolved with which answer? Give --status for a handler, --value or --failure for a function; `idem release` frees the key instead")
+            Failure::usage("resolved with which answer? Give --status for a handler, --value or --failure for a function, --grpc-message or --grpc-status for a gRPC method; `idem release` frees the key instead")
         })?;
         let status = StatusCode::from_u16(status)
             .ok()

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use idem::store::{Change, Forgotten, RecordState};
+use idem::store::{Change, Forgotten, RecordState, Seen};
 use idem::{Inspection, Outcome, RecordId, Resolution, Verdict};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -290,11 +290,23 @@ async fn settle(
                 _ => Err(changed_meanwhile()),
             }
         }
-        Order::Forget => match target.engine.forget(id).await? {
+        Order::Forget => match target.engine.forget_seen(id, seen(found)).await? {
             Forgotten::Removed => Ok(()),
             Forgotten::Running { lease_left } => Err(still_running(lease_left)),
             _ => Err(changed_meanwhile()),
         },
+    }
+}
+
+/// What is to be forgotten. A lease that was taken away has left a crashed attempt.
+fn seen(found: &Inspection) -> Seen {
+    match Seen::of(found) {
+        Seen {
+            attempt,
+            state: RecordState::Running,
+            ..
+        } => Seen::new(attempt, RecordState::Crashed),
+        seen => seen,
     }
 }
 

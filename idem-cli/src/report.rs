@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use idem::store::{Listed, RecordState};
+use idem::store::{Listed, RecordState, Seen};
 use idem::{Inspection, NotReplayable, Outcome, Phase, RecordId};
 use serde::Serialize;
 
@@ -81,14 +81,7 @@ fn name(operation: &str) -> Option<String> {
 
 /// Where a record is in its life.
 pub(crate) const fn state_of(found: &Inspection) -> RecordState {
-    match &found.phase {
-        Phase::Running {
-            lease_left: Some(_),
-        } => RecordState::Running,
-        Phase::Suspended => RecordState::Suspended,
-        Phase::Finished { .. } => RecordState::Finished,
-        _ => RecordState::Crashed,
-    }
+    Seen::of(found).state
 }
 
 pub(crate) const fn lease_left(found: &Inspection) -> Option<Duration> {

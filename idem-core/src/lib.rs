@@ -46,7 +46,7 @@ pub use current::{EnclosingAttempt, has_failed_step};
 pub use detached::detached;
 pub use engine::{
     Begun, Engine, EngineBuilder, Execution, ExecutionError, InTransaction, InstallError, Keyed,
-    Operation, Panic, Resolution, Running, TransactionOf, Unprotected, phase,
+    Operation, Panic, Resolution, Revocation, Running, TransactionOf, Unprotected, phase,
 };
 #[doc(hidden)]
 pub use engine::{Driven, Flow, Granted, LiveAnswer};
@@ -57,7 +57,7 @@ pub use fingerprint::{Fingerprint, Fingerprinter};
 #[doc(hidden)]
 pub use key::KeyRequest;
 pub use key::{Key, KeyError, KeyPart};
-pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+pub use listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState, Seen};
 pub use maintenance::{Finding, Severity, Swept};
 pub use observer::{Decision, Event, EventKind, Observer};
 pub use outcome::{NotReplayable, Outcome, Undecodable, Verdict};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::record::{OperationName, RecordId};
+use crate::record::{Inspection, OperationName, Phase, RecordId};
 
 /// Where a record is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,6 +180,37 @@ impl Listed {
     }
 }
 
+/// What was seen of a record: its newest attempt, and where that was in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub struct Seen {
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// Its state.
+    pub state: RecordState,
+}
+
+impl Seen {
+    /// This attempt, in this state.
+    pub const fn new(attempt: u32, state: RecordState) -> Self {
+        Self { attempt, state }
+    }
+
+    /// What an inspection has found.
+    pub const fn of(found: &Inspection) -> Self {
+        let state = match found.phase {
+            Phase::Running {
+                lease_left: Some(_),
+            } => RecordState::Running,
+            Phase::Running { lease_left: None } => RecordState::Crashed,
+            Phase::Suspended => RecordState::Suspended,
+            Phase::Finished { .. } => RecordState::Finished,
+        };
+        Self::new(found.attempt, state)
+    }
+}
+
 /// What became of a record that was to be forgotten.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,4 +225,7 @@ pub enum Forgotten {
         /// What is left of the lease.
         lease_left: Duration,
     },
+    /// It is not as it was [seen](Seen) any more, and it stays: another attempt is the newest, or this
+    /// one is in another state.
+    NotAsSeen,
 }

@@ -8,7 +8,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{debug, error, warn};
+use tracing::level_filters::LevelFilter;
+use tracing::{Span, debug, error, warn};
 
 use crate::error::Error;
 use crate::key::KeyError;
@@ -46,13 +47,22 @@ impl Decision {
 }
 
 /// The span of a store call. Bodies get none: it would hide the user's own from them.
-pub(crate) fn store_call(operation: &str, call: &'static str) -> tracing::Span {
+pub(crate) fn store_call(operation: &str, call: &'static str) -> Span {
     tracing::debug_span!(target: "idem", "store call", operation, call)
 }
 
 /// Whether anybody wants that span: it costs something even where nobody does.
 pub(crate) fn store_call_is_traced() -> bool {
     tracing::span_enabled!(target: "idem", tracing::Level::DEBUG)
+}
+
+/// The caller's span, for the spans of its duplicates. `None` where nobody listens, or it has none.
+pub(crate) fn span_here() -> Option<Arc<Span>> {
+    if LevelFilter::current() == LevelFilter::OFF {
+        return None;
+    }
+    let span = Span::current();
+    (!span.is_none()).then(|| Arc::new(span))
 }
 
 /// At an engine's start.
@@ -109,7 +119,7 @@ impl Observer for Logs {
             } => {
                 let decision = decision.as_str();
                 let first_claimed_at = first_claimed_at.map(seconds);
-                let span = tracing::Span::current();
+                let span = Span::current();
                 span.record("idem.record", &record);
                 span.record("idem.decision", decision);
                 span.record("idem.first_claimed_at", first_claimed_at);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::fingerprint::Fingerprint;
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, Seen};
 use crate::maintenance::{Finding, Swept};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 
@@ -36,6 +36,7 @@ use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 /// | running, right token | suspend | suspended, with and without steps |
 /// | running, right token, its steps end at `at` or after it | checkpoint | what is not there yet is appended; the lease is as before |
 /// | running, this attempt | [`revoke`](Maintenance::revoke) | lease over at once: nobody's |
+/// | lease over, suspended or finished, this attempt in this state | [`forget_seen`](Maintenance::forget_seen) | absent |
 /// | finished, by this token | complete | unchanged, [`Change::Applied`]: its answer was lost |
 /// | absent, lease unbroken | renew, complete | created again with this attempt, token and fingerprint: running with a new lease, or finished |
 /// | any other | renew, complete, release, abandon, suspend, checkpoint | unchanged, [`Change::LeaseLost`] |
@@ -161,6 +162,13 @@ pub trait Maintenance: Send + Sync {
     ///
     /// The body of an owner that lives goes on. Ending its lease lets another attempt run beside it.
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError>;
+
+    /// [`Store::forget`] for who has looked at the record: one that is not as it was seen stays. A running
+    /// record whose lease is over is [crashed](crate::RecordState::Crashed) here, too.
+    ///
+    /// Numbers of attempts begin anew after a record was absent, so that one which was forgotten, claimed
+    /// again and left in the same state is not told apart.
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError>;
 }
 
 /// What a [`Store`] that keeps its records in this process does without a wait: the usual cases of its

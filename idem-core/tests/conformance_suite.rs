@@ -12,8 +12,8 @@ use idem_core::conformance::faults::{Fault, FaultyStore, Method};
 use idem_core::conformance::{self, Harness, ReferenceStore, Report};
 use idem_core::{
     Change, Claim, Claimed, Finding, Fingerprint, Forgotten, Inspection, Lease, Listing,
-    Maintenance, OnCrash, OperationName, Page, Phase, RecordId, Store, StoreError, Swept, Token,
-    Watch,
+    Maintenance, OnCrash, OperationName, Page, Phase, RecordId, Seen, Store, StoreError, Swept,
+    Token, Watch,
 };
 use tokio::task::{JoinSet, yield_now};
 
@@ -189,6 +189,9 @@ enum Bug {
     ForgetsTheLiving,
     WatchNeverWakes,
     RevokesAnyAttempt,
+    ForgetsWhateverIsThere,
+    ForgetsAnyAttempt,
+    ForgetsAnyState,
     Panics,
     Fails,
 }
@@ -597,6 +600,19 @@ impl Maintenance for Broken {
             _ => self.inner.revoke(&id, attempt).await,
         }
     }
+
+    async fn forget_seen(&self, name: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        let id = self.enter(name).await?;
+        let found = self.inner.inspect(&id).await?;
+        let mut asked = found.as_ref().map_or(seen, Seen::of);
+        match self.bug {
+            Bug::ForgetsWhateverIsThere => {}
+            Bug::ForgetsAnyAttempt => asked.state = seen.state,
+            Bug::ForgetsAnyState => asked.attempt = seen.attempt,
+            _ => asked = seen,
+        }
+        self.inner.forget_seen(&id, asked).await
+    }
 }
 
 fn claim_of(id: RecordId, token: Token, fingerprint: Fingerprint) -> Claim {
@@ -795,6 +811,15 @@ caught! {
     ];
     revoking_any_attempt_is_caught: RevokesAnyAttempt by [
         "an operator takes the lease from the attempt that is named, and from no other",
+    ];
+    forgetting_whatever_is_there_is_caught: ForgetsWhateverIsThere by [
+        "a record is forgotten as it was seen, and in no other state or attempt",
+    ];
+    forgetting_any_attempt_is_caught: ForgetsAnyAttempt by [
+        "a record is forgotten as it was seen, and in no other state or attempt",
+    ];
+    forgetting_any_state_is_caught: ForgetsAnyState by [
+        "a record is forgotten as it was seen, and in no other state or attempt",
     ];
     a_watch_that_never_wakes_is_caught: WatchNeverWakes by [
         "a watch wakes after a suspension",

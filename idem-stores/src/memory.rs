@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Cursor, Finding, Fingerprint, Forgotten, ImmediateStore, Inspection,
-    Lease, Listing, Maintenance, Page, RecordId, Store, StoreError, Swept, Token, Watch,
+    Lease, Listing, Maintenance, Page, RecordId, Seen, Store, StoreError, Swept, Token, Watch,
 };
 
 pub use clock::ManualClock;
@@ -294,7 +294,8 @@ impl Inner {
         Page::new(records, next)
     }
 
-    fn forget(&self, id: &RecordId) -> Forgotten {
+    /// `None` was seen: whatever it says.
+    fn forget(&self, id: &RecordId, seen: Option<Seen>) -> Forgotten {
         let now = self.clock.now();
         let mut shard = self.shard(id);
         let Some(record) = shard.get(id, now) else {
@@ -302,6 +303,9 @@ impl Inner {
         };
         if let Some(lease_left) = record.lease_left(now) {
             return Forgotten::Running { lease_left };
+        }
+        if seen.is_some_and(|seen| seen != record.seen(now)) {
+            return Forgotten::NotAsSeen;
         }
         self.free(shard.remove(id));
         Forgotten::Removed
@@ -404,7 +408,7 @@ impl Store for MemoryStore {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        Ok(self.inner.forget(id))
+        Ok(self.inner.forget(id, None))
     }
 }
 
@@ -442,6 +446,10 @@ impl Maintenance for MemoryStore {
             }
             _ => Ok(Change::LeaseLost),
         }
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        Ok(self.inner.forget(id, Some(seen)))
     }
 }
 

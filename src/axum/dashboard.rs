@@ -28,7 +28,7 @@
 //! | another site's page in the operator's browser | `Origin` must be the `Host` where something is sent; `Sec-Fetch-Site`, where there is one, must say the same; nothing can be framed |
 //! | a request that a page of another origin has guessed | a token, random in each process, in a header of its own |
 //! | text in a record that would be run | a strict `Content-Security-Policy`; text is never made markup |
-//! | a slip of the hand | it is read-only unless [`allow_changes`](Dashboard::allow_changes); each change names the attempt that the operator has seen, and is refused where there is a newer one |
+//! | a slip of the hand | it is read-only unless [`allow_changes`](Dashboard::allow_changes); each change names the attempt that the operator has seen, and is refused where there is a newer one; a lease that is alive is taken away only after a second confirmation, which names the attempt |
 //! | eyes | bodies, header values and the values of steps are shown only when asked for, and only where [`show_bodies`](Dashboard::show_bodies) allows it |
 //!
 //! None of these keeps out who can send requests of their own.
@@ -83,7 +83,8 @@ impl Dashboard {
         }
     }
 
-    /// Whether operators may resolve records and forget them; `false` unless given.
+    /// Whether operators may resolve records and forget them, and take the lease from an attempt that holds
+    /// it; `false` unless given.
     pub const fn allow_changes(mut self, allow: bool) -> Self {
         self.state.allow_changes = allow;
         self

@@ -43,36 +43,59 @@ pub(super) fn verdict<N: Message>(
     answer: &Result<Response<N>, Status>,
     release: &[u16],
 ) -> Verdict {
+    if let Err(status) = answer
+        && status.code() != Code::Ok
+    {
+        if is_refusal(status) || idem_core::has_failed_step() {
+            // A call or a step within was refused, after whatever this one had done before.
+            return Verdict::of_one_stopped_within();
+        }
+        let code = i32::from(status.code());
+        if release.iter().any(|released| i32::from(*released) == code) {
+            return Verdict::Released;
+        }
+    }
+    Verdict::Final(outcome_of(answer))
+}
+
+/// The outcome that stands for this answer of a method: what retries get, with its metadata, when a record
+/// is [resolved](crate::Operation::resolve) with it. The message must be of the method's own type: another
+/// one is an error on every retry, or is taken for it.
+///
+/// A `Status` that is an error and says `Ok` has nothing to give back: its outcome is not replayable.
+pub fn outcome_of<N: Message>(answer: &Result<Response<N>, Status>) -> Outcome {
+    stored_outcome(answer, |message| message.encode_to_vec().into())
+}
+
+/// [`outcome_of`] for a message that is encoded already, as a program has it that does not know its type.
+pub fn outcome_of_encoded(answer: &Result<Response<Bytes>, Status>) -> Outcome {
+    stored_outcome(answer, Bytes::clone)
+}
+
+fn stored_outcome<N>(
+    answer: &Result<Response<N>, Status>,
+    encoded: impl FnOnce(&N) -> Bytes,
+) -> Outcome {
     let stored = match answer {
         Ok(response) => Stored {
             code: Code::Ok.into(),
             metadata: lines(response.metadata()),
-            body: response.get_ref().encode_to_vec().into(),
+            body: encoded(response.get_ref()),
             ..Stored::default()
         },
-        Err(status) => {
-            if status.code() == Code::Ok {
-                // An error that says that it is none has no message to give back.
-                return Verdict::Final(Outcome::NotReplayable(NotReplayable::NotCaptured));
-            }
-            if is_refusal(status) || idem_core::has_failed_step() {
-                // A call or a step within was refused, after whatever this one had done before.
-                return Verdict::of_one_stopped_within();
-            }
-            let code = i32::from(status.code());
-            if release.iter().any(|released| i32::from(*released) == code) {
-                return Verdict::Released;
-            }
-            Stored {
-                code,
-                message: status.message().to_owned(),
-                details: Bytes::copy_from_slice(status.details()),
-                metadata: lines(status.metadata()),
-                ..Stored::default()
-            }
+        // An error that says that it is none has no message to give back.
+        Err(status) if status.code() == Code::Ok => {
+            return Outcome::NotReplayable(NotReplayable::NotCaptured);
         }
+        Err(status) => Stored {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Bytes::copy_from_slice(status.details()),
+            metadata: lines(status.metadata()),
+            ..Stored::default()
+        },
     };
-    Verdict::Final(Outcome::Rpc(stored.encode_to_vec().into()))
+    Outcome::Rpc(stored.encode_to_vec().into())
 }
 
 fn lines(metadata: &MetadataMap) -> Vec<Line> {

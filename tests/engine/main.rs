@@ -12,6 +12,7 @@ mod duplicates;
 mod endings;
 mod late;
 mod leases;
+mod links;
 mod observers;
 mod outages;
 mod policies;

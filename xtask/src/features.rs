@@ -203,6 +203,10 @@ const TOOL_FEATURES: &[Feature] = &[
         name: "dynamodb",
         brings: &["aws-config", "aws-sdk-dynamodb"],
     },
+    Feature {
+        name: "grpc",
+        brings: &["prost", "tonic"],
+    },
 ];
 
 /// Of `idem-probe`; the first one is none.

@@ -21,7 +21,8 @@ pub(crate) struct Dashboard {
     /// The port on 127.0.0.1; 0 for any free one.
     #[arg(long, default_value_t = 7332)]
     port: u16,
-    /// Lets operators resolve, release and forget records on the page.
+    /// Lets operators resolve, release and forget records on the page, and take the lease from an
+    /// attempt that holds it.
     #[arg(long)]
     allow_changes: bool,
     /// Lets them look at bodies, header values and the values of steps.
@@ -107,19 +108,23 @@ impl Log {
 
     fn write(&self, change: &Change) -> Result<(), io::Error> {
         let mut begun = self.0.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = match change.stage {
+        let (result, detail) = match change.stage {
             Stage::Before => {
                 let audited = self.0.audit.begin(Some(&change.reason), &self.what(change));
                 begun.insert(change.id, audited.map_err(told)?);
                 return Ok(());
             }
-            Stage::Made => "done",
-            Stage::NotMade => "refused",
-            _ => "unknown",
+            Stage::Made => ("done", None),
+            Stage::NotMade => ("refused", None),
+            Stage::OnlyRevoked => (
+                "unknown",
+                Some("the lease was taken away, and nothing else was changed"),
+            ),
+            _ => ("unknown", None),
         };
         let audited = begun.remove(&change.id);
         drop(begun);
-        audited.map_or(Ok(()), |audited| audited.end(result, None).map_err(told))
+        audited.map_or(Ok(()), |audited| audited.end(result, detail).map_err(told))
     }
 
     fn what(&self, change: &Change) -> What {
@@ -133,7 +138,7 @@ impl Log {
                 operation: change.operation.clone(),
                 state: change.state.as_str(),
                 attempt: change.attempt,
-                forced: false,
+                forced: change.forced,
                 answer,
                 answer_sha256,
             }),

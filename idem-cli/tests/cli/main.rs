@@ -4,6 +4,7 @@ mod changes;
 mod dashboard;
 mod doctor;
 mod dynamodb;
+mod grpc;
 mod journey;
 mod long_work;
 mod naming;

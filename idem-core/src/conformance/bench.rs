@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::brief::Brief;
 use super::harness::Harness;
 use crate::fingerprint::Fingerprint;
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, Seen};
 use crate::record::{
     Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
 };
@@ -435,6 +435,20 @@ impl Handle {
 
     pub(super) async fn forget(&self, id: &RecordId) -> Checked<Forgotten> {
         bounded("forget", self.0.forget(id)).await
+    }
+
+    /// `None` where the store takes no orders of operators.
+    pub(super) async fn forget_seen(
+        &self,
+        id: &RecordId,
+        seen: Seen,
+    ) -> Checked<Option<Forgotten>> {
+        match self.0.maintenance() {
+            Some(store) => bounded("forget_seen", store.forget_seen(id, seen))
+                .await
+                .map(Some),
+            None => Ok(None),
+        }
     }
 
     /// `None` where the store takes no orders of operators.

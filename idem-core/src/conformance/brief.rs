@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::listing::Forgotten;
+use crate::listing::{Forgotten, Seen};
 use crate::record::{Change, Claimed, Inspection, Phase};
 
 /// Shows an answer, and of a large outcome only its size and beginning.
@@ -17,6 +17,18 @@ impl fmt::Display for Brief<'_, Change> {
 }
 
 impl fmt::Display for Brief<'_, Forgotten> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Brief<'_, Option<Forgotten>> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Brief<'_, Option<Seen>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }

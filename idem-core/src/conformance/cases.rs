@@ -12,8 +12,8 @@ use futures_util::future::BoxFuture;
 use super::bench::{Bench, Checked, Clock, panicked};
 use super::harness::Harness;
 use super::{
-    expiry, forgotten, identity, listing, outcomes, owners, races, steps, suspension, transitions,
-    watching,
+    expiry, forgetting, forgotten, identity, listing, outcomes, owners, races, steps, suspension,
+    transitions, watching,
 };
 
 struct Case {
@@ -88,6 +88,7 @@ const CASES: &[Case] = cases! {
     "a record that stands is listed once while others come and go" => listing::concurrent,
     "a record that no lease protects can be forgotten" => listing::forgets,
     "a record whose lease is alive is not forgotten" => listing::forgets_nothing_alive,
+    "a record is forgotten as it was seen, and in no other state or attempt" => forgetting::as_seen,
     // Records that the store has forgotten under a living owner.
     "an owner whose lease is unbroken creates a forgotten record again when it renews" => forgotten::renewal,
     "an owner whose lease is unbroken creates a forgotten record again when it completes" => forgotten::completion,

@@ -45,6 +45,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,7 +53,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
 
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, Seen};
+use crate::maintenance::{Finding, Swept};
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, RecordId, Token};
 use crate::store::{Maintenance, Store, StoreError, Watch};
 
@@ -79,7 +81,7 @@ pub enum Method {
     Suspend,
     /// [`Store::list`].
     List,
-    /// [`Store::forget`].
+    /// [`Store::forget`] and [`Maintenance::forget_seen`].
     Forget,
 }
 
@@ -302,9 +304,10 @@ impl Store for FaultyStore {
         self.inner.name()
     }
 
-    /// That of the store inside: what operators ask for does not fail.
+    /// That of the store inside. Of its calls only [`Maintenance::forget_seen`] takes faults, as
+    /// [`Method::Forget`].
     fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.inner.maintenance()
+        self.inner.maintenance().map(|_| self as &dyn Maintenance)
     }
 
     fn max_outcome_bytes(&self) -> Option<usize> {
@@ -405,6 +408,44 @@ impl Store for FaultyStore {
     }
 }
 
+impl FaultyStore {
+    fn operated(&self) -> Result<&dyn Maintenance, StoreError> {
+        offered(&*self.inner)
+    }
+}
+
+fn offered(store: &dyn Store) -> Result<&dyn Maintenance, StoreError> {
+    let refused = || StoreError::rejected(store.name(), NotOffered);
+    store.maintenance().ok_or_else(refused)
+}
+
+#[async_trait]
+impl Maintenance for FaultyStore {
+    async fn time(&self) -> Result<SystemTime, StoreError> {
+        self.operated()?.time().await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.operated()?.examine().await
+    }
+
+    async fn sweep(&self, max_records: u32) -> Result<Swept, StoreError> {
+        self.operated()?.sweep(max_records).await
+    }
+
+    async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
+        self.operated()?.revoke(id, attempt).await
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        let id = *id;
+        self.call(Method::Forget, move |store| {
+            async move { offered(&*store)?.forget_seen(&id, seen).await }.boxed()
+        })
+        .await
+    }
+}
+
 /// A shut gate before a method, made by [`FaultyStore::hold`]. Dropped, it opens.
 #[derive(Debug)]
 #[must_use = "a gate opens when it is dropped"]
@@ -486,3 +527,14 @@ impl fmt::Display for Injected {
 }
 
 impl std::error::Error for Injected {}
+
+#[derive(Debug)]
+struct NotOffered;
+
+impl fmt::Display for NotOffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store takes no orders of operators")
+    }
+}
+
+impl std::error::Error for NotOffered {}

@@ -54,6 +54,7 @@ mod bench;
 mod brief;
 mod cases;
 mod expiry;
+mod forgetting;
 mod forgotten;
 mod harness;
 mod identity;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::fingerprint::Fingerprint;
-use crate::listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState};
+use crate::listing::{Cursor, Forgotten, Listed, Listing, Page, RecordState, Seen};
 use crate::maintenance::{Finding, Swept};
 use crate::record::{
     Change, Claim, Claimed, Inspection, Lease, OnCrash, OperationName, Phase, RecordId, Token,
@@ -425,18 +425,7 @@ impl Store for ReferenceStore {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        let mut state = self.lock();
-        let now = state.now;
-        let Some(record) = state.present(id) else {
-            return Ok(Forgotten::Absent);
-        };
-        if let Some(lease_left) = record.lease_left(now) {
-            return Ok(Forgotten::Running { lease_left });
-        }
-        state.records.remove(id);
-        drop(state);
-        self.0.changed.send_replace(());
-        Ok(Forgotten::Removed)
+        Ok(self.forget_if(id, None))
     }
 }
 
@@ -468,5 +457,30 @@ impl Maintenance for ReferenceStore {
             Some(token) => self.abandon(id, &token).await,
             None => Ok(Change::LeaseLost),
         }
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        Ok(self.forget_if(id, Some(seen)))
+    }
+}
+
+impl ReferenceStore {
+    fn forget_if(&self, id: &RecordId, seen: Option<Seen>) -> Forgotten {
+        let mut state = self.lock();
+        let now = state.now;
+        let Some(record) = state.present(id) else {
+            return Forgotten::Absent;
+        };
+        if let Some(lease_left) = record.lease_left(now) {
+            return Forgotten::Running { lease_left };
+        }
+        let listed = record.listed(*id, now);
+        if seen.is_some_and(|seen| seen != Seen::new(listed.attempt, listed.state)) {
+            return Forgotten::NotAsSeen;
+        }
+        state.records.remove(id);
+        drop(state);
+        self.0.changed.send_replace(());
+        Forgotten::Removed
     }
 }

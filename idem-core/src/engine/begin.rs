@@ -191,7 +191,10 @@ fn join<Run>(
             let woken = tokio::select! {
                 biased;
                 woken = joined.ended(call.attaches) => woken,
-                () = patience.end() => return refused(),
+                () = patience.end() => {
+                    joined.link();
+                    return refused();
+                }
             };
             if let Woken::Leads(flight) = woken {
                 return Join::Leads(flight);
@@ -199,6 +202,7 @@ fn join<Run>(
             if let (true, Progress::Occupied, Some(live)) =
                 (call.attaches, joined.progress(), joined.live())
             {
+                joined.link();
                 return Join::Attaches(live);
             }
             waited = true;
@@ -211,7 +215,10 @@ fn join<Run>(
             (Ending::Mismatch, false) | (Ending::Unknown, _) => Decided::AskAgain,
             (Ending::Failed(error), _) => Decided::Refused(error.clone().into()),
             (Ending::Mismatch, true) | (_, false) => Decided::Refused(Error::Mismatch),
-            (Ending::Outcome(outcome), true) => replay(outcome, waited, None),
+            (Ending::Outcome(outcome), true) => {
+                joined.link();
+                replay(outcome, waited, None)
+            }
             (Ending::OutcomeUnknown { attempt }, true) => {
                 Decided::Refused(Error::OutcomeUnknown { attempt: *attempt })
             }

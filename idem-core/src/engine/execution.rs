@@ -174,6 +174,7 @@ impl ClaimedLease {
     /// it would be kept, also when the lease is over: the token still changes the record if
     /// nobody has claimed it since. Meanwhile the flight keeps duplicates of this process out.
     async fn settle_persistently(self, runtime: Handle, settlement: Settlement, entry: Entry) {
+        self.flight.unlink();
         let until = match settlement {
             Settlement::Abandon => self.lease.held_until(),
             _ => after(self.call().policy.ttl),

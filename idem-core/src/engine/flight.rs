@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tracing::Span;
 
 use super::activity::{Activity, Ongoing};
 use crate::attempt::OwnedLease;
 use crate::fingerprint::Fingerprint;
+use crate::observe;
 use crate::record::{RecordHasher, RecordId};
 use crate::store::StoreError;
 
@@ -167,6 +169,9 @@ struct Held {
     lease: Option<Arc<OwnedLease>>,
     /// For duplicates that attach to it.
     live: Option<LiveAnswer>,
+    /// For the spans of duplicates: the one that the attempt was claimed in, where somebody listens. It
+    /// stays when the attempt has left an outcome.
+    span: Option<Arc<Span>>,
 }
 
 /// An answer that is on its way while its attempt runs. Who shares it and who attaches to it agree on
@@ -260,6 +265,19 @@ impl Joined {
         self.flight.held().live.clone()
     }
 
+    /// Links the span of this call to the one of the attempt, where both are known.
+    pub(crate) fn link(&self) {
+        let of_attempt = self.flight.held().span.clone();
+        let Some(of_attempt) = of_attempt else {
+            return;
+        };
+        let here = Span::current();
+        // One span may have both calls in it.
+        if here != *of_attempt {
+            here.follows_from(&*of_attempt);
+        }
+    }
+
     async fn until(&mut self, news: &Notify, reached: impl Fn(Progress<'_>) -> bool) -> Woken {
         loop {
             // Looked at before anything is registered: whoever is woken, mostly has what it waits for,
@@ -334,7 +352,15 @@ impl FlightGuard {
 
     /// The leader holds this lease, until the flight ends or another leads.
     pub(super) fn hold(&self, lease: &Arc<OwnedLease>) {
-        self.flight.held().lease = Some(Arc::clone(lease));
+        let span = observe::span_here();
+        let mut held = self.flight.held();
+        held.lease = Some(Arc::clone(lease));
+        held.span = span;
+    }
+
+    /// The leader runs an attempt whose lease a database holds.
+    pub(super) fn run_in_transaction(&self) {
+        self.flight.held().span = observe::span_here();
     }
 
     /// Duplicates may attach to this answer from now on, until the flight ends or another leads.
@@ -342,6 +368,13 @@ impl FlightGuard {
     pub(super) fn share(&self, live: LiveAnswer) {
         self.flight.held().live = Some(live);
         self.flight.ended.notify_waiters();
+    }
+
+    /// The caller has its answer, and its span is to close: an end that the store does not take can wait
+    /// for hours.
+    pub(super) fn unlink(&self) {
+        let of_caller = self.flight.held().span.take();
+        drop(of_caller);
     }
 
     /// Nobody attaches any more: the answer breaks off.
@@ -357,7 +390,14 @@ impl FlightGuard {
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
-        *self.flight.held() = Held::default();
+        let has_outcome = matches!(self.flight.ending.get(), Some(Ending::Outcome(_)));
+        let mut held = self.flight.held();
+        let mut before = std::mem::take(&mut *held);
+        if has_outcome {
+            held.span = before.span.take();
+        }
+        drop(held);
+        drop(before);
         let shard = self.flights.shard(&self.id);
         self.flights.pass_on(&self.id, &self.flight, shard);
     }

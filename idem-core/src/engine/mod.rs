@@ -56,5 +56,5 @@ pub use operation::{Keyed, Operation};
 pub use phase::{TransactionOf, phase};
 #[cfg(feature = "http")]
 pub(crate) use replays::Notice;
-pub use resolve::Resolution;
+pub use resolve::{Resolution, Revocation};
 pub use transactional::InTransaction;

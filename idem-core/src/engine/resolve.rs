@@ -8,7 +8,7 @@ use super::settlement::Settlement;
 use crate::call::Call;
 use crate::error::Error;
 use crate::key::KeyPart;
-use crate::listing::{Forgotten, Listing, Page};
+use crate::listing::{Forgotten, Listing, Page, RecordState, Seen};
 use crate::outcome::Verdict;
 use crate::record::{Change, Claim, Claimed, Inspection, Lease, OnCrash, Phase, RecordId};
 
@@ -33,6 +33,19 @@ pub enum Resolution {
     ChangedMeanwhile,
 }
 
+/// What [`Engine::revoke`] did, or why it did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum Revocation {
+    /// The attempt holds the record no more, which is as after a crash.
+    Revoked,
+    /// This attempt does not hold the record: it has ended, or another one is the newest.
+    NotHeld,
+    /// The store has no [`Maintenance`](crate::Maintenance), and cannot be asked for this.
+    NotOffered,
+}
+
 impl Engine {
     /// One page of the store's records, of every operation and namespace: see [`Listing`].
     ///
@@ -41,6 +54,23 @@ impl Engine {
     pub async fn list(&self, listing: &Listing) -> Result<Page, Error> {
         let page = self.store().list(listing);
         Ok(self.store_call("", "list", page).await?)
+    }
+
+    /// Takes the lease from the attempt with this number, however long it still holds, so that the record
+    /// can be [resolved](Operation::resolve_attempt). Its outcome is not stored any more. Its body goes
+    /// on until it ends by itself, and a retry can run beside it.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot answer: then it is revoked or not.
+    pub async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Revocation, Error> {
+        let Some(store) = self.store().maintenance() else {
+            return Ok(Revocation::NotOffered);
+        };
+        let revoked = self.store_call("", "revoke", store.revoke(id, attempt));
+        Ok(match revoked.await? {
+            Change::Applied => Revocation::Revoked,
+            Change::LeaseLost => Revocation::NotHeld,
+        })
     }
 
     /// Forgets a record that no lease protects, whatever it says: a retry is a first call then. Finished
@@ -54,6 +84,30 @@ impl Engine {
     pub async fn forget(&self, id: &RecordId) -> Result<Forgotten, Error> {
         let forgotten = self.store().forget(id);
         Ok(self.store_call("", "forget", forgotten).await?)
+    }
+}
+
+impl Engine {
+    /// [`forget`](Self::forget) for who has looked at the record, and decided by what was there: one that
+    /// is not as it was seen any more stays ([`Forgotten::NotAsSeen`]). The store decides in one step,
+    /// where it has [`Maintenance`](crate::Maintenance); another one is looked at just before.
+    ///
+    /// # Errors
+    /// As [`forget`](Self::forget).
+    pub async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, Error> {
+        if let Some(store) = self.store().maintenance() {
+            let forgotten = store.forget_seen(id, seen);
+            return Ok(self.store_call("", "forget", forgotten).await?);
+        }
+        match self.operation("").inspect_record(id).await? {
+            Some(found) if Seen::of(&found) != seen => Ok(match found.phase {
+                Phase::Running {
+                    lease_left: Some(lease_left),
+                } => Forgotten::Running { lease_left },
+                _ => Forgotten::NotAsSeen,
+            }),
+            _ => self.forget(id).await,
+        }
     }
 }
 
@@ -184,11 +238,12 @@ impl Operation {
             return Ok(Resolution::ChangedMeanwhile);
         }
         if forgets {
-            // Its finished steps have kept it from being freed.
-            let forgotten = engine.store().forget(id);
-            let forgotten = engine.store_call(self.name(), "forget", forgotten).await?;
-            if let Forgotten::Running { .. } = forgotten {
-                return Ok(Resolution::ChangedMeanwhile);
+            // Its finished steps have kept it from being freed. Who claims it before it is forgotten
+            // goes on with them.
+            let seen = Seen::new(attempt, RecordState::Suspended);
+            match engine.forget_seen(id, seen).await? {
+                Forgotten::Removed | Forgotten::Absent => {}
+                _ => return Ok(Resolution::ChangedMeanwhile),
             }
         }
         Ok(Resolution::Resolved)

@@ -258,6 +258,7 @@ impl<D: Transactional> Leader for TransactionLeader<'_, D> {
                     transaction,
                     session_ended,
                 }) => {
+                    flight.run_in_transaction();
                     flight.occupy();
                     engine.tell(call, EventKind::Started { attempt });
                     let execution = Execution {

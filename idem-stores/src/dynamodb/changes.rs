@@ -4,7 +4,7 @@
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use bytes::Bytes;
-use idem_core::{Change, Forgotten, Lease, RecordId, StoreError, Token};
+use idem_core::{Change, Forgotten, Lease, RecordId, Seen, StoreError, Token};
 
 use super::NAME;
 use super::calls::{Answer, Began, Calls, Expression, Write};
@@ -314,10 +314,20 @@ pub(super) async fn checkpoint(
     Err(changing())
 }
 
-pub(super) async fn forget(calls: &Calls, id: &RecordId) -> Result<Forgotten, StoreError> {
+/// `None` was seen: whatever it says.
+pub(super) async fn forget(
+    calls: &Calls,
+    id: &RecordId,
+    seen: Option<Seen>,
+) -> Result<Forgotten, StoreError> {
     let _permit = calls.lanes.claim().await?;
-    let mut condition = Expression::new("attribute_exists(id) AND s <> :running")
-        .value(":running", State::Running.value());
+    let mut condition = match seen {
+        None => Expression::new("attribute_exists(id) AND s <> :running")
+            .value(":running", State::Running.value()),
+        Some(seen) => Expression::new("n = :seen_n AND s = :seen_s")
+            .value(":seen_n", record::number(seen.attempt.into()))
+            .value(":seen_s", State::without_a_lease(seen.state)),
+    };
     for _ in 0..TRIES {
         let deleted = calls.delete(&calls.claims, id, condition).await?;
         let date = deleted.date();
@@ -340,6 +350,9 @@ pub(super) async fn forget(calls: &Calls, id: &RecordId) -> Result<Forgotten, St
         if record.is_leased(date) && !record.is_expired(date) {
             let lease_left = record.lease_left(calls.now()?);
             return Ok(Forgotten::Running { lease_left });
+        }
+        if seen.is_some_and(|seen| seen != record.seen(date)) && !record.is_expired(date) {
+            return Ok(Forgotten::NotAsSeen);
         }
         condition = Expression::as_read(&record);
     }

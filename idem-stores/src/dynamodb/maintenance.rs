@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use idem_core::{Change, Finding, Maintenance, RecordId, StoreError, Swept};
+use idem_core::{Change, Finding, Forgotten, Maintenance, RecordId, Seen, StoreError, Swept};
 
 use super::store::DynamoDbStore;
 use super::{changes, checks};
@@ -28,5 +28,9 @@ impl Maintenance for DynamoDbStore {
 
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
         changes::revoke(self.calls(), id, attempt).await
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        changes::forget(self.calls(), id, Some(seen)).await
     }
 }

@@ -29,7 +29,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use idem_core::{
     Claim, Fingerprint, Inspection, Lease, Listed, OperationName, Phase, RecordId, RecordState,
-    StoreError, Token,
+    Seen, StoreError, Token,
 };
 
 use super::clock::{self, Now};
@@ -93,6 +93,17 @@ impl State {
 
     pub(super) fn value(self) -> AttributeValue {
         AttributeValue::S(self.letter().to_owned())
+    }
+
+    /// What a record in this state says where nothing has to be known of a lease. No record says that it
+    /// is running and has none.
+    pub(super) fn without_a_lease(state: RecordState) -> AttributeValue {
+        match state {
+            RecordState::Crashed => Self::Abandoned.value(),
+            RecordState::Suspended => Self::Suspended.value(),
+            RecordState::Finished => Self::Finished.value(),
+            _ => AttributeValue::S("-".to_owned()),
+        }
     }
 }
 
@@ -362,6 +373,10 @@ impl Record {
             .claimed(self.operation, self.claimed_at)
             .steps(steps)
             .kept_for(kept_for))
+    }
+
+    pub(super) fn seen(&self, date: i64) -> Seen {
+        Seen::new(self.attempt, self.record_state(date))
     }
 
     pub(super) fn record_state(&self, date: i64) -> RecordState {

@@ -104,7 +104,7 @@ impl Store for DynamoDbStore {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        changes::forget(&self.calls, id).await
+        changes::forget(&self.calls, id, None).await
     }
 }
 

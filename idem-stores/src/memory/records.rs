@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use idem_core::{
     Claim, Claimed, Fingerprint, Inspection, Lease, Listed, OnCrash, OperationName, Phase,
-    RecordId, RecordState, Token,
+    RecordId, RecordState, Seen, Token,
 };
 use tokio::sync::watch;
 
@@ -219,14 +219,20 @@ impl Record {
             .kept_for(self.expires_at.saturating_sub(now))
     }
 
-    pub(super) fn listed(&self, id: RecordId, now: Duration, clock: &dyn Clock) -> Listed {
-        let lease_left = self.lease_left(now);
-        let state = match (&self.state, lease_left) {
+    /// What is seen of it now.
+    pub(super) fn seen(&self, now: Duration) -> Seen {
+        let state = match (&self.state, self.lease_left(now)) {
             (State::Finished(_), _) => RecordState::Finished,
             (_, Some(_)) => RecordState::Running,
             (State::Unfinished(unfinished), _) if unfinished.is_suspended => RecordState::Suspended,
             _ => RecordState::Crashed,
         };
+        Seen::new(self.attempt, state)
+    }
+
+    pub(super) fn listed(&self, id: RecordId, now: Duration, clock: &dyn Clock) -> Listed {
+        let lease_left = self.lease_left(now);
+        let Seen { state, .. } = self.seen(now);
         let mut listed = Listed::new(id, state, self.attempt, self.expires_at - now);
         listed.operation = self.operation;
         listed.claimed_at = clock.time(self.claimed_at);

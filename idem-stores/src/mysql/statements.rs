@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use idem_core::{
     Claim, Claimed, Cursor, Fingerprint, Forgotten, Inspection, Lease, Listed, Listing, OnCrash,
-    OperationName, Page, Phase, RecordId, RecordState, Token,
+    OperationName, Page, Phase, RecordId, RecordState, Seen, Token,
 };
 use sqlx::Error;
 use sqlx::mysql::MySqlRow;
@@ -328,8 +328,14 @@ pub(super) fn id(row: &MySqlRow, column: &str) -> Result<Option<RecordId>, Error
     id.transpose()
 }
 
-pub(super) fn forget(id: &RecordId) -> Message {
-    Message::new(&FORGET, [Value::Bytes(id.as_bytes())])
+/// `None` was seen: whatever it says.
+pub(super) fn forget(id: &RecordId, seen: Option<Seen>) -> Message {
+    let values = [
+        Value::Bytes(id.as_bytes()),
+        Value::Number(seen.map_or(0, |seen| seen.attempt.into())),
+        Value::MaybeWord(seen.map(|seen| seen.state.as_str())),
+    ];
+    Message::new(&FORGET, values)
 }
 
 /// What became of the record. `None`: send it again.
@@ -340,8 +346,11 @@ pub(super) fn forgotten(answer: &Answer) -> Result<Option<Forgotten>, Error> {
     let Some(row) = answer.rows().first() else {
         return Ok(Some(Forgotten::Absent));
     };
-    let alive = lease_left(row)?;
-    Ok(alive.map(|lease_left| Forgotten::Running { lease_left }))
+    if let Some(lease_left) = lease_left(row)? {
+        return Ok(Some(Forgotten::Running { lease_left }));
+    }
+    let is_as_seen = number(row, "is_as_seen")? != 0;
+    Ok((!is_as_seen).then_some(Forgotten::NotAsSeen))
 }
 
 /// Ends the lease of this attempt.

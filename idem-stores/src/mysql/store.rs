@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance,
-    NotReplayable, OperationName, Outcome, Page, RecordId, Store, StoreError, Swept, Token, Watch,
+    NotReplayable, OperationName, Outcome, Page, RecordId, Seen, Store, StoreError, Swept, Token,
+    Watch,
 };
 use sqlx::Error;
 use tracing::warn;
@@ -329,7 +330,11 @@ impl Store for MySqlStore {
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
         self.connections()
-            .run(Lane::Other, &statements::forget(id), statements::forgotten)
+            .run(
+                Lane::Other,
+                &statements::forget(id, None),
+                statements::forgotten,
+            )
             .await
     }
 }
@@ -362,6 +367,13 @@ impl Maintenance for MySqlStore {
 
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
         self.change(Lane::Other, statements::revoke(id, attempt), None)
+            .await
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        let forget = statements::forget(id, Some(seen));
+        self.connections()
+            .run(Lane::Other, &forget, statements::forgotten)
             .await
     }
 }

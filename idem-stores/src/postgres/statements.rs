@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use idem_core::{
     Claim, Claimed, Cursor, Fingerprint, Forgotten, Inspection, Lease, Listed, Listing, OnCrash,
-    OperationName, Page, Phase, RecordId, RecordState, Token,
+    OperationName, Page, Phase, RecordId, RecordState, Seen, Token,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -35,7 +35,7 @@ static ABANDON: Text = text!("abandon 2", "statements/abandon.sql");
 static INSPECT: Text = text!("inspect 3", "statements/inspect.sql");
 static CHECKPOINT: Text = text!("checkpoint 1", "statements/checkpoint.sql");
 static SUSPEND: Text = text!("suspend 1", "statements/suspend.sql");
-static FORGET: Text = text!("forget 1", "statements/forget.sql");
+static FORGET: Text = text!("forget 2", "statements/forget.sql");
 static LIST: Text = text!("list 1", "statements/list.sql");
 static WATCH: Text = text!("watch 2", "statements/watch.sql");
 static REVOKE: Text = text!("revoke 1", "statements/revoke.sql");
@@ -293,8 +293,15 @@ fn id(row: &PgRow, column: &str) -> Result<Option<RecordId>, Error> {
     id.transpose()
 }
 
-pub(super) fn forget(id: &RecordId) -> Statement<'_> {
-    Statement::new(&FORGET, [Value::Bytes(id.as_bytes())])
+/// `None` was seen: whatever it says.
+pub(super) fn forget(id: &RecordId, seen: Option<Seen>) -> Statement<'_> {
+    let number = seen.map_or(0, |seen| attempt_number(seen.attempt));
+    let values = [
+        Value::Bytes(id.as_bytes()),
+        Value::Integer(number),
+        Value::MaybeWord(seen.map(|seen| seen.state.as_str())),
+    ];
+    Statement::new(&FORGET, values)
 }
 
 /// What became of the record. `None`: run it again.
@@ -305,14 +312,22 @@ pub(super) fn forgotten(row: &PgRow) -> Result<Option<Forgotten>, Error> {
     if !row.try_get::<bool, _>("stood")? {
         return Ok(Some(Forgotten::Absent));
     }
-    let alive = lease_left(row)?;
-    Ok(alive.map(|lease_left| Forgotten::Running { lease_left }))
+    if let Some(lease_left) = lease_left(row)? {
+        return Ok(Some(Forgotten::Running { lease_left }));
+    }
+    let is_as_seen: bool = row.try_get("is_as_seen")?;
+    Ok((!is_as_seen).then_some(Forgotten::NotAsSeen))
 }
 
 pub(super) fn revoke(id: &RecordId, attempt: u32) -> Statement<'_> {
-    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
+    let attempt = attempt_number(attempt);
     let values = [Value::Bytes(id.as_bytes()), Value::Integer(attempt)];
     Statement::new(&REVOKE, values)
+}
+
+/// As the column has it. No record has so many that they do not fit.
+fn attempt_number(attempt: u32) -> i32 {
+    i32::try_from(attempt).unwrap_or(i32::MAX)
 }
 
 pub(super) fn time() -> Statement<'static> {

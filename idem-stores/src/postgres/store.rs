@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance, Page,
-    RecordId, Store, StoreError, Swept, Token, Watch,
+    RecordId, Seen, Store, StoreError, Swept, Token, Watch,
 };
 
 use super::connections::Connections;
@@ -281,7 +281,11 @@ impl Store for PostgresStore {
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
         self.connections()
-            .run(Lane::Other, &statements::forget(id), statements::forgotten)
+            .run(
+                Lane::Other,
+                &statements::forget(id, None),
+                statements::forgotten,
+            )
             .await
     }
 }
@@ -315,6 +319,13 @@ impl Maintenance for PostgresStore {
     async fn revoke(&self, id: &RecordId, attempt: u32) -> Result<Change, StoreError> {
         let statement = statements::revoke(id, attempt);
         self.change(Lane::Other, statement, None).await
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        let forget = statements::forget(id, Some(seen));
+        self.connections()
+            .run(Lane::Other, &forget, statements::forgotten)
+            .await
     }
 }
 

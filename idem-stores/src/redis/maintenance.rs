@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use idem_core::{Change, Finding, Maintenance, RecordId, StoreError, Swept};
+use idem_core::{Change, Finding, Forgotten, Maintenance, RecordId, Seen, StoreError, Swept};
 use redis::Value;
 
 use super::backend::Backend;
 use super::command::Number;
 use super::errors::UNREADABLE;
-use super::store::{RedisStore, change};
+use super::store::{RedisStore, change, forget};
 use super::{checks, clock, record};
 
 #[async_trait]
@@ -41,5 +41,9 @@ impl Maintenance for RedisStore {
         let written = permit.run_writing(&call, is_applied).await?;
         written.confirmation.check()?;
         change(Ok(written.answer))
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        forget(self.backend(), id, Some(seen)).await
     }
 }

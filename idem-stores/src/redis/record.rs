@@ -47,7 +47,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use idem_core::{
     Claim, Claimed, Fingerprint, Inspection, Lease, Listed, OnCrash, OperationName, Phase,
-    RecordId, RecordState, StoreError, Token,
+    RecordId, RecordState, Seen, StoreError, Token,
 };
 use redis::Value;
 
@@ -113,6 +113,57 @@ pub(super) fn encoded_token(token: &Token) -> [u8; 22] {
     let mut encoded = [0; 22];
     encode(token.as_bytes(), &mut encoded);
     encoded
+}
+
+/// What was seen of a record, as records have it: the letters of its state, and its attempt.
+pub(super) struct SeenAs {
+    letters: &'static str,
+    attempt: [u8; 10],
+    length: usize,
+}
+
+impl SeenAs {
+    pub(super) fn of(seen: Seen) -> Self {
+        let mut attempt = [0; 10];
+        let (letters, length) = match seen.state {
+            RecordState::Finished => ("f", compact(seen.attempt, &mut attempt)),
+            state => {
+                digits(seen.attempt.into(), &mut attempt);
+                let letters = match state {
+                    RecordState::Crashed => "ra",
+                    RecordState::Suspended => "s",
+                    // Its lease protects it.
+                    _ => "",
+                };
+                (letters, attempt.len())
+            }
+        };
+        Self {
+            letters,
+            attempt,
+            length,
+        }
+    }
+
+    pub(super) fn words(&self) -> [Word<'_>; 2] {
+        [self.letters.into(), self.attempt[..self.length].into()]
+    }
+}
+
+/// An attempt's number in a finished record, and how many bytes that takes: 7 bits to a byte, the lowest
+/// first.
+fn compact(mut attempt: u32, into: &mut [u8]) -> usize {
+    let mut length = 0;
+    for byte in into {
+        length += 1;
+        if attempt <= 0x7f {
+            *byte = attempt as u8;
+            break;
+        }
+        *byte = attempt as u8 | 0x80;
+        attempt >>= 7;
+    }
+    length
 }
 
 /// The record of a running attempt, without steps.
@@ -181,13 +232,11 @@ impl Finished {
         };
         push(&folded(&lease.token));
         push(&lease.fingerprint.to_bytes());
-        let mut attempt = lease.attempt;
-        while attempt > 0x7f {
-            push(&[attempt as u8 | 0x80]);
-            attempt >>= 7;
-        }
+        let mut attempt = [0; 5];
+        let attempt_length = compact(lease.attempt, &mut attempt);
+        push(&attempt[..attempt_length]);
         let name = lease.operation.as_str().as_bytes();
-        push(&[attempt as u8, name.len() as u8]);
+        push(&[name.len() as u8]);
         push(name);
         Self {
             checksum: checksum([&before[..length], outcome]),
@@ -584,6 +633,11 @@ mod tests {
                 let record = Record::decode(finished(&Lease::of(&claim, attempt), outcome));
                 let record = record.unwrap();
                 assert_eq!(record.attempt, attempt);
+                let seen = SeenAs::of(Seen::new(attempt, RecordState::Finished));
+                let [letters, number] = seen.words().map(Word::to_vec);
+                let stored = finished(&Lease::of(&claim, attempt), outcome);
+                assert_eq!(letters, stored[..1]);
+                assert!(stored[FINISHED_HEAD..].starts_with(&number));
                 assert_eq!(
                     record.answer_without_ttl(&claim.by_another()),
                     Some(Claimed::Finished {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Forgotten, Inspection, Lease, Listing, Maintenance, Page, RecordId,
-    Store, StoreError, Token, Watch,
+    Seen, Store, StoreError, Token, Watch,
 };
 use redis::Value;
 use tokio::time::Instant;
@@ -284,18 +284,34 @@ impl Store for RedisStore {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
-        let backend = self.backend();
-        let Backend { lanes, scripts, .. } = backend;
-        let permit = lanes.claim().await?;
-        let encoded = record::encoded_id(id);
-        let forget = scripts.forget.on(backend.key(&encoded), &[]);
-        let forgotten = forgotten(&permit, &forget).await?;
-        if forgotten != Forgotten::Absent || !backend.may_have_v1_records() {
-            return Ok(forgotten);
-        }
-        let key = v1::key(&backend.prefix, id);
-        self::forgotten(&permit, &scripts.v1_forget.on(key[..].into(), &[])).await
+        forget(self.backend(), id, None).await
     }
+}
+
+/// `None` was seen: whatever it says.
+pub(super) async fn forget(
+    backend: &Backend,
+    id: &RecordId,
+    seen: Option<Seen>,
+) -> Result<Forgotten, StoreError> {
+    let Backend { lanes, scripts, .. } = backend;
+    let permit = lanes.claim().await?;
+    let encoded = record::encoded_id(id);
+    let seen_as = seen.map(record::SeenAs::of);
+    let arguments = seen_as.as_ref().map(record::SeenAs::words);
+    let arguments = arguments.as_ref().map_or(&[][..], <[_; 2]>::as_slice);
+    let forget = scripts.forget.on(backend.key(&encoded), arguments);
+    let forgotten = forgotten(&permit, &forget).await?;
+    if forgotten != Forgotten::Absent || !backend.may_have_v1_records() {
+        return Ok(forgotten);
+    }
+    let key = v1::key(&backend.prefix, id);
+    let seen_as = seen.map(|seen| (v1::letters(seen.state), seen.attempt.to_be_bytes()));
+    let arguments = seen_as
+        .as_ref()
+        .map(|(state, attempt)| [(*state).into(), attempt[..].into()]);
+    let arguments = arguments.as_ref().map_or(&[][..], <[_; 2]>::as_slice);
+    self::forgotten(&permit, &scripts.v1_forget.on(key[..].into(), arguments)).await
 }
 
 async fn forgotten(permit: &Permit<'_>, forget: &ScriptCall<'_>) -> Result<Forgotten, StoreError> {
@@ -305,6 +321,7 @@ async fn forgotten(permit: &Permit<'_>, forget: &ScriptCall<'_>) -> Result<Forgo
     match written.answer {
         Value::Nil => Ok(Forgotten::Absent),
         Value::Int(0) => Ok(Forgotten::Removed),
+        Value::Int(-2) => Ok(Forgotten::NotAsSeen),
         Value::Int(left) => {
             let left = u64::try_from(left).map_err(|_| UNREADABLE)?;
             Ok(Forgotten::Running {

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem_core::{Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, StoreError};
+use idem_core::{
+    Claim, Claimed, Fingerprint, Inspection, OnCrash, Phase, RecordId, RecordState, StoreError,
+};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{RedisError, Value, cmd, pipe};
 
@@ -140,6 +142,15 @@ pub(super) async fn inspect(
             let (record, ttl) = record_and_ttl(found)?;
             Ok(record.map(|record| record.inspection(ttl)))
         }
+    }
+}
+
+/// The letters of a state. Nothing was suspended in version 1.
+pub(super) const fn letters(state: RecordState) -> &'static str {
+    match state {
+        RecordState::Crashed => "RA",
+        RecordState::Finished => "F",
+        _ => "",
     }
 }
 

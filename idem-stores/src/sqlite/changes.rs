@@ -1,7 +1,7 @@
 //! Changes of records that are more than a claim or a lease.
 
 use bytes::Bytes;
-use idem_core::{Lease, RecordId, Token};
+use idem_core::{Lease, RecordId, Seen, Token};
 
 /// The end of an attempt with an outcome.
 #[derive(Debug)]
@@ -24,6 +24,14 @@ pub(super) struct Checkpoint {
 pub(super) struct End {
     pub(super) id: RecordId,
     pub(super) transition: Transition,
+}
+
+/// A record that is to be forgotten.
+#[derive(Debug)]
+pub(super) struct Removal {
+    pub(super) id: RecordId,
+    /// `None`: whatever it says.
+    pub(super) seen: Option<Seen>,
 }
 
 #[derive(Clone, Copy, Debug)]

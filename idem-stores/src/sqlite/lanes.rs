@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::sqlite::NAME;
-    use crate::sqlite::changes::{Checkpoint, Completion, End, Transition};
+    use crate::sqlite::changes::{Checkpoint, Completion, End, Removal, Transition};
     use crate::sqlite::writes::{Job, Request};
 
     type Answer<A> = Receiver<Result<A, StoreError>>;
@@ -175,7 +175,11 @@ mod tests {
             steps: "done".into(),
         };
         let (checkpoint, _checkpoint) = write(checkpoint, now, Job::Checkpoint);
-        let (forget, _forget) = write(lease.id, now, Job::Forget);
+        let removal = Removal {
+            id: lease.id,
+            seen: None,
+        };
+        let (forget, _forget) = write(removal, now, Job::Forget);
         for write in [sweep, forget, claim, complete, checkpoint, release, renew] {
             lanes.add(write);
         }

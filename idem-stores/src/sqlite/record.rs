@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use idem_core::{
     Claim, Claimed, Cursor, Fingerprint, Inspection, Listed, Listing, OnCrash, OperationName, Page,
-    Phase, RecordId, RecordState, Token,
+    Phase, RecordId, RecordState, Seen, Token,
 };
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -120,6 +120,17 @@ impl Record {
             .claimed(self.operation, self.claimed_at)
             .steps(self.steps)
             .kept_for(self.left)
+    }
+
+    /// What is seen of it now.
+    pub(super) const fn seen(&self) -> Seen {
+        let state = match self.state {
+            State::Finished { .. } => RecordState::Finished,
+            State::Suspended => RecordState::Suspended,
+            State::Running { .. } if self.lease_left().is_some() => RecordState::Running,
+            State::Running { .. } => RecordState::Crashed,
+        };
+        Seen::new(self.attempt, state)
     }
 
     /// What is left of the lease that an attempt holds.

@@ -19,7 +19,7 @@ use idem_core::{
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 
-use super::changes::{Checkpoint, Completion, End, Transition};
+use super::changes::{Checkpoint, Completion, End, Removal, Transition};
 use super::record::{self, Record, millis};
 pub(super) use many::MANY;
 use many::Many;
@@ -296,14 +296,16 @@ pub(super) async fn checkpoint(
     Ok(changed(&done))
 }
 
-/// Forgets one record, unless its lease is alive.
+/// Forgets one record, unless its lease is alive or it is not as it was seen.
 pub(super) async fn forget(
     connection: &mut SqliteConnection,
-    id: &RecordId,
+    Removal { id, seen }: &Removal,
 ) -> Result<Forgotten, sqlx::Error> {
     loop {
         let done = sqlx::query(FORGET)
             .bind(id.as_bytes().as_slice())
+            .bind(seen.map(|seen| seen.attempt))
+            .bind(seen.map(|seen| seen.state.as_str()))
             .execute(&mut *connection)
             .await?;
         if done.rows_affected() > 0 {
@@ -311,11 +313,14 @@ pub(super) async fn forget(
         }
         match look(connection, id, None).await? {
             None => return Ok(Forgotten::Absent),
-            // Without one, the lease ended between the two statements.
             Some(record) => {
                 if let Some(lease_left) = record.lease_left() {
                     return Ok(Forgotten::Running { lease_left });
                 }
+                if seen.is_some_and(|seen| seen != record.seen()) {
+                    return Ok(Forgotten::NotAsSeen);
+                }
+                // The lease ended between the two statements.
             }
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::changes::{Checkpoint, Completion, End, Transition};
+use super::changes::{Checkpoint, Completion, End, Removal, Transition};
 use super::limits::Limits;
 use super::readers::Readers;
 use super::record::Record;
@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use idem_core::{
     Change, Claim, Claimed, Finding, Forgotten, Inspection, Lease, Listing, Maintenance, Page,
-    RecordId, Store, StoreError, Swept, Token, Watch,
+    RecordId, Seen, Store, StoreError, Swept, Token, Watch,
 };
 
 /// Keeps records in a SQLite database. Clones share its connections, which close with the last
@@ -193,9 +193,13 @@ impl Store for SqliteStore {
     }
 
     async fn forget(&self, id: &RecordId) -> Result<Forgotten, StoreError> {
+        let removal = Removal {
+            id: *id,
+            seen: None,
+        };
         let writer = &self.inner.writer;
         writer
-            .request_queued(*id, Instant::now(), Job::Forget)
+            .request_queued(removal, Instant::now(), Job::Forget)
             .await
     }
 }
@@ -242,6 +246,17 @@ impl Maintenance for SqliteStore {
         let writer = &self.inner.writer;
         writer
             .request_queued(revocation, Instant::now(), Job::End)
+            .await
+    }
+
+    async fn forget_seen(&self, id: &RecordId, seen: Seen) -> Result<Forgotten, StoreError> {
+        let removal = Removal {
+            id: *id,
+            seen: Some(seen),
+        };
+        let writer = &self.inner.writer;
+        writer
+            .request_queued(removal, Instant::now(), Job::Forget)
             .await
     }
 }

@@ -6,7 +6,7 @@ use idem_core::{Change, Claim, Claimed, Forgotten, Lease, RecordId, StoreError};
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::oneshot;
 
-use super::changes::{Checkpoint, Completion, End};
+use super::changes::{Checkpoint, Completion, End, Removal};
 use super::queue::QueuePlace;
 use super::statements::{self, MANY};
 
@@ -61,7 +61,7 @@ pub(super) enum Job {
     Complete(Request<Completion, Change>),
     End(Request<End, Change>),
     Claim(Request<Claim, Claimed>),
-    Forget(Request<RecordId, Forgotten>),
+    Forget(Request<Removal, Forgotten>),
     Sweep(Request<u32, u64>),
     #[cfg(test)]
     Panic,
@@ -209,7 +209,7 @@ impl Write {
                 ..
             })
             | Job::Forget(Request {
-                content: id,
+                content: Removal { id, .. },
                 answer: Some(Forgotten::Removed),
                 ..
             }) => Some(id),

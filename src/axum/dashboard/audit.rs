@@ -27,6 +27,8 @@ pub struct Change {
     pub state: RecordState,
     /// The attempt that the operator has seen.
     pub attempt: u32,
+    /// It holds its lease, which is taken away first; its body may go on.
+    pub forced: bool,
     /// The answer that retries get from then on, where one is given. Its `Debug` form shows no content.
     pub answer: Option<Outcome>,
     /// Why, in the operator's words. They have not been checked for anything but their length.
@@ -47,6 +49,7 @@ impl fmt::Debug for Change {
             .field("operation", &self.operation)
             .field("state", &self.state)
             .field("attempt", &self.attempt)
+            .field("forced", &self.forced)
             .field("answer", &self.answer)
             .field("reason", &self.reason)
             .field("stage", &self.stage)
@@ -93,6 +96,9 @@ pub enum Stage {
     Made,
     /// Nothing was changed: the record was not as the operator had seen it any more.
     NotMade,
+    /// The lease was taken from the attempt, and nothing else was changed: somebody else has claimed,
+    /// freed or resolved the record since.
+    OnlyRevoked,
     /// The store has not said whether it was made.
     Unknown,
 }

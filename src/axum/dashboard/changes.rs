@@ -18,8 +18,10 @@ use super::answers::{NO_RECORD, Refused, failed, milliseconds};
 use super::audit::{Action, Change, Stage};
 use super::records::{NOT_AN_ID, state_of};
 use super::state::State as Shared;
-use crate::store::{Forgotten, RecordState, Token};
-use crate::{Engine, Error, Inspection, Operation, Phase, RecordId, Resolution, Verdict};
+use crate::store::{Forgotten, RecordState, Seen, Token};
+use crate::{
+    Engine, Error, Inspection, Operation, Phase, RecordId, Resolution, Revocation, Verdict,
+};
 
 const READ_ONLY: Refused = Refused::new(
     StatusCode::FORBIDDEN,
@@ -75,6 +77,18 @@ const ANSWER_TOO_LARGE: Refused = Refused::new(
     "The answer is larger than what the engine stores.",
 );
 
+const ONLY_REVOKED: Refused = Refused::new(
+    StatusCode::CONFLICT,
+    "only-revoked",
+    "The lease was taken away, and nothing else was changed: the record was claimed, freed or resolved meanwhile. Look again.",
+);
+
+const NO_REVOCATION: Refused = Refused::new(
+    StatusCode::NOT_IMPLEMENTED,
+    "no-revocation",
+    "Nothing was changed: this store cannot take a lease away.",
+);
+
 const NOT_LOGGED: Refused = Refused::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "not-logged",
@@ -95,6 +109,9 @@ struct Asked {
     attempt: u32,
     /// in this state.
     state: String,
+    /// Takes the lease from that attempt if it holds one.
+    #[serde(default)]
+    force: bool,
     reason: String,
     answer: Option<Answer>,
     /// How long an answer is kept; as long as the record says unless given.
@@ -214,10 +231,11 @@ async fn perform(
     let found = found.map_err(|error| failed(&error))?;
     let found = found.ok_or_else(|| NO_RECORD.into_response())?;
     let state = state_of(&found);
-    if let Phase::Running {
-        lease_left: Some(left),
-    } = found.phase
-    {
+    let lease_left = match found.phase {
+        Phase::Running { lease_left } => lease_left,
+        _ => None,
+    };
+    if let Some(left) = lease_left.filter(|_| !asked.force) {
         return Err(still_running(left));
     }
     if state == RecordState::Finished && action != Action::Forget {
@@ -233,6 +251,7 @@ async fn perform(
         operation: found.operation.as_str().to_owned(),
         state,
         attempt: found.attempt,
+        forced: lease_left.is_some(),
         answer: plan.answer(),
         reason: reason.to_owned(),
         stage: Stage::Before,
@@ -246,7 +265,7 @@ async fn perform(
     if let Some(ttl) = keep_for.or_else(|| retention_of(&found)) {
         operation = operation.ttl(ttl);
     }
-    let (stage, answer) = settle(engine, &operation, &change, plan).await;
+    let (stage, answer) = carry_out(engine, &operation, &change, plan).await;
     change.stage = stage;
     tracing::warn!(
         target: "idem",
@@ -254,6 +273,7 @@ async fn perform(
         record = %id,
         attempt = change.attempt,
         %action,
+        forced = change.forced,
         stage = ?stage,
         "an operator has changed a record"
     );
@@ -280,6 +300,28 @@ fn plan(engine: &Engine, action: Action, answer: Option<Answer>) -> Result<Plan,
                 false => Ok(Plan::Settle(Verdict::Final(outcome))),
             }
         }
+    }
+}
+
+/// The lease first, from the attempt that was seen and from no other.
+async fn carry_out(
+    engine: &Engine,
+    operation: &Operation,
+    change: &Change,
+    plan: Plan,
+) -> (Stage, Response) {
+    if !change.forced {
+        return settle(engine, operation, change, plan).await;
+    }
+    match engine.revoke(&change.record, change.attempt).await {
+        Ok(Revocation::Revoked) => {}
+        Ok(Revocation::NotHeld) => return (Stage::NotMade, CHANGED_MEANWHILE.into_response()),
+        Ok(_) => return (Stage::NotMade, NO_REVOCATION.into_response()),
+        Err(error) => return (stage_of(&error), failed(&error)),
+    }
+    match settle(engine, operation, change, plan).await {
+        (Stage::NotMade, _) => (Stage::OnlyRevoked, ONLY_REVOKED.into_response()),
+        ended => ended,
     }
 }
 
@@ -310,7 +352,7 @@ async fn settle(
             Ok(_) => not_made(CHANGED_MEANWHILE.into_response()),
             Err(error) => (stage_of(&error), failed(&error)),
         },
-        Plan::Forget => match engine.forget(id).await {
+        Plan::Forget => match engine.forget_seen(id, seen(change)).await {
             Ok(Forgotten::Removed) => made(),
             Ok(Forgotten::Absent) => not_made(NO_RECORD.into_response()),
             Ok(Forgotten::Running { lease_left }) => not_made(still_running(lease_left)),
@@ -318,6 +360,15 @@ async fn settle(
             Err(error) => (stage_of(&error), failed(&error)),
         },
     }
+}
+
+/// What is to be forgotten. A lease that was taken away has left a crashed attempt.
+const fn seen(change: &Change) -> Seen {
+    let state = match change.state {
+        RecordState::Running => RecordState::Crashed,
+        state => state,
+    };
+    Seen::new(change.attempt, state)
 }
 
 /// A resolution is several calls: after a failure it may be half done.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::answers::{NO_RECORD, Refused, failed, milliseconds, timestamp};
 use super::state::State as Shared;
-use crate::store::{Cursor, Listed, Listing, RecordState};
+use crate::store::{Cursor, Listed, Listing, RecordState, Seen};
 use crate::{Error, Inspection, Phase, RecordId};
 
 /// The most records of one answer.
@@ -134,14 +134,7 @@ pub(super) async fn show(
 
 /// Where an inspected record is in its life.
 pub(super) const fn state_of(found: &Inspection) -> RecordState {
-    match found.phase {
-        Phase::Running {
-            lease_left: Some(_),
-        } => RecordState::Running,
-        Phase::Suspended => RecordState::Suspended,
-        Phase::Finished { .. } => RecordState::Finished,
-        _ => RecordState::Crashed,
-    }
+    Seen::of(found).state
 }
 
 fn inspected(id: &RecordId, found: &Inspection, bodies: bool) -> Value {

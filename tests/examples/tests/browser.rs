@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use http::Request;
+use idem::stores::memory::MemoryStore;
+use idem::{Engine, Error, Fingerprint};
 use idem_examples::{Browser, Example};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 async fn charges(shop: &Example) -> Vec<Value> {
     let list = Request::get("/charges").body(Bytes::new()).unwrap();
@@ -138,4 +141,79 @@ async fn a_payment_that_crashed_is_resolved_on_the_dashboard() {
     browser.open(&address).await;
     assert!(end(&browser).await.contains("came from the record"));
     assert_eq!(charges(&shop).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_alive_is_taken_away_after_a_second_confirmation() {
+    let engine = Engine::new(MemoryStore::new());
+    let charges = engine.operation("charges.create");
+    let id = charges.record_id("k").unwrap();
+    let request = Fingerprint::of("the request").unwrap();
+    let (ends, end) = oneshot::channel::<()>();
+    let (begun, begins) = oneshot::channel();
+    let at_work = tokio::spawn(async move {
+        let body = async {
+            begun.send(()).unwrap();
+            let _ = end.await;
+            Ok::<_, Error>("first".to_owned())
+        };
+        charges.run("k", request, body).await
+    });
+    begins.await.unwrap();
+    let dashboard = idem::axum::dashboard(engine.clone()).allow_changes(true);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, dashboard.into_router::<()>()).await });
+
+    let browser = Browser::start().await;
+    browser
+        .open(&format!("http://{address}/#/record/{id}"))
+        .await;
+    browser.click(".choices .main").await;
+    let kind = "document.querySelector('dialog [name=kind]')";
+    browser
+        .value(&format!(
+            "({kind}.value = 'value', {kind}.dispatchEvent(new Event('change')))"
+        ))
+        .await;
+    browser.write("dialog [name=json]", "\"by hand\"").await;
+    browser.write("dialog [name=reason]", "it hangs").await;
+    browser.click("dialog [type=submit]").await;
+
+    // Nothing is sent before the attempt has been named.
+    let warning = browser
+        .until("document.querySelector('dialog [name=revoke]') && document.querySelector('dialog').innerText")
+        .await;
+    let warning = warning.as_str().unwrap();
+    assert!(
+        warning.contains("Attempt 1 holds the lease, and its body may still be running"),
+        "{warning}"
+    );
+    browser.click("dialog [type=submit]").await;
+    browser.write("dialog [name=revoke]", "attempt 2").await;
+    browser.click("dialog [type=submit]").await;
+    let found = engine.operation("").inspect_record(&id).await.unwrap();
+    let lease = found.map(|found| found.phase);
+    assert!(
+        matches!(
+            lease,
+            Some(idem::Phase::Running {
+                lease_left: Some(_)
+            })
+        ),
+        "{lease:?}"
+    );
+    let clear = "document.querySelector('dialog [name=revoke]').value = ''";
+    browser.value(&format!("({clear})")).await;
+    browser.write("dialog [name=revoke]", "attempt 1").await;
+    browser.click("dialog [type=submit]").await;
+    browser
+        .until("document.querySelector('.title .pill.finished')")
+        .await;
+
+    ends.send(()).unwrap();
+    assert_eq!(at_work.await.unwrap().unwrap(), "first");
+    let again = async { Ok::<_, Error>("executed again".to_owned()) };
+    let charges = engine.operation("charges.create");
+    assert_eq!(charges.run("k", request, again).await.unwrap(), "by hand");
 }

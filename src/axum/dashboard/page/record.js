@@ -95,12 +95,13 @@ function todo(found, tools) {
   const open = (dialog) => () => dialog(found, tools);
   const choice = (kind, text, small, dialog) => h("button", { type: "button", class: kind, disabled: !session.allow_changes, "data-focus": text, onclick: open(dialog) }, text, h("small", {}, small));
   const content = {
-    running: [h("p", {}, "Nothing: an attempt is at work and holds the lease. If its process is dead, the lease ends by itself, and the record counts as crashed.")],
+    running: [h("p", {}, "Nothing: an attempt is at work and holds the lease. If its process is dead, the lease ends by itself, and the record counts as crashed.",
+      session.allow_changes && " If you cannot wait for that, its lease can be taken away.")],
     suspended: [h("p", {}, "Usually nothing: the client’s next retry continues after the finished steps. If no retry will come, say what happened.")],
     crashed: [h("p", { class: "panel-crashed" }, "Whether this attempt had an effect is not known. ", h("strong", {}, "Look first"), " where the effect would be: the bank, the provider, your own tables.", steps.length ? " What its finished steps did has happened." : "")],
     finished: [h("p", {}, "Nothing: retries get the stored answer until it is forgotten.")],
   }[state];
-  if (state === "crashed" || state === "suspended") {
+  if (state === "crashed" || state === "suspended" || (state === "running" && session.allow_changes)) {
     content.push(h("div", { class: "choices" },
       choice("main", "It happened: store its answer", "Retries get the answer that you give. The body does not run again.", resolveDialog),
       choice("danger", "Nothing happened: free the key", "The next retry runs the operation from its beginning.", releaseDialog)));
@@ -113,34 +114,64 @@ function todo(found, tools) {
 const reasonField = () => h("label", {}, h("span", {}, "Why ", h("small", {}, "for the log: a ticket, what you found")), h("input", { name: "reason", required: true, maxlength: 1000, autocomplete: "off" }));
 
 function confirmDialog(found, { say, again }, { heading, content, button, kind, path, value, done }) {
+  const holdsLease = found.state === "running";
   const wrong = h("p", { class: "wrong", role: "alert" });
+  const asked = h("div", { class: "asked" }, content, reasonField());
+  const cancel = () => h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const sure = h("button", { type: "submit", class: kind }, button);
+  const buttons = h("div", { class: "buttons" });
+  let isConfirmed = false;
   const form = h("form", { method: "dialog", onsubmit: async (event) => {
     event.preventDefault();
-    sure.disabled = true;
     wrong.textContent = "";
+    if (holdsLease && !isConfirmed) return confirmRevocation();
+    const send = event.submitter ?? sure;
+    send.disabled = true;
     try {
       const given = new FormData(form);
-      await post(`records/${found.id}/${path}`, { attempt: found.attempt, state: found.state, reason: given.get("reason"), ...value(given) });
+      await post(`records/${found.id}/${path}`, { attempt: found.attempt, state: found.state, force: holdsLease, reason: given.get("reason"), ...value(given) });
       dialog.close();
       say(done);
       again();
     } catch (refused) {
       wrong.textContent = refused.message;
-      sure.disabled = false;
+      send.disabled = false;
     }
   } },
   h("h2", {}, heading), h("p", { class: "soft" }, `${operationName(found.operation)} · attempt ${found.attempt} · `, h("span", { class: "mono" }, found.id.slice(0, 12))),
-  content, reasonField(), wrong,
-  h("div", { class: "buttons" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), sure));
+  asked, wrong, buttons);
   const dialog = h("dialog", { "aria-label": heading, onclose: () => dialog.remove() }, form);
+  const ask = () => {
+    isConfirmed = false;
+    asked.hidden = false;
+    show(buttons, cancel(), sure);
+  };
+  // What was asked stays in the form, and is sent with the confirmation.
+  const confirmRevocation = () => {
+    const confirmation = revocation(found);
+    const back = h("button", { type: "button", onclick: () => { confirmation.remove(); wrong.textContent = ""; ask(); } }, "Back");
+    isConfirmed = true;
+    asked.hidden = true;
+    asked.after(confirmation);
+    show(buttons, back, h("button", { type: "submit", class: "danger sure" }, `Take the lease from attempt ${found.attempt}`));
+    confirmation.querySelector("input").focus();
+  };
+  ask();
   document.body.append(dialog);
   dialog.showModal();
+}
+
+function revocation({ attempt }) {
+  const word = `attempt ${attempt}`;
+  return h("div", { class: "asked" },
+    h("p", { class: "warning" }, h("strong", {}, `Attempt ${attempt} holds the lease, and its body may still be running.`), " Nothing stops the body: what it has not done yet, it may still do. Its own answer is not stored any more, and a retry can run beside it."),
+    h("label", {}, `Type ${word} to take its lease away`, h("input", { name: "revoke", required: true, pattern: word, autocomplete: "off", title: word })));
 }
 
 const releaseDialog = (found, tools) => confirmDialog(found, tools, {
   heading: "Free the key",
   content: [h("p", {}, "You say that nothing happened. The client’s next retry runs the operation as a first call."),
+    found.state === "running" && h("p", {}, "If the attempt lives, it takes the key again when it renews its lease before a retry comes."),
     h("p", { class: "warning" }, found.steps.length ? `Its ${found.steps.length} finished steps are forgotten, and will run again.` : "If the attempt did have an effect, it will happen twice.")],
   button: "Free the key", kind: "danger sure", path: "release", value: () => ({}), done: "The key is free.",
 });

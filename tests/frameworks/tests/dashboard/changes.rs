@@ -18,17 +18,17 @@ use crate::bench::{Bench, Page, TTL, asked, path, request};
 struct Operator(&'static str);
 
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<Change>>>);
+pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<Change>>>);
 
 impl Log {
-    fn stages(&self) -> Vec<Stage> {
+    pub(crate) fn stages(&self) -> Vec<Stage> {
         let log = self.0.lock().unwrap();
         log.iter().map(|change| change.stage).collect()
     }
 }
 
 /// A page that may change records, and its log.
-async fn page(bench: &Bench) -> (Page, Log) {
+pub(crate) async fn page(bench: &Bench) -> (Page, Log) {
     let log = Log::default();
     let writing = log.clone();
     let mut page = bench

@@ -2,5 +2,7 @@
 
 mod bench;
 mod changes;
+mod forced;
 mod guard;
 mod looks;
+mod raced;

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idem::store::{Change, Claim, Claimed, Lease, Store};
+use idem::store::{
+    Change, Claim, Claimed, Forgotten, Lease, Maintenance, RecordState, Seen, Store,
+};
 use idem::stores::redis::RedisStore;
 use idem::{Engine, Error, Fingerprint, OnCrash, Phase, RecordId, Resolution, StoreError, Verdict};
 use idem_tests::{Console, Redis, RedisCluster, Reply};
@@ -163,6 +165,32 @@ async fn what_crashed_under_version_1_is_taken_over_or_refused_and_resolved() {
         .run("k", Fingerprint::of("k").unwrap(), body)
         .await;
     assert_eq!(ran.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_version_1_has_left_is_forgotten_as_it_was_seen() {
+    let redis = with_older();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    for (number, state) in [(3, RecordState::Crashed), (4, RecordState::Finished)] {
+        let id = claim(number).id;
+        let found = store.inspect(&id).await.unwrap().unwrap();
+        assert_eq!(Seen::of(&found), Seen::new(1, state));
+        for other in RecordState::ALL {
+            for attempt in [0, 1, 2, 1 << 24] {
+                let seen = Seen::new(attempt, other);
+                if seen != Seen::of(&found) {
+                    let kept = store.forget_seen(&id, seen).await.unwrap();
+                    assert_eq!(kept, Forgotten::NotAsSeen);
+                }
+            }
+        }
+        let forgotten = store.forget_seen(&id, Seen::of(&found)).await.unwrap();
+        assert_eq!(forgotten, Forgotten::Removed);
+        assert_eq!(store.inspect(&id).await.unwrap(), None);
+    }
+    let running = Seen::new(1, RecordState::Crashed);
+    let kept = store.forget_seen(&claim(1).id, running).await.unwrap();
+    assert!(matches!(kept, Forgotten::Running { .. }), "{kept:?}");
 }
 
 #[tokio::test]
