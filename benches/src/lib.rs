@@ -4,12 +4,16 @@
 //! that a machine that slows down slows all of them down; every round gives one ratio to the
 //! baseline's time in the same round, and the median of those is what is printed.
 
+#[cfg(feature = "servers")]
 pub mod business;
 pub mod by_hand;
 pub mod callgrind;
+#[cfg(feature = "servers")]
 pub mod crowd;
 pub mod http;
+#[cfg(feature = "servers")]
 pub mod pgbench;
+#[cfg(feature = "servers")]
 pub mod redis;
 pub mod socket;
 pub mod store;
