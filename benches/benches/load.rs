@@ -1,0 +1,182 @@
+//! More load than a server has room for: what it completes, what it refuses, and whether a lease is lost
+//! meanwhile. The server has one core of its own; whoever calls, and Redis, have another one.
+//!
+//! A closed load, every connection sending when it has its answer, shows the capacity. Then requests
+//! are due at a half of it, at all of it, at twice and four times as many, whether or not there are
+//! answers. All the time 50 attempts run in the server's process whose leases of a second are renewed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::routing::get;
+use idem::{Engine, Error, Event, EventKind, Fingerprint, Observer};
+use idem_benches::Target::{AtLeast, AtMost};
+use idem_benches::http::Keys::Fresh;
+use idem_benches::http::{plain_app, protected_app};
+use idem_benches::open_load::{Answers, Connections, keep_to_core};
+use idem_benches::socket::{Server, listen, number, serving};
+use idem_benches::{apps, median, quick, scaled};
+use idem_tests::Redis;
+use tokio::runtime::{Builder, Runtime};
+
+/// Of the capacity.
+const OFFERED: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+
+/// More than the Redis store's claims under way and those in its queue, 256 and 4,096.
+const CONNECTIONS: usize = 6000;
+
+/// Of the closed load.
+const CLOSED: u64 = 64;
+
+const HELD: u64 = 50;
+const LEASE: Duration = Duration::from_secs(1);
+
+const SERVER_CORE: usize = 0;
+const OTHERS_CORE: usize = 1;
+
+fn main() {
+    if let Some(what) = serving() {
+        keep_to_core(SERVER_CORE);
+        serve(&what);
+        return;
+    }
+    keep_to_core(OTHERS_CORE);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    compare(&runtime, "The plain handler", &["plain"]);
+    compare(&runtime, "idem in memory", &["idem", apps::MEMORY]);
+    let redis = Redis::start();
+    compare(&runtime, "idem over Redis", &["idem", &redis.url()]);
+}
+
+/// One level of one round.
+struct Level {
+    answers: Answers,
+    /// Of the closed load in the same round, per second.
+    capacity: f64,
+    took: f64,
+    /// Of the server.
+    cpu: f64,
+    lost: u64,
+}
+
+fn compare(runtime: &Runtime, title: &str, what: &[&str]) {
+    println!("\n### {title}: open load, of what a closed one completes\n");
+    println!(
+        "| offered | completed per second | ratio | target | | refused per second | turned away per second \
+         | half are faster, ms | 99 of 100, ms | cores of the server | µs of its CPU per completed \
+         | leases lost | target | |"
+    );
+    println!("|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---|");
+    let server = Server::start(runtime, what);
+    let connections = Connections::open(runtime, server.address(), CONNECTIONS);
+    let rounds: Vec<[Level; 4]> = (0..scaled(3, 1))
+        .map(|_| round(runtime, &server, &connections))
+        .collect();
+    for (place, offered) in OFFERED.into_iter().enumerate() {
+        let levels: Vec<_> = rounds.iter().map(|round| &round[place]).collect();
+        row(offered, &levels);
+    }
+}
+
+fn round(runtime: &Runtime, server: &Server, connections: &Connections) -> [Level; 4] {
+    let time = Duration::from_millis(if quick() { 1000 } else { 3000 });
+    let started = Instant::now();
+    let closed = server.latencies(runtime, Fresh, CLOSED, scaled(600, 200) as u64);
+    #[allow(clippy::cast_precision_loss)]
+    let capacity = closed.len() as f64 / started.elapsed().as_secs_f64();
+    OFFERED.map(|offered| {
+        let ask = |path| runtime.block_on(number(server.address(), path));
+        let (cpu, lost, started) = (ask("/cpu"), ask("/lost"), Instant::now());
+        let answers = connections.offer(runtime, offered * capacity, time);
+        // With what it answers later.
+        let took = started.elapsed().as_secs_f64();
+        #[allow(clippy::cast_precision_loss)]
+        Level {
+            answers,
+            capacity,
+            took,
+            cpu: (ask("/cpu") - cpu) as f64 / 1e9,
+            lost: ask("/lost") - lost,
+        }
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn row(offered: f64, levels: &[&Level]) {
+    let time = if quick() { 1.0 } else { 3.0 };
+    let middle =
+        |of: &dyn Fn(&Level) -> f64| median(levels.iter().map(|level| of(level)).collect());
+    let rate = |of: &dyn Fn(&Answers) -> usize| middle(&|level| of(&level.answers) as f64 / time);
+    let completed = rate(&|answers| answers.completed);
+    let ratio = middle(&|level| level.answers.completed as f64 / time / level.capacity);
+    let at = |part: f64| {
+        middle(&|level| {
+            let mut all = level.answers.latencies.clone();
+            all.sort_unstable();
+            let place = ((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1));
+            all.get(place).map_or(f64::NAN, Duration::as_secs_f64) * 1e3
+        })
+    };
+    let (half, most) = (at(0.5), at(0.99));
+    // A server that is not loaded completes what is offered, and one that is, its capacity.
+    let (target, verdict) = AtLeast(0.9 * offered.min(1.0)).judge(ratio);
+    let lost: u64 = levels.iter().map(|level| level.lost).sum();
+    let (none, none_verdict) = AtMost(0.0).judge(lost as f64);
+    println!(
+        "| {offered} of the capacity | {completed:.0} | {ratio:.2} | {target} | {verdict} | {:.0} | {:.0} \
+         | {half:.1} | {most:.1} | {:.2} | {:.1} | {lost} | {none} | {none_verdict} |",
+        rate(&|answers| answers.refused),
+        rate(&|answers| answers.turned_away),
+        middle(&|level| level.cpu / level.took),
+        middle(&|level| level.cpu * 1e6 / level.answers.completed as f64),
+    );
+}
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+struct Losses;
+
+impl Observer for Losses {
+    fn observe(&self, event: &Event<'_>) {
+        if let EventKind::LeaseLost { .. } = event.kind {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The server's process: one thread, for its one core.
+fn serve(what: &[String]) {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let app = match what {
+        [_, url] => {
+            let connected = runtime.block_on(idem::connect(url));
+            let engine = connected.expect("a store").observer(Losses);
+            let engine = engine.install().expect("the first");
+            hold(&runtime, &engine);
+            protected_app()
+        }
+        _ => plain_app(),
+    };
+    let lost = get(|| async { LOST.load(Ordering::Relaxed).to_string() });
+    listen(&runtime, app.route("/lost", lost));
+}
+
+/// Attempts that run until the server ends.
+fn hold(runtime: &Runtime, engine: &Engine) {
+    let operation = engine.operation("held").lease(LEASE);
+    for number in 0..HELD {
+        let operation = operation.clone();
+        runtime.spawn(async move {
+            let request = Fingerprint::of(&number).expect("an integer");
+            let body = std::future::pending::<Result<(), Error>>();
+            operation.run(&number, request, body).await
+        });
+    }
+}
