@@ -131,7 +131,7 @@ fn row(offered: f64, levels: &[&Level]) {
         rate(&|answers| answers.refused),
         rate(&|answers| answers.turned_away),
         middle(&|level| level.cpu / level.took),
-        middle(&|level| level.cpu * 1e6 / level.answers.completed as f64),
+        middle(&|level| level.cpu * 1e6 / level.answers.all_completed() as f64),
     );
 }
 

@@ -33,6 +33,8 @@ pub struct Connections(Arc<Mutex<Vec<Connection>>>);
 pub struct Answers {
     /// Answered with success.
     pub completed: usize,
+    /// Answered with success when the time was over.
+    pub completed_late: usize,
     /// Answered with 503.
     pub refused: usize,
     /// There was no connection for them.
@@ -59,7 +61,7 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets so many requests per second be due for some time. What is answered later does not count.
+    /// Lets so many requests per second be due for some time, and waits for the last answer.
     ///
     /// # Panics
     /// When an answer is neither a success nor 503.
@@ -94,6 +96,8 @@ impl Connections {
                 let call = call.expect("a call");
                 if call.answered <= end {
                     answers.count(call);
+                } else {
+                    answers.completed_late += usize::from(call.status == 200);
                 }
             }
             answers
@@ -121,6 +125,11 @@ async fn call(mut connection: Connection, due: Instant, free: Arc<Mutex<Vec<Conn
 }
 
 impl Answers {
+    /// Also what was answered late.
+    pub const fn all_completed(&self) -> usize {
+        self.completed + self.completed_late
+    }
+
     fn count(&mut self, call: Call) {
         match call.status {
             200 => {
