@@ -74,6 +74,8 @@ fn waiting() {
     println!("|---|---:|---:|");
     let runtime = runtime();
     let of = Duplicates::new(&runtime, DUPLICATES, in_use);
+    // What the runtime keeps for so many tasks is there afterwards.
+    of.of_notify(false);
     let all = [
         ("`Notify` + `OnceLock`", of.of_notify(false)),
         ("the same, each within a `timeout`", of.of_notify(true)),

@@ -15,7 +15,7 @@ use idem_benches::http::Keys::Fresh;
 use idem_benches::http::{plain_app, protected_app};
 use idem_benches::open_load::{Answers, Connections, keep_to_core};
 use idem_benches::socket::{Server, listen, number, serving};
-use idem_benches::{apps, median, quick, scaled};
+use idem_benches::{apps, median, scaled};
 use idem_tests::Redis;
 use tokio::runtime::{Builder, Runtime};
 
@@ -51,15 +51,30 @@ fn main() {
     compare(&runtime, "idem over Redis", &["idem", &redis.url()]);
 }
 
-/// One level of one round.
+/// A closed load, and the open ones after it.
+struct Round {
+    /// What the closed load completed per second.
+    capacity: f64,
+    /// Seconds of the server's CPU for each of its requests.
+    cpu: f64,
+    /// How many cores it used.
+    cores: f64,
+    levels: [Level; OFFERED.len()],
+}
+
+/// An open load.
 struct Level {
     answers: Answers,
-    /// Of the closed load in the same round, per second.
-    capacity: f64,
+    /// Seconds until the last answer.
     took: f64,
-    /// Of the server.
+    /// Seconds of the server's CPU.
     cpu: f64,
     lost: u64,
+}
+
+/// For how long requests are due.
+fn time() -> Duration {
+    Duration::from_secs(scaled(3, 1) as u64)
 }
 
 fn compare(runtime: &Runtime, title: &str, what: &[&str]) {
@@ -72,64 +87,69 @@ fn compare(runtime: &Runtime, title: &str, what: &[&str]) {
     println!("|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---|");
     let server = Server::start(runtime, what);
     let connections = Connections::open(runtime, server.address(), CONNECTIONS);
-    let rounds: Vec<[Level; 4]> = (0..scaled(3, 1))
+    let rounds: Vec<_> = (0..scaled(3, 1))
         .map(|_| round(runtime, &server, &connections))
         .collect();
+    let middle = |of: &dyn Fn(&Round) -> f64| median(rounds.iter().map(of).collect());
+    println!(
+        "| closed, {CLOSED} connections | {:.0} | 1.00 | = 1 | | | | | | {:.2} | {:.1} | | | |",
+        middle(&|round| round.capacity),
+        middle(&|round| round.cores),
+        middle(&|round| round.cpu * 1e6),
+    );
     for (place, offered) in OFFERED.into_iter().enumerate() {
-        let levels: Vec<_> = rounds.iter().map(|round| &round[place]).collect();
-        row(offered, &levels);
+        row(offered, &rounds, place);
     }
 }
 
-fn round(runtime: &Runtime, server: &Server, connections: &Connections) -> [Level; 4] {
-    let time = Duration::from_millis(if quick() { 1000 } else { 3000 });
-    let started = Instant::now();
+#[allow(clippy::cast_precision_loss)]
+fn round(runtime: &Runtime, server: &Server, connections: &Connections) -> Round {
+    let ask = |path| runtime.block_on(number(server.address(), path));
+    let (before, started) = (ask("/cpu"), Instant::now());
     let closed = server.latencies(runtime, Fresh, CLOSED, scaled(600, 200) as u64);
-    #[allow(clippy::cast_precision_loss)]
-    let capacity = closed.len() as f64 / started.elapsed().as_secs_f64();
-    OFFERED.map(|offered| {
-        let ask = |path| runtime.block_on(number(server.address(), path));
-        let (cpu, lost, started) = (ask("/cpu"), ask("/lost"), Instant::now());
-        let answers = connections.offer(runtime, offered * capacity, time);
-        // With what it answers later.
-        let took = started.elapsed().as_secs_f64();
-        #[allow(clippy::cast_precision_loss)]
-        Level {
-            answers,
-            capacity,
-            took,
-            cpu: (ask("/cpu") - cpu) as f64 / 1e9,
-            lost: ask("/lost") - lost,
-        }
-    })
+    let took = started.elapsed().as_secs_f64();
+    let cpu = (ask("/cpu") - before) as f64 / 1e9;
+    let capacity = closed.len() as f64 / took;
+    Round {
+        capacity,
+        cpu: cpu / closed.len() as f64,
+        cores: cpu / took,
+        levels: OFFERED.map(|offered| {
+            let (cpu, lost, started) = (ask("/cpu"), ask("/lost"), Instant::now());
+            let answers = connections.offer(runtime, offered * capacity, time());
+            Level {
+                answers,
+                took: started.elapsed().as_secs_f64(),
+                cpu: (ask("/cpu") - cpu) as f64 / 1e9,
+                lost: ask("/lost") - lost,
+            }
+        }),
+    }
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn row(offered: f64, levels: &[&Level]) {
-    let time = if quick() { 1.0 } else { 3.0 };
-    let middle =
-        |of: &dyn Fn(&Level) -> f64| median(levels.iter().map(|level| of(level)).collect());
-    let rate = |of: &dyn Fn(&Answers) -> usize| middle(&|level| of(&level.answers) as f64 / time);
-    let completed = rate(&|answers| answers.completed);
-    let ratio = middle(&|level| level.answers.completed as f64 / time / level.capacity);
-    let at = |part: f64| {
-        middle(&|level| {
-            let mut all = level.answers.latencies.clone();
-            all.sort_unstable();
-            let place = ((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1));
-            all.get(place).map_or(f64::NAN, Duration::as_secs_f64) * 1e3
-        })
+fn row(offered: f64, rounds: &[Round], place: usize) {
+    let middle = |of: &dyn Fn(&Level) -> f64| {
+        let levels = rounds.iter().map(|round| &round.levels[place]);
+        median(levels.map(of).collect())
     };
-    let (half, most) = (at(0.5), at(0.99));
-    // A server that is not loaded completes what is offered, and one that is, its capacity.
+    let rate = |count: usize| count as f64 / time().as_secs_f64();
+    let ratios = rounds
+        .iter()
+        .map(|round| rate(round.levels[place].answers.completed) / round.capacity);
+    let ratio = median(ratios.collect());
+    // A server that has room completes what is offered, and another one its capacity.
     let (target, verdict) = AtLeast(0.9 * offered.min(1.0)).judge(ratio);
-    let lost: u64 = levels.iter().map(|level| level.lost).sum();
+    let lost: u64 = rounds.iter().map(|round| round.levels[place].lost).sum();
     let (none, none_verdict) = AtMost(0.0).judge(lost as f64);
     println!(
-        "| {offered} of the capacity | {completed:.0} | {ratio:.2} | {target} | {verdict} | {:.0} | {:.0} \
-         | {half:.1} | {most:.1} | {:.2} | {:.1} | {lost} | {none} | {none_verdict} |",
-        rate(&|answers| answers.refused),
-        rate(&|answers| answers.turned_away),
+        "| {offered} of the capacity | {:.0} | {ratio:.2} | {target} | {verdict} | {:.0} | {:.0} \
+         | {:.1} | {:.1} | {:.2} | {:.1} | {lost} | {none} | {none_verdict} |",
+        middle(&|level| rate(level.answers.completed)),
+        middle(&|level| rate(level.answers.refused)),
+        middle(&|level| rate(level.answers.turned_away)),
+        middle(&|level| level.answers.percentile(50)),
+        middle(&|level| level.answers.percentile(99)),
         middle(&|level| level.cpu / level.took),
         middle(&|level| level.cpu * 1e6 / level.answers.all_completed() as f64),
     );

@@ -130,6 +130,15 @@ impl Answers {
         self.completed + self.completed_late
     }
 
+    /// The milliseconds that so many of 100 requests needed at most, of those that were completed in time.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let mut all = self.latencies.clone();
+        all.sort_unstable();
+        let place = (all.len() * percent / 100).min(all.len().saturating_sub(1));
+        all.get(place)
+            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+    }
+
     fn count(&mut self, call: Call) {
         match call.status {
             200 => {
