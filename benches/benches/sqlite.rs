@@ -129,7 +129,7 @@ impl Bench<'_> {
             [paced(self.runtime, self.callers, TURN, call)]
         }));
         let title = self.title("First call: claim and complete");
-        let [figures] = interleave(scaled(9, 2), contenders);
+        let [figures] = interleave(scaled(7, 2), contenders);
         print_rates(&title, &figures);
     }
 
@@ -162,7 +162,7 @@ impl Bench<'_> {
             }),
         ];
         let title = self.title(&format!("A transaction of {}", work.name()));
-        let [figures] = interleave(scaled(9, 2), contenders);
+        let [figures] = interleave(scaled(7, 2), contenders);
         print_rates(&title, &figures);
     }
 }

@@ -148,7 +148,7 @@ fn compare(
         }),
     ];
     let title = format!("{database}, {callers} at once");
-    let [figures] = interleave(scaled(7, 2), contenders);
+    let [figures] = interleave(scaled(5, 2), contenders);
     print_rates(&title, &figures);
 }
 
