@@ -1,5 +1,5 @@
-//! What the allocator sees: bytes kept per record, and allocations per request. These figures
-//! are the same on a noisy machine.
+//! What the allocator sees: bytes kept per record and held per duplicate that waits, and allocations per
+//! request. These figures are the same on a noisy machine.
 
 use std::alloc::System;
 
@@ -10,6 +10,7 @@ use idem_benches::http::{
     Client, by_hand_app, hashed_app, install_engine, plain_app, protected_app,
 };
 use idem_benches::store::{Moka, OUTCOME_BYTES, Sharded, Shelf, claims, outcomes};
+use idem_benches::waiting::Duplicates;
 use idem_benches::{runtime, scaled};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -29,6 +30,8 @@ fn main() {
     #[allow(clippy::cast_precision_loss)]
     let counted = store.used_bytes() as f64 / records as f64;
     println!("| the same, as the store counts it | {counted:.0} |");
+
+    waiting();
 
     println!("\n### Allocations per request, in process\n");
     println!("| | allocations | bytes |");
@@ -61,6 +64,39 @@ fn main() {
             per_request(change.bytes_allocated),
         );
     }
+}
+
+/// What duplicates hold that wait, with their tasks and their requests.
+fn waiting() {
+    const DUPLICATES: usize = 10_000;
+    println!("\n### Memory per duplicate that waits, of {DUPLICATES}\n");
+    println!("| | bytes | ratio |");
+    println!("|---|---:|---:|");
+    let runtime = runtime();
+    let of = Duplicates::new(&runtime, DUPLICATES, in_use);
+    // What the runtime keeps for so many tasks is there afterwards.
+    of.of_notify(false);
+    let all = [
+        ("`Notify` + `OnceLock`", of.of_notify(false)),
+        ("the same, each within a `timeout`", of.of_notify(true)),
+        ("**idem, `run`**", of.of_run()),
+        (
+            "`Notify` + `OnceLock`, in handlers of axum",
+            of.of_a_handler(),
+        ),
+        ("**idem, the attribute over axum**", of.of_the_attribute()),
+    ];
+    for (name, waited) in all {
+        let ratio = waited.bytes / all[0].1.bytes;
+        println!("| {name} | {:.0} | {ratio:.2} |", waited.bytes);
+    }
+}
+
+fn in_use() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats
+        .bytes_allocated
+        .saturating_sub(stats.bytes_deallocated)
 }
 
 /// The bytes that are allocated and not freed when all records are finished.

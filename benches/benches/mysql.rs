@@ -21,6 +21,9 @@ const CONNECTIONS: u32 = 10;
 /// Records that replays find.
 const FINISHED: u64 = 1000;
 
+/// Callers at once.
+const CROWDS: [usize; 3] = [1, 8, 64];
+
 /// How long a contender's turn is.
 const TURN: Duration = Duration::from_millis(500);
 
@@ -43,7 +46,7 @@ fn main() {
             insert_and_update(pool.clone(), id_of(number)).await;
         }
     });
-    for callers in crowds() {
+    for callers in crowds(&CROWDS) {
         let bench = Bench {
             pool: &pool,
             store: &store,

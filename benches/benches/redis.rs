@@ -10,21 +10,21 @@ use idem::store::{Change, Lease, Store};
 use idem::stores::redis::RedisStore;
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::http::Keys::{Fresh, Known};
-use idem_benches::http::{Client, plain_app, protected_app};
-use idem_benches::redis::{
-    Blind, Cached, Call, GetAndSet, OUTCOME_BYTES, Way, cached_app, connection,
-};
+use idem_benches::http::{Client, protected_app};
+use idem_benches::redis::{Blind, Cached, Call, GetAndSet, OUTCOME_BYTES, Way, connection};
 use idem_benches::socket::{CONNECTIONS, REQUESTS, Server, client_runtime, listen, serving};
 use idem_benches::store::claims;
 use idem_benches::{
-    Contender, Figure, Target, interleave, per_operation, print, scaled, thread_cpu,
+    Contender, Figure, Target, apps, interleave, per_operation, print, scaled, thread_cpu,
 };
 use idem_tests::{Console, Redis, Reply};
 use tokio::runtime::Runtime;
 
 fn main() {
     if let Some(what) = serving() {
-        serve(&what);
+        let runtime = Runtime::new().expect("a runtime");
+        let app = apps::named(&runtime, &what);
+        listen(&runtime, app);
         return;
     }
     let redis = Redis::start();
@@ -206,8 +206,9 @@ fn server_cpu(console: &mut Console) -> Duration {
 
 fn http_cpu(redis: &Redis) {
     let runtime = &client_runtime();
-    let contender = |name, target, app, keys| {
-        let server = Server::start(runtime, &[app, &redis.url()]);
+    let url = redis.url();
+    let contender_over = |name, target, app, url: &str, keys| {
+        let server = Server::start(runtime, &[app, url]);
         let mut console = redis.console();
         Contender::new(name, target, move || {
             let asked = server_cpu(&mut console);
@@ -217,6 +218,7 @@ fn http_cpu(redis: &Redis) {
         })
         .but(1, None)
     };
+    let contender = |name, target, app, keys| contender_over(name, target, app, &url, keys);
     let contenders = vec![
         contender("plain handler", Baseline, "plain", Fresh),
         contender("first, `cached` 4", None, "cached", Fresh).but(1, Baseline),
@@ -229,33 +231,19 @@ fn http_cpu(redis: &Redis) {
             "local",
             Known,
         ),
-        contender("replay, idem, memory store", None, "memory", Known),
+        contender_over(
+            "replay, idem, memory store",
+            None,
+            "idem",
+            apps::MEMORY,
+            Known,
+        ),
     ];
     let [own, asked] = interleave(scaled(31, 5), contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");
     let unit = "µs of CPU per request";
     print(&format!("{title}: the HTTP server"), unit, 1000.0, &own);
     print(&format!("{title}: Redis"), unit, 1000.0, &asked);
-}
-
-/// The HTTP server's process.
-fn serve(what: &[String]) {
-    let [app, url] = what else {
-        panic!("--serve APP URL");
-    };
-    let runtime = Runtime::new().expect("a runtime");
-    let app = runtime.block_on(async {
-        let engine = match app.as_str() {
-            "plain" => return plain_app(),
-            "cached" => return cached_app(Cached::connect(url).await),
-            "local" => idem::connect(url).await.expect("a store").cache(64 << 20),
-            "memory" => idem::connect("memory://").await.expect("a store"),
-            _ => idem::connect(url).await.expect("a store"),
-        };
-        engine.install().expect("the first");
-        protected_app()
-    });
-    listen(&runtime, app);
 }
 
 /// The outcome's length.

@@ -3,16 +3,16 @@
 //! Every contender is a server in a process of its own, on as many threads as the machine has.
 
 use idem_benches::Target::{AtMost, Baseline, None};
-use idem_benches::by_hand::Sharded;
 use idem_benches::http::Keys::{Fresh, Known};
-use idem_benches::http::{by_hand_app, install_engine, layered_app, plain_app, protected_app};
 use idem_benches::socket::{CONNECTIONS, Server, client_runtime, listen, serving};
-use idem_benches::{Contender, interleave, print, scaled};
+use idem_benches::{Contender, apps, interleave, print, scaled};
 use tokio::runtime::Runtime;
 
 fn main() {
-    if let Some(app) = serving() {
-        serve(app.first().map_or("plain", String::as_str));
+    if let Some(what) = serving() {
+        let runtime = Runtime::new().expect("a runtime");
+        let app = apps::named(&runtime, &what);
+        listen(&runtime, app);
     } else {
         compare();
     }
@@ -41,18 +41,4 @@ fn compare() {
     let [figures] = interleave(rounds, contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");
     print(&title, "µs of server CPU per request", 1000.0, &figures);
-}
-
-fn serve(app: &str) {
-    install_engine();
-    let runtime = Runtime::new().expect("a runtime");
-    let app = match app {
-        "plain" => plain_app(),
-        "by-hand" => by_hand_app(Sharded::<false>::default()),
-        "layer" => layered_app(),
-        #[cfg(feature = "peers")]
-        "idempotent" => idem_benches::http::idempotent_app(&runtime),
-        _ => protected_app(),
-    };
-    listen(&runtime, app);
 }

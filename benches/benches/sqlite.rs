@@ -21,13 +21,16 @@ use tokio::runtime::Runtime;
 /// What a pool of the driver's opens unless it is told otherwise.
 const DEFAULT_CONNECTIONS: u32 = 10;
 
+/// Callers at once.
+const CROWDS: [usize; 3] = [1, 8, 64];
+
 /// How long a contender's turn is: short, as disks have moods.
 const TURN: Duration = Duration::from_millis(300);
 
 fn main() {
     let runtime = two_threads();
     offered_load(&runtime);
-    for callers in crowds() {
+    for callers in crowds(&CROWDS) {
         let directory = TempDir::new("bench");
         let bench = Bench {
             directory: &directory,
@@ -58,7 +61,7 @@ fn offered_load(runtime: &Runtime) {
             runtime,
             &store,
             callers,
-            Duration::from_secs(scaled(5, 2) as u64),
+            Duration::from_secs(scaled(3, 1) as u64),
         );
         println!(
             "| {callers} | {:.0} | {:.0} | {:.0?} | {} |",
@@ -126,7 +129,7 @@ impl Bench<'_> {
             [paced(self.runtime, self.callers, TURN, call)]
         }));
         let title = self.title("First call: claim and complete");
-        let [figures] = interleave(scaled(15, 3), contenders);
+        let [figures] = interleave(scaled(7, 2), contenders);
         print_rates(&title, &figures);
     }
 
@@ -142,24 +145,24 @@ impl Bench<'_> {
         let operation = Engine::new(MemoryStore::new()).operation("bench");
         let (own, by_hand, both) = (pool.clone(), pool.clone(), pool);
         let contenders = vec![
-            Contender::new("the transaction alone", Baseline, move || {
+            Contender::new("the transaction alone", None, move || {
                 let pool = own.clone();
                 let call = move || business::alone(pool.clone(), work);
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
-            Contender::new("and an outcome, by hand, unprotected", None, move || {
+            Contender::new("one more `INSERT`, unprotected", Baseline, move || {
                 let pool = by_hand.clone();
                 let call = move || business::by_hand(pool.clone(), work);
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
-            Contender::new("**idem: with its record**", AtLeast(0.6), move || {
+            Contender::new("**idem: with its record**", AtLeast(0.8), move || {
                 let (operation, pool) = (operation.clone(), both.clone());
                 let call = move || business::once(operation.clone(), pool.clone(), work);
                 [paced(self.runtime, self.callers, TURN, call)]
             }),
         ];
         let title = self.title(&format!("A transaction of {}", work.name()));
-        let [figures] = interleave(scaled(15, 3), contenders);
+        let [figures] = interleave(scaled(7, 2), contenders);
         print_rates(&title, &figures);
     }
 }

@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 
 use crate::store::{OUTCOME_BYTES, RETENTION};
 
-/// How many callers there are at once, in turn: 1, 8 and 64, or what `--callers` says.
-pub fn crowds() -> Vec<usize> {
+/// How many callers there are at once, in turn: these, or what `--callers` says.
+pub fn crowds(usual: &[usize]) -> Vec<usize> {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--callers");
     let one = arguments.nth(1).and_then(|callers| callers.parse().ok());
-    one.map_or_else(|| vec![1, 8, 64], |one| vec![one])
+    one.map_or_else(|| usual.to_vec(), |one| vec![one])
 }
 
 /// As many threads as the other sides of a benchmark get.

@@ -4,15 +4,22 @@
 //! that a machine that slows down slows all of them down; every round gives one ratio to the
 //! baseline's time in the same round, and the median of those is what is printed.
 
+pub mod apps;
+#[cfg(feature = "servers")]
 pub mod business;
 pub mod by_hand;
 pub mod callgrind;
+#[cfg(feature = "servers")]
 pub mod crowd;
 pub mod http;
+pub mod open_load;
+#[cfg(feature = "servers")]
 pub mod pgbench;
+#[cfg(feature = "servers")]
 pub mod redis;
 pub mod socket;
 pub mod store;
+pub mod waiting;
 
 use std::future::Future;
 use std::time::Duration;

@@ -51,8 +51,8 @@ const TOKEN: &str = r"'\x02020202020202020202020202020202'::bytea";
 /// In microseconds.
 const DAY: &str = "86400000000";
 
-/// Pgbench says once a second how many transactions there were, but perhaps not at the end.
-const SECONDS: &str = "3";
+/// How long a run is.
+const SECONDS: f64 = 2.0;
 
 fn filled(statement: &str, values: &[&str]) -> String {
     let lines = statement
@@ -65,7 +65,7 @@ fn filled(statement: &str, values: &[&str]) -> String {
     text + ";\n"
 }
 
-/// Runs a script with so many clients for some seconds. The first, in which each of them connects,
+/// Runs a script with so many clients for two seconds. The first, in which each of them connects,
 /// prepares and plans, is not counted. Returns the nanoseconds from one end of a transaction to the
 /// next.
 ///
@@ -82,7 +82,7 @@ pub fn paced(postgres: &Postgres, clients: usize, script: &str) -> f64 {
         .args(["--no-vacuum", "--protocol", "prepared", "--file", "-"])
         .args(["--client", &clients.to_string()])
         .args(["--jobs", &clients.min(2).to_string()])
-        .args(["--time", SECONDS, "--progress", "1"])
+        .args(["--time", &SECONDS.to_string(), "--progress", "1"])
         .args(["--define", &variable, "postgres"])
         // As the store's own connections.
         .env("PGOPTIONS", "-c enable_seqscan=off -c jit=off")
@@ -96,16 +96,27 @@ pub fn paced(postgres: &Postgres, clients: usize, script: &str) -> f64 {
     let output = child.wait_with_output().expect("it ends");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "pgbench: {told}");
-    // progress: 2.0 s, 5234.5 tps, lat …
-    let rates: Vec<f64> = told.lines().filter_map(rate).skip(1).collect();
-    assert!(!rates.is_empty(), "pgbench: {told}");
-    #[allow(clippy::cast_precision_loss)]
-    let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-    1e9 / mean
+    let said = String::from_utf8_lossy(&output.stdout);
+    let counted = told.lines().find_map(of_the_first_second).zip(all(&said));
+    let ((seconds, first), all) = counted.unwrap_or_else(|| panic!("pgbench: {told}{said}"));
+    assert!(all > first, "pgbench: {told}{said}");
+    (SECONDS - seconds) * 1e9 / (all - first)
 }
 
-fn rate(line: &str) -> Option<f64> {
+/// When the first report was made, and how many transactions there were until then:
+/// `progress: 1.0 s, 5234.5 tps, lat …`.
+fn of_the_first_second(line: &str) -> Option<(f64, f64)> {
     let rest = line.strip_prefix("progress: ")?;
-    let rate = rest.split(", ").nth(1)?.strip_suffix(" tps")?;
-    rate.parse().ok()
+    let (seconds, rest) = rest.split_once(" s, ")?;
+    let (rate, _) = rest.split_once(" tps")?;
+    let (seconds, rate): (f64, f64) = (seconds.parse().ok()?, rate.parse().ok()?);
+    Some((seconds, seconds * rate))
+}
+
+/// How many there were: `number of transactions actually processed: 10469`.
+fn all(output: &str) -> Option<f64> {
+    let line = output
+        .lines()
+        .find_map(|line| line.strip_prefix("number of transactions actually processed: "));
+    line?.trim().parse().ok()
 }

@@ -1,9 +1,11 @@
 //! Servers in processes of their own, and clients that talk to them over loopback.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use axum::routing::{Router, get};
 use axum::serve;
@@ -101,6 +103,50 @@ impl Server {
             (cpu(address).await - before) as f64 / REQUESTS as f64
         })
     }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets so many connections send so many requests each, one after the other, and returns how long
+    /// each of them took: from the first byte that is sent until the last that is received. The
+    /// connections are there before.
+    ///
+    /// # Panics
+    /// When an answer is no success.
+    pub fn latencies(
+        &self,
+        runtime: &Runtime,
+        keys: Keys,
+        connections: u64,
+        per_connection: u64,
+    ) -> Vec<Duration> {
+        let address = self.address;
+        runtime.block_on(async move {
+            let mut opened = Vec::new();
+            for _ in 0..connections {
+                opened.push(Connection::open(address).await);
+            }
+            let clients = opened.into_iter().zip(0..).map(|(mut connection, client)| {
+                tokio::spawn(async move {
+                    let mut latencies = Vec::new();
+                    for index in client * per_connection..(client + 1) * per_connection {
+                        connection.prepare(&keys.key(index));
+                        let sent = Instant::now();
+                        assert_eq!(connection.exchange().await, 200);
+                        latencies.push(sent.elapsed());
+                    }
+                    latencies
+                })
+            });
+            let mut all = Vec::new();
+            for client in clients.collect::<Vec<_>>() {
+                all.append(&mut client.await.expect("the client ends"));
+            }
+            all
+        })
+    }
 }
 
 impl Drop for Server {
@@ -111,46 +157,94 @@ impl Drop for Server {
 }
 
 async fn cpu(address: SocketAddr) -> u64 {
-    let mut connection = TcpStream::connect(address).await.expect("a connection");
-    let request = b"GET /cpu HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let mut buffer = Vec::new();
-    let body = exchange(&mut connection, request, &mut buffer).await;
-    let text = std::str::from_utf8(body).expect("a text");
+    number(address, "/cpu").await
+}
+
+/// What is answered there.
+///
+/// # Panics
+/// When it is no number.
+pub async fn number(address: SocketAddr, path: &str) -> u64 {
+    let mut connection = Connection::open(address).await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    connection.request = request.into_bytes();
+    assert_eq!(connection.exchange().await, 200);
+    let text = std::str::from_utf8(connection.body()).expect("a text");
     text.parse().expect("a number")
 }
 
 async fn requests(address: SocketAddr, keys: Keys, indices: Range<u64>) {
-    let order = serde_json::to_string(&Order::sample()).expect("an order is JSON");
-    let mut connection = TcpStream::connect(address).await.expect("a connection");
-    connection.set_nodelay(true).expect("an option");
-    let mut buffer = Vec::new();
+    let mut connection = Connection::open(address).await;
     for index in indices {
-        let request = format!(
-            "POST /charges HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\
-             user-agent: bench/1.0\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nidempotency-key: {}\r\n\r\n{order}",
-            order.len(),
-            keys.key(index),
-        );
-        exchange(&mut connection, request.as_bytes(), &mut buffer).await;
+        connection.prepare(&keys.key(index));
+        assert_eq!(connection.exchange().await, 200);
     }
 }
 
-/// Sends a request and reads its answer's body; the answer names its length and is a success.
-async fn exchange<'a>(
-    connection: &mut TcpStream,
-    request: &[u8],
-    buffer: &'a mut Vec<u8>,
-) -> &'a [u8] {
-    connection.write_all(request).await.expect("sent");
-    buffer.clear();
-    loop {
-        let read = connection.read_buf(buffer).await.expect("received");
-        assert!(read > 0, "the server hung up");
-        if let Some(body) = whole_body(buffer) {
-            assert!(buffer.starts_with(b"HTTP/1.1 200"));
-            return &buffer[body..];
+/// One request after the other.
+pub struct Connection {
+    stream: TcpStream,
+    order: Arc<str>,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    /// Where the answer's body begins.
+    body: usize,
+}
+
+impl Connection {
+    /// # Panics
+    /// When nobody listens.
+    pub async fn open(address: SocketAddr) -> Self {
+        static ORDER: LazyLock<Arc<str>> = LazyLock::new(|| {
+            let order = serde_json::to_string(&Order::sample());
+            order.expect("an order is JSON").into()
+        });
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        Self {
+            stream,
+            order: Arc::clone(&ORDER),
+            request: Vec::new(),
+            answer: Vec::new(),
+            body: 0,
         }
+    }
+
+    /// Makes the request that is sent next.
+    pub fn prepare(&mut self, key: &str) {
+        let order = &*self.order;
+        self.request.clear();
+        let written = write!(
+            self.request,
+            "POST /charges HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\
+             user-agent: bench/1.0\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nidempotency-key: {key}\r\n\r\n{order}",
+            order.len(),
+        );
+        written.expect("memory takes everything");
+    }
+
+    /// Sends the request and reads its answer, which names its length, to its end. Returns the status.
+    ///
+    /// # Panics
+    /// When the server hangs up.
+    pub async fn exchange(&mut self) -> u16 {
+        self.stream.write_all(&self.request).await.expect("sent");
+        self.answer.clear();
+        loop {
+            let read = self.stream.read_buf(&mut self.answer).await;
+            assert!(read.expect("received") > 0, "the server hung up");
+            if let Some(body) = whole_body(&self.answer) {
+                self.body = body;
+                let status = self.answer.get(9..12).unwrap_or_default();
+                let status = std::str::from_utf8(status).expect("digits");
+                return status.parse().expect("a status");
+            }
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.answer[self.body..]
     }
 }
 

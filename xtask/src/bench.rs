@@ -19,25 +19,37 @@ const PARTS: &[(&str, &str)] = &[
     ("instructions", "Instructions"),
     ("in_process", "In process"),
     ("socket", "Over a socket"),
+    ("latency", "Latency"),
+    ("load", "Load past saturation"),
     ("waiters", "Duplicates that wait"),
     ("store", "The memory store"),
     ("flat", "Many records"),
     ("allocations", "Memory"),
     ("macro_cost", "The attribute"),
     ("redis", "Redis"),
+    ("redis_load", "Redis, more callers than it has room for"),
     ("postgres", "PostgreSQL"),
     ("mysql", "MySQL"),
     ("sqlite", "SQLite"),
+    ("steps", "Steps"),
+];
+
+/// Those that start servers.
+const OVER_SERVERS: &[&str] = &[
+    "latency",
+    "load",
+    "redis",
+    "redis_load",
+    "postgres",
+    "mysql",
+    "steps",
 ];
 
 /// Measures what is named, or everything, and writes the pages.
 pub(crate) fn run(only: &[String], quick: bool) -> Result<(), Failure> {
     servers::provide_valgrind()?;
     let is_asked = |name: &str| only.is_empty() || only.iter().any(|asked| asked == name);
-    if ["redis", "postgres", "mysql"]
-        .iter()
-        .any(|name| is_asked(name))
-    {
+    if OVER_SERVERS.iter().any(|name| is_asked(name)) {
         servers::provide()?;
     }
     fs::create_dir_all(DIRECTORY).map_err(|error| Failure(format!("{DIRECTORY}: {error}")))?;
@@ -59,10 +71,11 @@ pub(crate) fn run(only: &[String], quick: bool) -> Result<(), Failure> {
     write("README.md", &overview()?)
 }
 
-/// Fails where a first call or a replay takes a tenth more instructions than it may.
+/// Fails where a first call or a replay takes a tenth more instructions than it may. What talks to
+/// servers is not built.
 pub(crate) fn check_budget() -> Result<(), Failure> {
     servers::provide_valgrind()?;
-    cargo(&["bench"])
+    cargo(&["bench", "--no-default-features"])
         .args(&BENCHES)
         .args(&["--bench", "instructions", "--", "--budget"])
         .run()
@@ -136,6 +149,7 @@ fn versions() -> Result<BTreeMap<String, String>, Failure> {
     const NAMED: &[&str] = &[
         "axum",
         "cached",
+        "durare",
         "idempotent",
         "moka",
         "redis",

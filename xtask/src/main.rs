@@ -140,7 +140,11 @@ fn test() -> Result<(), Failure> {
     })?;
     steps.step("benchmarks compile", || {
         cargo(&["check", "--benches"]).args(&BENCHES).run()
-    })
+    })?;
+    steps.step(
+        "instructions of a first call and of a replay",
+        bench::check_budget,
+    )
 }
 
 const BENCHES: [&str; 2] = ["--manifest-path", "benches/Cargo.toml"];
