@@ -56,9 +56,14 @@ pub(crate) fn store_call_is_traced() -> bool {
     tracing::span_enabled!(target: "idem", tracing::Level::DEBUG)
 }
 
+/// Whether spans and events go anywhere at all.
+pub(crate) fn somebody_listens() -> bool {
+    LevelFilter::current() != LevelFilter::OFF
+}
+
 /// The caller's span, for the spans of its duplicates. `None` where nobody listens, or it has none.
 pub(crate) fn span_here() -> Option<Arc<Span>> {
-    if LevelFilter::current() == LevelFilter::OFF {
+    if !somebody_listens() {
         return None;
     }
     let span = Span::current();

@@ -267,6 +267,10 @@ impl Joined {
 
     /// Links the span of this call to the one of the attempt, where both are known.
     pub(crate) fn link(&self) {
+        // Thousands may be woken at once, and the span is behind a lock.
+        if !observe::somebody_listens() {
+            return;
+        }
         let of_attempt = self.flight.held().span.clone();
         let Some(of_attempt) = of_attempt else {
             return;

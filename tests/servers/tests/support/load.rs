@@ -46,6 +46,9 @@ struct Acknowledged {
 /// Every attempt that was acknowledged, per record.
 type Acquired = Arc<Mutex<HashMap<RecordId, Vec<Acknowledged>>>>;
 
+/// Claims that were sent and not answered, and so may have had their effect, per record.
+type Unanswered = Arc<Mutex<HashMap<RecordId, Vec<Token>>>>;
+
 /// What was asked of the store and what it answered, per record: what a failure is explained by.
 type Told = Arc<Mutex<HashMap<RecordId, Vec<String>>>>;
 
@@ -54,6 +57,7 @@ type Told = Arc<Mutex<HashMap<RecordId, Vec<String>>>>;
 struct Witnessed {
     store: Arc<dyn Store>,
     acquired: Acquired,
+    unanswered: Unanswered,
     told: Told,
     engine: usize,
     since: Instant,
@@ -71,15 +75,18 @@ impl Witnessed {
     }
 }
 
-/// How many of these attempts a server that keeps what it acknowledged would have refused: a
-/// first one after the first, and one that took over from an attempt with an outcome.
-fn let_in_by_a_forgetful_server(acknowledged: &[Acknowledged]) -> usize {
+/// How many of these attempts a server that keeps what it acknowledged would have refused: a first one
+/// after the first, one that took over from an attempt with an outcome, and one that took over from a
+/// claim that nobody was told of, whose release the server has forgotten.
+fn let_in_by_a_forgetful_server(acknowledged: &[Acknowledged], unanswered: usize) -> usize {
     let firsts = acknowledged.iter().filter(|one| one.attempt == 1).count();
-    let takeovers = acknowledged.iter().enumerate().filter(|(index, one)| {
+    let takeovers = acknowledged.iter().enumerate();
+    let takeovers = takeovers.filter(|(_, one)| one.attempt > 1);
+    let (of_outcomes, others): (Vec<_>, Vec<_>) = takeovers.partition(|(index, _)| {
         let before = acknowledged[..*index].last();
-        one.attempt > 1 && before.is_some_and(|before| before.completed)
+        before.is_some_and(|before| before.completed)
     });
-    firsts.saturating_sub(1) + takeovers.count()
+    firsts.saturating_sub(1) + of_outcomes.len() + others.len().min(unanswered)
 }
 
 #[async_trait]
@@ -90,8 +97,18 @@ impl Store for Witnessed {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let sent = Instant::now();
+        // Until it is answered, which it is not when it is dropped.
+        let mark = |sent: &mut Vec<Token>| sent.push(claim.token);
+        mark(self.unanswered.lock().unwrap().entry(claim.id).or_default());
         let answer = self.store.claim(claim).await;
         self.tell(&claim.id, &claim.token, "claim", sent, &answer);
+        if !answer.as_ref().is_err_and(StoreError::may_have_effect) {
+            let mut unanswered = self.unanswered.lock().unwrap();
+            let sent = unanswered.entry(claim.id).or_default();
+            if let Some(at) = sent.iter().position(|token| *token == claim.token) {
+                sent.remove(at);
+            }
+        }
         if let Ok(Claimed::Acquired { attempt, .. }) = answer {
             let mut acquired = self.acquired.lock().unwrap();
             let acquired = acquired.entry(claim.id).or_default();
@@ -189,6 +206,7 @@ pub(crate) struct Load {
     shop: Arc<Shop>,
     engines: [Operation; 2],
     acquired: Acquired,
+    unanswered: Unanswered,
     told: Told,
 }
 
@@ -196,6 +214,7 @@ impl Load {
     /// Load on two engines over two handles onto the same storage.
     pub(crate) fn over(stores: [Arc<dyn Store>; 2]) -> Self {
         let acquired = Acquired::default();
+        let unanswered = Unanswered::default();
         let told = Told::default();
         let since = Instant::now();
         let mut numbers = 0..;
@@ -203,6 +222,7 @@ impl Load {
             let store = Witnessed {
                 store,
                 acquired: Arc::clone(&acquired),
+                unanswered: Arc::clone(&unanswered),
                 told: Arc::clone(&told),
                 engine: numbers.next().unwrap_or_default(),
                 since,
@@ -217,6 +237,7 @@ impl Load {
             engines,
             shop: Arc::default(),
             acquired,
+            unanswered,
             told,
         }
     }
@@ -235,6 +256,12 @@ impl Load {
         let id = RecordId::derive("", OPERATION, None, &Key::of(key).unwrap());
         let acquired = self.acquired.lock().unwrap();
         acquired.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn unanswered(&self, key: &str) -> usize {
+        let id = RecordId::derive("", OPERATION, None, &Key::of(key).unwrap());
+        let unanswered = self.unanswered.lock().unwrap();
+        unanswered.get(&id).map_or(0, Vec::len)
     }
 
     fn told(&self, key: &str) -> Vec<String> {
@@ -303,7 +330,7 @@ impl Load {
             }
             let acknowledged = self.acquired(&key);
             // The server had forgotten the claim, or the outcome, of each of the others.
-            let forgotten = let_in_by_a_forgetful_server(&acknowledged);
+            let forgotten = let_in_by_a_forgetful_server(&acknowledged, self.unanswered(&key));
             assert!(
                 may_forget && executions <= 1 + forgotten,
                 "{key} ran {executions} times: {acknowledged:?}:\n{}",
