@@ -16,6 +16,9 @@ use idem::stores::memory::MemoryStore;
 
 const BODY: usize = 4 * 1024;
 
+/// With the request beside it, this is less than 1 KB: allocators serve that from a thread's own cache.
+const HELD: usize = 768;
+
 async fn touch(buffer: &mut [u8]) {
     tokio::task::yield_now().await;
     buffer[0] = buffer[0].wrapping_add(1);
@@ -77,7 +80,7 @@ async fn the_future_does_not_grow_with_its_body_and_is_send() {
         .unwrap();
     let small = assert_send(small(captured));
     assert_eq!(size_of_val(&large), size_of_val(&small));
-    assert!(size_of_val(&large) < BODY, "{} bytes", size_of_val(&large));
+    assert!(size_of_val(&large) <= HELD, "{} bytes", size_of_val(&large));
     assert_eq!(large.await.status(), StatusCode::OK);
     assert_eq!(small.await.status(), StatusCode::OK);
 }
