@@ -45,8 +45,13 @@ impl Looks {
     /// Keeps what still finds something.
     pub(super) fn retain(&mut self, mut finds: impl FnMut(Duration, &RecordId) -> bool) {
         self.in_order.retain(|(at, id)| finds(*at, id));
-        self.in_order.shrink_to(self.in_order.len() * 2);
         self.taken_back = 0;
+        self.shrink();
+    }
+
+    /// Gives back the room of looks that are past.
+    pub(super) fn shrink(&mut self) {
+        self.in_order.shrink_to(self.in_order.len() * 2);
     }
 
     /// The time of the next one.
@@ -102,6 +107,18 @@ mod tests {
         }
         assert_eq!(seen, [1, 3, 5, 7]);
         assert_eq!(looks.next(), Some(at(9)));
+    }
+
+    #[test]
+    fn the_room_of_looks_that_are_past_is_given_back() {
+        let mut looks = Looks::default();
+        for second in 0..1000 {
+            looks.plan(at(second), id(1));
+        }
+        while looks.due(at(990)).is_some() {}
+        looks.shrink();
+        assert!(looks.in_order.capacity() < 100);
+        assert_eq!(looks.next(), Some(at(991)));
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Shard {
         // What a flood has left behind.
         if self.records.len() < self.records.capacity() / 8 {
             self.records.shrink_to(self.records.len() * 2);
+            self.looks.shrink();
         }
         freed
     }
