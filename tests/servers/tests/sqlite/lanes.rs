@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::{RecordId, StoreError};
+use idem::StoreError;
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 use tokio::task::JoinSet;
 
@@ -35,25 +35,32 @@ async fn patient(file: &File, max_waiting: usize) -> SqliteStore {
 
 type Claims = JoinSet<(Claim, Result<Claimed, StoreError>)>;
 
-/// Claims until one is refused: as many wait to be written as may.
-async fn fill_the_queue(store: &SqliteStore, anybody: Option<&RecordId>) -> Claims {
+/// How many claims wait to be written if nobody says otherwise, and how many calls read beside as
+/// many that wait for it.
+const MAX_WAITING: usize = 4096;
+const READERS: usize = 4;
+
+fn claims(store: &SqliteStore, count: usize) -> Claims {
     let mut claims = Claims::new();
-    loop {
-        let (clone, claim) = (store.clone(), claim());
-        claims.spawn(async move { (claim, clone.claim(&claim).await) });
-        if let Some(refused) = claims.try_join_next() {
-            let (_, answer) = refused.unwrap();
-            assert!(
-                matches!(answer, Err(StoreError::Overloaded { store: "sqlite" })),
-                "{answer:?}"
-            );
-            return claims;
-        }
-        // One look after the other, or the queue of those would be the one that is full.
-        if let Some(anybody) = anybody {
-            store.inspect(anybody).await.unwrap();
-        }
+    for _ in 0..count {
+        let (store, claim) = (store.clone(), claim());
+        claims.spawn(async move {
+            let answer = store.claim(&claim).await;
+            (claim, answer)
+        });
     }
+    claims
+}
+
+/// As many claims as there are places, and one that is refused: all others are in the queue then.
+async fn fill_the_queue(store: &SqliteStore, places: usize) -> Claims {
+    let mut claims = claims(store, places + 1);
+    let (_, answer) = claims.join_next().await.unwrap().unwrap();
+    assert!(
+        matches!(answer, Err(StoreError::Overloaded { store: "sqlite" })),
+        "{answer:?}"
+    );
+    claims
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +74,7 @@ async fn who_holds_a_lease_goes_before_those_who_want_one() {
     }
     file.run(LOG).await;
     let holder = Holder::of_the_write_lock(&file);
-    let claims = fill_the_queue(&store, Some(&renewed.id)).await;
+    let claims = fill_the_queue(&store, WAITING).await;
 
     // Asked for in the wrong order, and long after the claims.
     let lease = Lease::of(&renewed, 1);
@@ -85,18 +92,9 @@ async fn who_holds_a_lease_goes_before_those_who_want_one() {
     for change in futures_util::future::join_all(ends).await {
         assert_eq!(change.unwrap(), Change::Applied);
     }
-    let mut acquired = 0;
     for (_, answer) in claims.join_all().await {
-        match answer {
-            Ok(answer) => {
-                assert_eq!(answer, ACQUIRED);
-                acquired += 1;
-            }
-            // It came later than the one that was refused first.
-            Err(error) => assert!(matches!(error, StoreError::Overloaded { .. }), "{error:?}"),
-        }
+        assert_eq!(answer.unwrap(), ACQUIRED);
     }
-    assert!(acquired >= WAITING, "{acquired}");
 
     let mut connection = file.connection().await;
     let log: Vec<String> = sqlx::query_scalar("SELECT what FROM log ORDER BY rowid")
@@ -107,7 +105,7 @@ async fn who_holds_a_lease_goes_before_those_who_want_one() {
     let before = log.iter().position(|what| what != "claim").unwrap();
     assert!(before <= 128, "{before} claims went before");
     assert_eq!(log[before..before + 4], ["renewal", "end", "end", "end"]);
-    assert_eq!(log.len(), 4 + acquired);
+    assert_eq!(log.len(), 4 + WAITING);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +116,7 @@ async fn a_claim_that_finds_the_queue_full_is_refused_at_once_and_nobody_else() 
     acquire(&store, &held).await;
     finish(&store, &known, b"outcome").await;
     let holder = Holder::of_the_write_lock(&file);
-    let claims = fill_the_queue(&store, Some(&held.id)).await;
+    let claims = fill_the_queue(&store, 8).await;
 
     let refused = claim();
     for _ in 0..100 {
@@ -141,9 +139,8 @@ async fn a_claim_that_finds_the_queue_full_is_refused_at_once_and_nobody_else() 
     holder.unlock();
     assert_eq!(renewal.await.unwrap(), Change::Applied);
     for (claim, answer) in claims.join_all().await {
-        if answer.is_ok() {
-            complete(&store, &claim, b"outcome").await;
-        }
+        assert_eq!(answer.unwrap(), ACQUIRED);
+        complete(&store, &claim, b"outcome").await;
     }
     assert_eq!(store.inspect(&refused.id).await.unwrap(), None);
     acquire(&store, &refused).await;
@@ -153,19 +150,23 @@ async fn a_claim_that_finds_the_queue_full_is_refused_at_once_and_nobody_else() 
 async fn callers_that_go_away_give_their_places_to_others_and_nothing_is_written_for_them() {
     let file = File::new();
     let store = patient(&file, 8).await;
-    let anybody = claim().id;
     let holder = Holder::of_the_write_lock(&file);
-    fill_the_queue(&store, Some(&anybody))
-        .await
-        .shutdown()
-        .await;
+    fill_the_queue(&store, 8).await.shutdown().await;
     let others = loop {
         // The writer notices by and by.
-        let mut others = fill_the_queue(&store, Some(&anybody)).await;
-        if others.len() >= 8 {
-            break others;
+        let mut others = claims(&store, 8);
+        let refused = tokio::time::timeout(Duration::from_millis(100), others.join_next());
+        match refused.await {
+            Ok(refused) => {
+                let (_, answer) = refused.unwrap().unwrap();
+                assert!(
+                    matches!(answer, Err(StoreError::Overloaded { .. })),
+                    "{answer:?}"
+                );
+                others.shutdown().await;
+            }
+            Err(_) => break others,
         }
-        others.shutdown().await;
     };
     holder.unlock();
     let answers = others.join_all().await;
@@ -189,7 +190,7 @@ async fn looks_wait_in_a_queue_with_a_bound_too_and_holders_beside_it() {
     acquire(&store, &held).await;
     // Without a write-ahead log nobody reads while somebody has the file for itself.
     let holder = Holder::start(&file, "BEGIN EXCLUSIVE");
-    let claims = fill_the_queue(&store, None).await;
+    let claims = fill_the_queue(&store, MAX_WAITING + READERS).await;
     let answer = store.inspect(&held.id).await;
     assert!(
         matches!(answer, Err(StoreError::Overloaded { .. })),
@@ -205,9 +206,9 @@ async fn looks_wait_in_a_queue_with_a_bound_too_and_holders_beside_it() {
     assert!((&mut renewal).now_or_never().is_none());
     holder.unlock();
     assert_eq!(renewal.await.unwrap(), Change::Applied);
-    let answers = claims.join_all().await;
-    let acquired = answers.iter().filter(|(_, answer)| answer.is_ok());
-    assert!(acquired.count() >= 4096);
+    for (_, answer) in claims.join_all().await {
+        assert_eq!(answer.unwrap(), ACQUIRED);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
