@@ -3,11 +3,11 @@
 use idem_benches::Target::{AtMost, Baseline, None};
 use idem_benches::by_hand::{Moka, Sharded};
 use idem_benches::http::Keys::{Fresh, Known};
-#[cfg(feature = "peers")]
-use idem_benches::http::idempotent_app;
 use idem_benches::http::{
     Client, by_hand_app, hashed_app, install_engine, layered_app, plain_app, protected_app,
 };
+#[cfg(feature = "peers")]
+use idem_benches::peers::idempotent_app;
 use idem_benches::{Contender, interleave, print, runtime, scaled};
 
 fn main() {

@@ -12,7 +12,7 @@ use axum::routing::get;
 use idem::{Engine, Error, Event, EventKind, Fingerprint, Observer};
 use idem_benches::Target::{AtLeast, AtMost};
 use idem_benches::http::Keys::Fresh;
-use idem_benches::http::{plain_app, protected_app};
+use idem_benches::http::protected_app;
 use idem_benches::open_load::{Answers, Connections, keep_to_core};
 use idem_benches::socket::{Server, listen, number, serving};
 use idem_benches::{apps, median, scaled};
@@ -48,6 +48,11 @@ fn main() {
     compare(&runtime, "The plain handler", &["plain"]);
     compare(&runtime, "idem in memory", &["idem", apps::MEMORY]);
     let redis = Redis::start();
+    compare(
+        &runtime,
+        "`cached` over Redis, which has no lock",
+        &["cached", &redis.url()],
+    );
     compare(&runtime, "idem over Redis", &["idem", &redis.url()]);
 }
 
@@ -175,14 +180,14 @@ fn serve(what: &[String]) {
         .build()
         .expect("a runtime");
     let app = match what {
-        [_, url] => {
+        [app, url] if app == "idem" => {
             let connected = runtime.block_on(idem::connect(url));
             let engine = connected.expect("a store").observer(Losses);
             let engine = engine.install().expect("the first");
             hold(&runtime, &engine);
             protected_app()
         }
-        _ => plain_app(),
+        _ => apps::named(&runtime, what),
     };
     let lost = get(|| async { LOST.load(Ordering::Relaxed).to_string() });
     listen(&runtime, app.route("/lost", lost));

@@ -219,7 +219,7 @@ fn http_cpu(redis: &Redis) {
         .but(1, None)
     };
     let contender = |name, target, app, keys| contender_over(name, target, app, &url, keys);
-    let contenders = vec![
+    let mut contenders = vec![
         contender("plain handler", Baseline, "plain", Fresh),
         contender("first, `cached` 4", None, "cached", Fresh).but(1, Baseline),
         contender("**first, idem**", AtMost(1.9), "idem", Fresh).but(1, AtMost(1.1)),
@@ -239,6 +239,10 @@ fn http_cpu(redis: &Redis) {
             Known,
         ),
     ];
+    if cfg!(feature = "peers") {
+        contenders.push(contender("first, `idempotent`", None, "idempotent", Fresh));
+        contenders.push(contender("replay, `idempotent`", None, "idempotent", Known));
+    }
     let [own, asked] = interleave(scaled(31, 5), contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");
     let unit = "µs of CPU per request";

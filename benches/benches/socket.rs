@@ -35,8 +35,22 @@ fn compare() {
         contender("replay, idem's layer", None, "layer", Known),
     ];
     if cfg!(feature = "peers") {
-        contenders.push(contender("first, `idempotent`", None, "idempotent", Fresh));
-        contenders.push(contender("replay, `idempotent`", None, "idempotent", Known));
+        contenders.extend([
+            contender("first, `idempotent`", None, "idempotent", Fresh),
+            contender("replay, `idempotent`", None, "idempotent", Known),
+            contender(
+                "first, `axum-idempotent`, no fingerprint, no lock",
+                None,
+                "axum-idempotent",
+                Fresh,
+            ),
+            contender(
+                "replay, `axum-idempotent`, no fingerprint",
+                None,
+                "axum-idempotent",
+                Known,
+            ),
+        ]);
     }
     let [figures] = interleave(rounds, contenders);
     let title = format!("One request over a socket, {CONNECTIONS} connections");

@@ -24,7 +24,11 @@ pub fn named(runtime: &Runtime, what: &[String]) -> Router {
         "plain" => plain_app(),
         "by-hand" => by_hand_app(Sharded::<false>::default()),
         #[cfg(feature = "peers")]
-        "idempotent" => crate::http::idempotent_app(runtime),
+        "idempotent" if url == MEMORY => crate::peers::idempotent_app(runtime),
+        #[cfg(all(feature = "peers", feature = "servers"))]
+        "idempotent" => crate::peers::idempotent_redis_app(runtime, url),
+        #[cfg(feature = "peers")]
+        "axum-idempotent" => crate::peers::axum_idempotent_app(),
         #[cfg(feature = "servers")]
         "cached" => {
             let cache = runtime.block_on(crate::redis::Cached::connect(url));

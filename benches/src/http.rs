@@ -136,19 +136,6 @@ pub fn layered_app() -> Router {
     plain_app().layer(idem::axum::layer(crate::store::RETENTION))
 }
 
-/// The handler within the layer of `idempotent`, as its documentation has it. Its store is a task of the
-/// runtime.
-///
-/// # Panics
-/// When its store does not start.
-#[cfg(feature = "peers")]
-pub fn idempotent_app(runtime: &Runtime) -> Router {
-    use idempotent::memory::MemoryStore;
-    use idempotent::middleware::IdempotencyLayer;
-    let store = MemoryStore::builder().runtime(runtime.handle().clone());
-    plain_app().layer(IdempotencyLayer::new(store.try_build().expect("a store")))
-}
-
 /// Installs an engine over a memory store that is large enough for every run.
 pub fn install_engine() {
     let store = MemoryStore::builder().max_bytes(8 << 30).build();

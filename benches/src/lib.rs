@@ -13,6 +13,8 @@ pub mod callgrind;
 pub mod crowd;
 pub mod http;
 pub mod open_load;
+#[cfg(feature = "peers")]
+pub mod peers;
 #[cfg(feature = "servers")]
 pub mod pgbench;
 #[cfg(feature = "servers")]

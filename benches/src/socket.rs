@@ -213,12 +213,14 @@ impl Connection {
     /// Makes the request that is sent next.
     pub fn prepare(&mut self, key: &str) {
         let order = &*self.order;
+        // Ten keys a session, of which one peer makes use.
+        let session = &key[14..35];
         self.request.clear();
         let written = write!(
             self.request,
             "POST /charges HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\
              user-agent: bench/1.0\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nidempotency-key: {key}\r\n\r\n{order}",
+             content-length: {}\r\ncookie: session={session}A\r\nidempotency-key: {key}\r\n\r\n{order}",
             order.len(),
         );
         written.expect("memory takes everything");

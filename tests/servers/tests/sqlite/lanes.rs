@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use idem::StoreError;
 use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::sqlite::SqliteStore;
-use idem::StoreError;
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
 use tokio::task::JoinSet;
 
