@@ -42,10 +42,12 @@ use crate::error::{ConnectError, SCHEMES};
 /// gives each transaction another session; without it, such a pooler is an error. `migrate=off` leaves
 /// the migrations to be run by hand, and `sweep=60s` is how often expired records are deleted, or `off`.
 /// All other options are the driver's: `sslmode`, `sslrootcert`, `options[search_path]=…`. Defaults come
-/// from the variables of libpq (`PGHOST`, `PGPASSWORD`) and its password file.
+/// from the variables of libpq (`PGHOST`, `PGPASSWORD`) and its password file. Files that `sslrootcert`,
+/// `sslcert` and `sslkey` name are looked for at once.
 ///
 /// With MySQL and MariaDB, `max_connections=10`, `max_waiting=1024`, `migrate=off` and `sweep=60s` say the
-/// same. All other options are the driver's: `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`, `socket`.
+/// same. All other options are the driver's: `ssl-mode`, `ssl-ca`, `ssl-cert`, `ssl-key`, `socket`. The files are
+/// looked for at once.
 ///
 /// # Errors
 /// When the scheme is unknown or its feature is not compiled in, when the URL is malformed, or

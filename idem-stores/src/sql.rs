@@ -11,3 +11,4 @@ pub(crate) mod goes_on;
 pub(crate) mod pool;
 pub(crate) mod pool_states;
 pub(crate) mod sweeping;
+pub(crate) mod tls_files;

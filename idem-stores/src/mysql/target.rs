@@ -7,6 +7,7 @@ use sqlx::ConnectOptions;
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 
 use crate::ConnectError;
+use crate::sql::tls_files;
 
 /// The driver's options of a URL. The driver would ignore an unknown one.
 const DRIVER_OPTIONS: &[&str] = &[
@@ -111,6 +112,11 @@ pub(super) fn parse(url: &str) -> Result<(MySqlConnectOptions, Settings), Connec
     if names_authority && !verifies {
         return Err(bad(
             "ssl-ca goes with ssl-mode=verify_ca or verify_identity: other modes verify no certificate",
+        ));
+    }
+    if !tls_files::are_readable(&driver_options) {
+        return Err(bad(
+            "ssl-ca, ssl-cert and ssl-key name files that this process can read",
         ));
     }
     if options.get_database().is_none() {

@@ -7,6 +7,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::ConnectError;
+use crate::sql::tls_files;
 
 /// The driver's options of a URL. The driver would log an unknown one with its value.
 const DRIVER_OPTIONS: &[&str] = &[
@@ -172,6 +173,11 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Settings), ConnectEr
     if names_authority && !verifies {
         return Err(bad(
             "sslrootcert goes with sslmode=verify-ca or verify-full: other modes verify no certificate",
+        ));
+    }
+    if !tls_files::are_readable(&driver_options) {
+        return Err(bad(
+            "sslrootcert, sslcert and sslkey name files that this process can read",
         ));
     }
     Ok((options, settings))

@@ -179,3 +179,17 @@ fn an_authority_that_nothing_would_be_checked_by_is_refused() {
         assert!(!said.contains("s3cr3t"), "{said}");
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake_and_no_outage() {
+    for option in ["ssl-ca", "sslca", "ssl-cert", "ssl-key"] {
+        let url = format!(
+            "mysql://app:s3cr3t@db.example/shop?ssl-mode=verify_ca&{option}=/s3cr3t/is%20not%20there.pem"
+        );
+        let error = MySqlStore::builder(&url).unwrap_err();
+        assert!(matches!(error, ConnectError::BadOption { .. }), "{error:?}");
+        let said = chain(&error);
+        assert!(said.contains("can read"), "{said}");
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+}

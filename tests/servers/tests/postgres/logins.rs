@@ -114,6 +114,20 @@ fn an_authority_that_nothing_would_be_checked_by_is_refused() {
     }
 }
 
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake_and_no_outage() {
+    for option in ["sslrootcert", "ssl-ca", "sslcert", "sslkey"] {
+        let url = format!(
+            "postgres://app:s3cr3t@db.example/shop?sslmode=verify-full&{option}=/s3cr3t/is%20not%20there.pem"
+        );
+        let error = PostgresStore::builder(&url).unwrap_err();
+        assert!(matches!(error, ConnectError::BadOption { .. }), "{error:?}");
+        let said = chain(&error);
+        assert!(said.contains("can read"), "{said}");
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+}
+
 /// An error with all its sources, both as they are displayed and as they are debugged.
 fn chain(error: &dyn Error) -> String {
     let mut text = format!("{error} {error:?}");
