@@ -1,8 +1,8 @@
 //! The store of many processes: Redis 7 and newer, and Valkey.
 //!
 //! One key per record, one atomic step per transition, the server's clock, and the server's own
-//! expiry. `SET … NX GET PX`, a plain command, serves both hot paths: a first claim and a replay. Every
-//! other transition is a script.
+//! expiry. `SET … NX GET PX`, a plain command, serves both hot paths: a first claim and a replay. A server
+//! that has `SET … IFEQ` completes by it. Every other transition is a script.
 //!
 //! | to find | look in |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | what a process knows of the server's clock | `clock` |
 //! | records page by page | `listing` |
 //! | the scripts | `scripts`, and the files beside it |
+//! | completing without one | `own_claims` |
 //! | priorities and bounds | `lanes` |
 //! | waiting for replicas | `durability` |
 //! | commands, and a cluster's redirections | `command`, `connection`, `redirects` |
@@ -54,6 +55,7 @@ mod link;
 mod listing;
 mod maintenance;
 mod opening;
+mod own_claims;
 mod primary;
 mod record;
 mod redirects;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::command::Word;
 use super::lanes::Lanes;
+use super::own_claims::OwnClaims;
 use super::record::EncodedId;
 use super::scripts::Scripts;
 use super::target::Target;
@@ -15,6 +16,7 @@ pub(super) struct Backend {
     pub(super) scripts: Scripts,
     /// The beginning of every key.
     pub(super) prefix: Vec<u8>,
+    pub(super) own_claims: OwnClaims,
     may_have_v1_records: AtomicBool,
 }
 
@@ -25,6 +27,7 @@ impl Backend {
             lanes,
             scripts: Scripts::new(),
             prefix,
+            own_claims: OwnClaims::default(),
             may_have_v1_records: AtomicBool::new(false),
         }
     }

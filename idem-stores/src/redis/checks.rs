@@ -20,6 +20,10 @@ use crate::{ConnectError, findings};
 /// The oldest version with `SET … NX GET`, script flags and sharded pub/sub.
 const OLDEST: (u32, u32) = (7, 0);
 
+/// The oldest version of Redis, and of Valkey, with `SET … IFEQ`.
+const COMPARES_REDIS: (u32, u32) = (8, 4);
+const COMPARES_VALKEY: (u32, u32) = (8, 1);
+
 /// The lease and the retention of the records that are tried.
 const TRIAL_LIFETIME: Duration = Duration::from_secs(5);
 
@@ -27,13 +31,20 @@ const TRIAL_LIFETIME: Duration = Duration::from_secs(5);
 /// When the server cannot be reached, refuses the login or a transition, or is a node of a cluster
 /// that the URL takes for a standalone server.
 pub(super) async fn run(store: &RedisStore) -> Result<(), ConnectError> {
-    let Backend { target, lanes, .. } = store.backend();
+    let Backend {
+        target,
+        lanes,
+        own_claims,
+        ..
+    } = store.backend();
     lanes.open().await.map_err(connect_error)?;
     let link = lanes.claim_link();
     // Every login may do this.
     link.send(&cmd("PING")).await.map_err(connect_error)?;
-    check_settings(link, target, lanes.durability()).await?;
+    let compare = check_settings(link, target, lanes.durability()).await?;
     match try_transitions(store).await {
+        // Only now, so that the script of a completion was tried.
+        Ok(()) if compare => own_claims.enable(),
         Ok(()) => {}
         Err(error @ (StoreError::Rejected { .. } | StoreError::Unreadable { .. })) => {
             return Err(ConnectError::Store(error));
@@ -53,11 +64,12 @@ fn connect_error(error: CallError) -> ConnectError {
     ConnectError::Store(error.into())
 }
 
+/// Whether every server has `SET … IFEQ`; `false` where that is not known.
 async fn check_settings(
     link: &Link,
     target: &Target,
     durability: &Durability,
-) -> Result<(), ConnectError> {
+) -> Result<bool, ConnectError> {
     let servers = match servers(link).await {
         Ok(servers) => servers,
         Err(error) => {
@@ -66,9 +78,10 @@ async fn check_settings(
                 error = &error as &dyn std::error::Error,
                 "the settings of the redis server could not be read; it is not known whether the server keeps records"
             );
-            return Ok(());
+            return Ok(false);
         }
     };
+    let compare = !servers.is_empty() && servers.iter().all(Server::compares);
     for server in servers {
         if server.is_in_cluster && !target.is_cluster() {
             return Err(ConnectError::Unfit {
@@ -78,7 +91,7 @@ async fn check_settings(
         }
         findings::warn_of(&server.findings(target, durability));
     }
-    Ok(())
+    Ok(compare)
 }
 
 const ALONE_IN_CLUSTER: &str = "it is a node of a cluster, which redirects most records to other nodes; use redis-cluster:// or rediss-cluster://";
@@ -291,10 +304,17 @@ fn texts(info: Value) -> Vec<String> {
     }
 }
 
+/// Of a version, its first two numbers.
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Server {
     version: String,
     is_valkey: bool,
+    valkey_version: String,
     eviction: String,
     appends: bool,
     is_primary: bool,
@@ -314,6 +334,7 @@ impl Server {
             match name {
                 // Valkey says Redis 7.2 here, and its own version elsewhere.
                 "redis_version" => value.clone_into(&mut server.version),
+                "valkey_version" => value.clone_into(&mut server.valkey_version),
                 "server_name" => server.is_valkey = value == "valkey",
                 "maxmemory_policy" => value.clone_into(&mut server.eviction),
                 "aof_enabled" => server.appends = value == "1",
@@ -327,11 +348,16 @@ impl Server {
     }
 
     fn is_too_old(&self) -> bool {
-        let mut numbers = self.version.split('.').map(str::parse);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < OLDEST,
-            _ => false,
-        }
+        numbers(&self.version).is_some_and(|version| version < OLDEST)
+    }
+
+    /// Whether it has `SET … IFEQ`.
+    fn compares(&self) -> bool {
+        let (version, oldest) = match self.is_valkey {
+            true => (&self.valkey_version, COMPARES_VALKEY),
+            false => (&self.version, COMPARES_REDIS),
+        };
+        numbers(version).is_some_and(|version| version >= oldest)
     }
 
     fn evicts(&self) -> bool {
@@ -425,5 +451,24 @@ mod tests {
              maxmemory_policy:noeviction\r\naof_enabled:1\r\n",
         );
         assert!(!server.is_too_old() && !server.evicts() && server.appends);
+    }
+
+    #[test]
+    fn new_versions_set_what_is_equal() {
+        let compares = |info: &str| Server::read(info).compares();
+        assert!(compares("redis_version:8.4.0"));
+        assert!(compares("redis_version:10.0.1"));
+        assert!(compares(
+            "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0"
+        ));
+        for older in [
+            "redis_version:7.4.2",
+            "redis_version:8.2.3",
+            "redis_version:unstable",
+            "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.0.9",
+            "",
+        ] {
+            assert!(!compares(older), "{older}");
+        }
     }
 }

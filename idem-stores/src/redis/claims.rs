@@ -49,7 +49,10 @@ pub(super) async fn claim(
             Ok(Written {
                 answer: Value::Nil,
                 confirmation: Confirmation::Confirmed,
-            }) => return Ok(Claimed::acquired(first)),
+            }) => {
+                backend.own_claims.remember(&claim.token, at);
+                return Ok(Claimed::acquired(first));
+            }
             Ok(Written {
                 answer: Value::Nil,
                 confirmation,

@@ -211,10 +211,10 @@ fn encode(bytes: &[u8], into: &mut [u8]) {
     let _ = BASE64.encode_slice(bytes, into);
 }
 
-/// The record of an attempt that ended with an outcome, but for its state and when it was claimed, which
-/// the script writes: what comes before the outcome, and after it.
+/// The record of an attempt that ended with an outcome: what comes before the outcome, and after it. Its state
+/// and when it was claimed are written by the script, or set by [`claimed_at`](Self::claimed_at).
 pub(super) struct Finished {
-    before: [u8; FINISHED_HEAD - SCRIPTS_PART + 6 + OperationName::MAX_BYTES],
+    before: [u8; FINISHED_HEAD + 6 + OperationName::MAX_BYTES],
     length: u8,
     checksum: [u8; CHECKSUM_LEN],
 }
@@ -224,8 +224,9 @@ const SCRIPTS_PART: usize = 6;
 
 impl Finished {
     pub(super) fn new(lease: &Lease, outcome: &[u8]) -> Self {
-        let mut before = [0; FINISHED_HEAD - SCRIPTS_PART + 6 + OperationName::MAX_BYTES];
-        let mut length = 0;
+        let mut before = [0; FINISHED_HEAD + 6 + OperationName::MAX_BYTES];
+        before[0] = FINISHED;
+        let mut length = SCRIPTS_PART;
         let mut push = |bytes: &[u8]| {
             before[length..length + bytes.len()].copy_from_slice(bytes);
             length += bytes.len();
@@ -239,13 +240,26 @@ impl Finished {
         push(&[name.len() as u8]);
         push(name);
         Self {
-            checksum: checksum([&before[..length], outcome]),
+            checksum: checksum([&before[SCRIPTS_PART..length], outcome]),
             before,
             length: length as u8,
         }
     }
 
+    /// Says when it was claimed, in milliseconds of the server's clock, or 0.
+    pub(super) fn claimed_at(&mut self, at: u64) {
+        let [_, _, _, hundredths @ ..] = (at / 10).to_be_bytes();
+        self.before[1..SCRIPTS_PART].copy_from_slice(&hundredths);
+    }
+
+    /// What the script is given.
     pub(super) fn with<'a>(&'a self, outcome: &'a [u8]) -> Word<'a> {
+        let before = &self.before[SCRIPTS_PART..usize::from(self.length)];
+        Word::joined([before, outcome, &self.checksum])
+    }
+
+    /// All of it.
+    pub(super) fn whole<'a>(&'a self, outcome: &'a [u8]) -> Word<'a> {
         let before = &self.before[..usize::from(self.length)];
         Word::joined([before, outcome, &self.checksum])
     }

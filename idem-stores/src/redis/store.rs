@@ -167,11 +167,32 @@ impl Store for RedisStore {
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
-        let Backend { lanes, scripts, .. } = self.backend();
+        let Backend {
+            lanes,
+            scripts,
+            own_claims,
+            ..
+        } = self.backend();
         let permit = lanes.end(outcome.len()).await?;
         let token = record::encoded_token(&lease.token);
         let millis = Number::new(record::millis(lease.retention));
-        let record = Finished::new(lease, &outcome);
+        let mut record = Finished::new(lease, &outcome);
+        let id = record::encoded_id(&lease.id);
+        let key = self.backend().key(&id);
+        if !permit.is_durable()
+            && let Some(at) = own_claims.take(&lease.token)
+        {
+            record.claimed_at(at);
+            let running = Running::claimed(lease, at);
+            let (new, old) = (record.whole(&outcome), running.as_bytes());
+            match permit.set_if_equal(key, new, old, &millis).await? {
+                Value::Okay => return Ok(Change::Applied),
+                // An error of another kind is the script's, too, and is said by it.
+                Value::ServerError(error) if error.code() == "ERR" => own_claims.disable(),
+                // It is watched, has steps, or is not this attempt's any more.
+                _ => {}
+            }
+        }
         let arguments = [
             token[..].into(),
             millis.as_bytes().into(),
@@ -179,8 +200,7 @@ impl Store for RedisStore {
             record.with(&outcome),
             flag(permit.is_durable()),
         ];
-        let id = record::encoded_id(&lease.id);
-        let call = scripts.complete.on(self.backend().key(&id), &arguments);
+        let call = scripts.complete.on(key, &arguments);
         let is_applied = |answer: &Value| matches!(answer, Value::Int(1 | 2));
         let written = permit.run_writing(&call, is_applied).await?;
         // An unconfirmed completion is sent again, and recognised.
@@ -247,8 +267,15 @@ impl Store for RedisStore {
         at: usize,
         steps: Bytes,
     ) -> Result<Change, StoreError> {
-        let Backend { lanes, scripts, .. } = self.backend();
+        let Backend {
+            lanes,
+            scripts,
+            own_claims,
+            ..
+        } = self.backend();
         let permit = lanes.end(steps.len()).await?;
+        // From now on it is not as its claim wrote it.
+        own_claims.take(&lease.token);
         let (id, token) = (
             record::encoded_id(&lease.id),
             record::encoded_token(&lease.token),

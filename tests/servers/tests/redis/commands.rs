@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use idem::store::{Change, Claimed, Lease, OperationName, Store};
 use idem::stores::redis::RedisStore;
 use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Console, Redis, Reply};
 use tokio::sync::Notify;
+
+use crate::conformance::{claim, key};
 
 pub(crate) type Stats = BTreeMap<String, u64>;
 
@@ -36,9 +40,26 @@ fn expected(calls: &[(&str, u64)]) -> Stats {
     calls.collect()
 }
 
-/// A first call: `SET` and `EVALSHA` come from the client, the others from the script.
-fn first_call() -> Stats {
-    expected(&[("set", 1 + 1), ("evalsha", 1), ("getrange", 1)])
+/// A first call: two commands. Where the server has no `SET … IFEQ`, the second one is `EVALSHA`, and what
+/// else is counted comes from the script.
+fn first_call(console: &mut Console) -> Stats {
+    match compares(console) {
+        true => expected(&[("set", 2)]),
+        false => expected(&[("set", 1 + 1), ("evalsha", 1), ("getrange", 1)]),
+    }
+}
+
+/// Whether the server has `SET … IFEQ`.
+fn compares(console: &mut Console) -> bool {
+    let answer = console
+        .try_call(&["SET", "nothing", "new", "IFEQ", "old"])
+        .unwrap();
+    console.call(&["CONFIG", "RESETSTAT"]);
+    match answer {
+        Reply::Nil => true,
+        Reply::Error(_) => false,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A replay: one command.
@@ -76,7 +97,7 @@ async fn a_first_call_is_two_commands_and_a_replay_one() {
     stats(&mut console);
 
     assert_eq!(run(&operation, "k").await.unwrap(), 1);
-    assert_eq!(stats(&mut console), first_call());
+    assert_eq!(stats(&mut console), first_call(&mut console));
     assert_eq!(run(&operation, "k").await.unwrap(), 1);
     assert_eq!(stats(&mut console), replay());
 }
@@ -98,7 +119,7 @@ async fn a_cached_replay_is_no_command() {
     stats(&mut console);
 
     assert_eq!(run(&here, "k").await.unwrap(), 1);
-    assert_eq!(stats(&mut console), first_call());
+    assert_eq!(stats(&mut console), first_call(&mut console));
     for _ in 0..100 {
         assert_eq!(run(&here, "k").await.unwrap(), 1);
     }
@@ -157,7 +178,7 @@ async fn a_thousand_duplicates_in_one_process_are_two_commands_in_all() {
             }
         }
         assert_eq!(first.await.unwrap().unwrap(), 7);
-        assert_eq!(stats(&mut console), first_call(), "{policy:?}");
+        assert_eq!(stats(&mut console), first_call(&mut console), "{policy:?}");
     }
 }
 
@@ -183,5 +204,91 @@ async fn scripts_that_were_flushed_are_sent_again() {
     assert_eq!(run(&operation, "k").await.unwrap(), 1);
     stats(&mut console);
     assert_eq!(run(&operation, "l").await.unwrap(), 1);
-    assert_eq!(stats(&mut console), first_call());
+    assert_eq!(stats(&mut console), first_call(&mut console));
+}
+
+/// The record's bytes, and how long it is kept, in milliseconds.
+fn kept(console: &mut Console, key: &[u8]) -> (Vec<u8>, i64) {
+    match [
+        console.call(&[b"GET".as_slice(), key]),
+        console.call(&[b"PTTL".as_slice(), key]),
+    ] {
+        [Reply::Bulk(bytes), Reply::Integer(left)] => (bytes, left),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_completion_writes_the_same_record_with_and_without_a_script() {
+    let redis = Redis::start();
+    let [here, elsewhere] = [
+        RedisStore::connect(&redis.url()).await.unwrap(),
+        RedisStore::connect(&redis.url()).await.unwrap(),
+    ];
+    let mut console = redis.console();
+    let compares = compares(&mut console);
+    for name in ["", "charges.create"] {
+        let held = claim(1).operation(OperationName::new(name));
+        let (lease, key) = (Lease::of(&held, 1), key(&held));
+        let answer = here.claim(&held).await.unwrap();
+        assert_eq!(answer, Claimed::acquired(1));
+        let (running, _) = kept(&mut console, &key);
+        stats(&mut console);
+        let mut written = Vec::new();
+        // Who has not claimed it does not know it byte for byte.
+        for store in [&here, &elsewhere] {
+            console.call(&[b"SET".as_slice(), &key, &running, b"PX", b"60000"]);
+            console.call(&["CONFIG", "RESETSTAT"]);
+            let done = store.complete(&lease, Bytes::from_static(b"done")).await;
+            assert_eq!(done.unwrap(), Change::Applied);
+            let scripts = stats(&mut console).get("evalsha").copied();
+            let plain = compares && std::ptr::eq(store, &here);
+            assert_eq!(scripts, (!plain).then_some(1));
+            let (record, left) = kept(&mut console, &key);
+            let retention = i64::try_from(held.retention.as_millis()).unwrap();
+            assert!((retention - 60_000..=retention).contains(&left), "{left}");
+            written.push(record);
+        }
+        assert_eq!(written[0], written[1]);
+        // A retry whose answer was lost is recognised.
+        let again = here.complete(&lease, Bytes::from_static(b"done")).await;
+        assert_eq!(again.unwrap(), Change::Applied);
+        console.call(&["FLUSHALL"]);
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_as_its_claim_wrote_it_is_judged_by_the_script() {
+    let redis = Redis::start();
+    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let mut console = redis.console();
+
+    let (watched, stepped, lost, gone) = (claim(1), claim(2), claim(3), claim(4));
+    for held in [&watched, &stepped, &lost, &gone] {
+        assert_eq!(store.claim(held).await.unwrap(), Claimed::acquired(1));
+    }
+    let waiter = store.watch(&watched.id).await.unwrap();
+    let step = Bytes::from_static(b"step");
+    let kept = store.checkpoint(&Lease::of(&stepped, 1), 0, step).await;
+    assert_eq!(kept.unwrap(), Change::Applied);
+    let other = claim(5);
+    let [key_of_lost, key_of_other] = [key(&lost), key(&other)];
+    assert_eq!(store.claim(&other).await.unwrap(), Claimed::acquired(1));
+    console.call(&[b"RENAME".as_slice(), &key_of_other, &key_of_lost]);
+    console.call(&[b"DEL".as_slice(), &key(&gone)]);
+
+    let complete = async |held| {
+        let lease = Lease::of(held, 1);
+        let outcome = Bytes::from_static(b"done");
+        store.complete(&lease, outcome).await.unwrap()
+    };
+    assert_eq!(complete(&watched).await, Change::Applied);
+    waiter.await;
+    assert_eq!(complete(&stepped).await, Change::Applied);
+    // Another attempt holds it.
+    assert_eq!(complete(&lost).await, Change::LeaseLost);
+    // It was forgotten, and is created again.
+    assert_eq!(complete(&gone).await, Change::Applied);
+    let seen = store.inspect(&gone.id).await.unwrap();
+    assert!(seen.is_some());
 }
