@@ -74,6 +74,11 @@ impl CallError {
             .is_some_and(|code| matches!(code, "OOM" | "MISCONF" | "NOREPLICAS" | "READONLY"))
     }
 
+    /// Whether the server does not know the command, or one of its words.
+    pub(super) fn is_unknown_command(&self) -> bool {
+        self.refusal().and_then(RedisError::code) == Some("ERR")
+    }
+
     pub(super) fn is_out_of_memory(&self) -> bool {
         self.refusal().and_then(RedisError::code) == Some("OOM")
     }

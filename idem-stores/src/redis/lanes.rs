@@ -280,8 +280,7 @@ impl Permit<'_> {
             .await
     }
 
-    /// Writes a record over one that is `old` byte for byte. The answer may be an error of the server's, as a
-    /// value.
+    /// Writes a record over one that is `old` byte for byte.
     pub(super) async fn set_if_equal(
         &self,
         key: Word<'_>,
@@ -293,7 +292,7 @@ impl Permit<'_> {
         self.link
             .call(deadline, async |connection| {
                 let answer = connection.ask(&set_if_equal(key, new, old, millis)[..], deadline);
-                answer.await
+                answer.await?.extract_error()
             })
             .await
     }

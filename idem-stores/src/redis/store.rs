@@ -185,12 +185,14 @@ impl Store for RedisStore {
             record.claimed_at(at);
             let running = Running::claimed(lease, at);
             let (new, old) = (record.whole(&outcome), running.as_bytes());
-            match permit.set_if_equal(key, new, old, &millis).await? {
-                Value::Okay => return Ok(Change::Applied),
-                // An error of another kind is the script's, too, and is said by it.
-                Value::ServerError(error) if error.code() == "ERR" => own_claims.disable(),
+            match permit.set_if_equal(key, new, old, &millis).await {
+                Ok(Value::Okay) => return Ok(Change::Applied),
                 // It is watched, has steps, or is not this attempt's any more.
-                _ => {}
+                Ok(_) => {}
+                Err(error) if error.is_unknown_command() => own_claims.disable(),
+                // The script passes the memory bound, and says whatever else is wrong.
+                Err(CallError::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         let arguments = [
