@@ -28,8 +28,12 @@ fn main() {
         return;
     }
     let redis = Redis::start();
-    let version = redis.console().info("server", "redis_version");
-    println!("\nRedis {}", version.unwrap_or_default());
+    let mut console = redis.console();
+    let mut version = |field| console.info("server", field);
+    match version("valkey_version") {
+        Some(version) => println!("\nValkey {version}"),
+        None => println!("\nRedis {}", version("redis_version").unwrap_or_default()),
+    }
     redis_cpu(&redis);
     redis.console().call(&["FLUSHALL"]);
     http_cpu(&redis);

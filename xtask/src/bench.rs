@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::plots;
 use crate::run::{Failure, cargo, program};
-use crate::{compile_cost, servers};
+use crate::{compile_cost, servers, valkey};
 
 const BENCHES: [&str; 2] = ["--manifest-path", "benches/Cargo.toml"];
 
@@ -27,6 +27,7 @@ const PARTS: &[(&str, &str)] = &[
     ("allocations", "Memory"),
     ("macro_cost", "The attribute"),
     ("redis", "Redis"),
+    (VALKEY, "Valkey"),
     ("redis_load", "Redis, more callers than it has room for"),
     ("postgres", "PostgreSQL"),
     ("mysql", "MySQL"),
@@ -34,12 +35,16 @@ const PARTS: &[(&str, &str)] = &[
     ("steps", "Steps"),
 ];
 
+/// What is measured of Redis, over a server that sets what is equal.
+const VALKEY: &str = "valkey";
+
 /// Those that start servers.
 const OVER_SERVERS: &[&str] = &[
     "latency",
     "load",
     "redis",
     "redis_load",
+    VALKEY,
     "postgres",
     "mysql",
     "steps",
@@ -58,7 +63,19 @@ pub(crate) fn run(only: &[String], quick: bool) -> Result<(), Failure> {
             // The peers ask for a newer compiler than they need.
             let peers = ["--features", "peers", "--ignore-rust-version"];
             let mut bench = cargo(&["bench"]).args(&BENCHES).args(&peers);
-            bench = bench.args(&["--bench", name]);
+            bench = match *name {
+                VALKEY => {
+                    let Some(server) = valkey::newest() else {
+                        println!("no Valkey runs here: it is not measured");
+                        continue;
+                    };
+                    let server = server.display().to_string();
+                    bench
+                        .args(&["--bench", "redis"])
+                        .env("IDEM_REDIS_SERVER", &server)
+                }
+                name => bench.args(&["--bench", name]),
+            };
             if quick {
                 bench = bench.args(&["--", "--quick"]);
             }
@@ -148,6 +165,7 @@ fn machine() -> Result<Vec<(&'static str, String)>, Failure> {
 fn versions() -> Result<BTreeMap<String, String>, Failure> {
     const NAMED: &[&str] = &[
         "axum",
+        "axum-idempotent",
         "cached",
         "durare",
         "idempotent",

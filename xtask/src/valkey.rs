@@ -40,6 +40,13 @@ pub(crate) fn provide() {
     }
 }
 
+/// The newest that runs here.
+pub(crate) fn newest() -> Option<PathBuf> {
+    provide();
+    let mut servers = PACKAGES.iter().filter_map(|package| package.server().ok());
+    servers.rfind(|server| version(server).is_some())
+}
+
 /// The tests of the Redis store, but for those that take long, over each that is there.
 pub(crate) fn test() -> Result<(), Failure> {
     for package in PACKAGES {
