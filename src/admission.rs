@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::future::Future;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderName, Response};
 #[cfg(feature = "tower")]
 use idem_core::EnclosingAttempt;
 use idem_core::http::{
@@ -220,11 +220,12 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
         Problem::from(&error).into_response(&HttpSettings::default())
     })?;
     let settings = engine.http();
-    let key = match plan.key {
-        KeySource::Value(key) => key,
+    let (key, header) = match plan.key {
+        KeySource::Value(key) => (key, None),
         KeySource::Header(name) => {
-            let lines = request.identity().headers.get_all(name);
-            parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key))
+            let lines = request.identity().headers.get_all(&name);
+            let key = parse_key(lines, settings.accepted_keys()).and_then(|key| Key::of(&key));
+            (key, Some(name))
         }
     };
     let refusals = Refusals::to(request, engine.clone(), plan.policy.runs_again());
@@ -237,6 +238,7 @@ fn identify(plan: Plan, request: &impl CapturedRequest) -> Result<Identified, Re
         refusals,
         operation,
         key,
+        header,
         fingerprint: plan.fingerprint,
     })
 }
@@ -246,6 +248,8 @@ struct Identified {
     refusals: Refusals,
     operation: Operation,
     key: Result<Key, KeyError>,
+    /// Where the key was looked for, if it was in a header.
+    header: Option<HeaderName>,
     fingerprint: Option<Result<Fingerprinter, FingerprintError>>,
 }
 
@@ -262,8 +266,8 @@ impl Identified {
         self,
         keyed: impl FnOnce(&Operation, Result<Key, KeyError>) -> Result<K, Error>,
     ) -> Result<(K, Accepted), Response<Bytes>> {
-        let keyed =
-            keyed(&self.operation, self.key).map_err(|error| self.refusals.error(&error))?;
+        let keyed = keyed(&self.operation, self.key)
+            .map_err(|error| self.refusals.error_of_key(&error, self.header.as_ref()))?;
         let accepted = Accepted {
             has_scope: self.operation.has_scope(),
             refusals: self.refusals,

@@ -24,7 +24,7 @@
 //!
 //! A retry has the same status, headers and body, and `Idempotent-Replayed: true`. **A stored 500 stays
 //! for the whole `ttl`**, because it may have had an effect: see [outcomes](guide::outcomes). In
-//! production use Redis, PostgreSQL, MySQL or SQLite: what is in memory is forgotten with its process.
+//! production use Redis, PostgreSQL, MySQL, DynamoDB or SQLite: what is in memory is forgotten with its process.
 //!
 //! # The attribute
 //!
@@ -221,6 +221,7 @@ pub use idem_stores::ConnectError;
 /// | `rediss://…` and so on | the same over TLS | `redis-tls` |
 /// | `postgres://…` | PostgreSQL | `postgres` |
 /// | `mysql://…`, `mariadb://…` | MySQL or MariaDB | `mysql` |
+/// | `dynamodb://table?region=…` | a table of Amazon DynamoDB | `dynamodb` |
 /// | `sqlite://file.db` | a file of this machine | `sqlite` |
 ///
 /// [`stores::connect`] says what a URL can hold.

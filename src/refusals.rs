@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, Uri};
+use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use idem_core::http::{HttpSettings, Problem, RequestIdentity, replay_under};
 use idem_core::{Engine, Error, Outcome};
 
@@ -84,6 +84,19 @@ impl Refusals {
     pub(crate) fn error(&self, error: &Error) -> Response<Bytes> {
         crate::report_misconfiguration(error);
         self.problem(Problem::from(error))
+    }
+
+    /// The same, where a key that is wrong comes from this header.
+    pub(crate) fn error_of_key(
+        &self,
+        error: &Error,
+        header: Option<&HeaderName>,
+    ) -> Response<Bytes> {
+        let Some(header) = header else {
+            return self.error(error);
+        };
+        crate::report_misconfiguration(error);
+        self.problem(Problem::from(error).of_a_key_in(&format!("the header `{header}`")))
     }
 
     /// A stored outcome as an answer.

@@ -60,9 +60,7 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
-use idem_core::http::{
-    BodyError, CapturedBody, DEFAULT_RELEASE, HttpSettings, KeySyntax, RequestIdentity, parse_key,
-};
+use idem_core::http::{BodyError, CapturedBody, DEFAULT_RELEASE, RequestIdentity};
 use idem_core::{Caller, Engine, InFlight, Key, KeyError, KeyPart, OnCrash, Policy};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -280,7 +278,7 @@ impl<S> Layer<S> for IdempotencyLayer {
 
 /// A service in an [`IdempotencyLayer`].
 ///
-/// The request's body is read whole, up to the limit of [`HttpSettings`], where it is protected: it
+/// The request's body is read whole, up to the limit of [`HttpSettings`](crate::http::HttpSettings), where it is protected: it
 /// is of a type `From<Vec<u8>>`, such as `axum::body::Body` or `http_body_util::Full<Bytes>`. The response's
 /// body is in a [`CapturedBody`]. A client that hangs up does not stop the inner service: it goes on
 /// on a task of its own. Its error is no response: it goes to the caller as it is, and the attempt
@@ -419,19 +417,15 @@ impl Settings {
     }
 
     fn plan(&self, head: &Parts) -> Plan {
-        let engine = Engine::resolve(self.engine.clone(), || head.extensions.get().cloned()).ok();
-        // Without any engine the plan is refused for that.
-        let accepted = engine.as_ref().map(Engine::http);
-        let accepted = accepted.map_or(KeySyntax::Lenient, HttpSettings::accepted_keys);
-        let key = parse_key(head.headers.get_all(&self.key), accepted);
         Plan {
-            engine,
+            // Without any engine the plan is refused for that.
+            engine: Engine::resolve(self.engine.clone(), || head.extensions.get().cloned()).ok(),
             name: Ok(match &self.name {
                 Name::OfAll(name) => name.clone(),
                 Name::OfEach(name) => name(head),
             }),
             policy: self.policy,
-            key: KeySource::Value(key.and_then(|key| Key::of(&key))),
+            key: KeySource::Header(self.key.clone()),
             scope: self.scope.as_ref().map(|scope| scope(head)),
             fingerprint: None,
             release: self.release.clone(),

@@ -137,13 +137,14 @@ pub enum TryEnd {
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tries, elapsed, .. } = self;
-        write!(f, "no outcome after {tries} tries in {elapsed:.1?}: ")?;
+        let noun = if *tries == 1 { "try" } else { "tries" };
+        write!(f, "no outcome after {tries} {noun} in {elapsed:.1?}: ")?;
         match self.reason {
             UnknownReason::Deadline => f.write_str("the deadline passed"),
             UnknownReason::TriesSpent => f.write_str("the policy allows no more"),
             UnknownReason::BudgetSpent => f.write_str("the host's budget of retries is spent"),
             UnknownReason::CrashedOnServer => {
-                f.write_str("an attempt crashed in the server, which waits for somebody to look")
+                f.write_str("an attempt crashed in the server, and no other runs before somebody there has said what it did")
             }
             UnknownReason::AnswerLost => f.write_str("the server has not kept the answer"),
             UnknownReason::RefusedLater(status) => {

@@ -135,7 +135,7 @@ fn no_text_of_an_unknown_outcome_has_the_key() {
     assert!(!shown.contains(unknown.key.as_str()), "{shown}");
     assert_eq!(
         unknown.to_string(),
-        "no outcome after 1 tries in 0.0ns: the policy allows no more (last try: no answer in time); \
+        "no outcome after 1 try in 0.0ns: the policy allows no more (last try: no answer in time); \
          the operation may have been carried out: ask again with the same key"
     );
 }

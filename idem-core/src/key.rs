@@ -132,6 +132,8 @@ pub enum KeyError {
     /// The header's value is neither a structured-field string nor a bare key, or it holds two
     /// keys that were joined by a comma.
     Malformed,
+    /// The engine accepts structured-field strings only, and this key is bare.
+    NotQuoted,
     /// The engine accepts UUIDs only, and this is none.
     NotUuid,
     /// The key expression was an `Err`.
@@ -144,12 +146,13 @@ impl fmt::Display for KeyError {
             Self::Missing => f.write_str("there is no key; send one, the same on every retry"),
             Self::Incomplete => f.write_str("a part of the key is missing"),
             Self::Empty => f.write_str("the key is empty; send at least one character"),
-            Self::TooLong { max } => write!(f, "the key is longer than {max} bytes"),
+            Self::TooLong { max } => write!(f, "the key is longer than {max} bytes; send a shorter one"),
             Self::Repeated => f.write_str("the key header came more than once; send it once"),
             Self::Malformed => f.write_str(
                 "the key is malformed; send visible ASCII characters without spaces and commas, or a quoted string \"…\"",
             ),
-            Self::NotUuid => f.write_str("the key is not a UUID"),
+            Self::NotQuoted => f.write_str("the key is not quoted; send it as \"…\""),
+            Self::NotUuid => f.write_str("the key is not a UUID; send one"),
             Self::Rejected => f.write_str("the key could not be derived from the request"),
         }
     }

@@ -272,7 +272,7 @@ pub(crate) fn outcome_unknown(operation: &str, id: &RecordId, attempt: u32) {
         operation,
         record = %id,
         attempt,
-        "the outcome of an attempt that crashed is unknown; retries are refused until Operation::resolve, or Operation::resolve_record with this record, says what happened"
+        "the outcome of an attempt that crashed is unknown; retries are refused until somebody says what happened: with the tool, `idem resolve` or `idem release` and this record, or in a program Operation::resolve_record"
     );
 }
 

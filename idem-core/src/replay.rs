@@ -116,6 +116,7 @@ impl<T: Serialize + DeserializeOwned> StorableValue for T {}
     message = "`{Self}` cannot say why the body did not run",
     label = "`From<idem::Error>` is missing for this error",
     note = "write `impl From<idem::Error> for {Self}`",
+    note = "an error of another crate becomes one of yours before: `call().await.map_err(MyError::from)`",
     note = "over a handler of a web framework use that framework's form, such as `idem::axum::idempotent`: it refuses with a response"
 )]
 pub trait CarriesRefusal: From<Error> {}

@@ -4,7 +4,7 @@
 //! [`idem::axum::dashboard`](super::dashboard()) makes one. It is plain HTML, CSS and JavaScript out of the
 //! program itself: nothing is loaded from anywhere else.
 //!
-//! **It asks nobody who they are.** Mount it behind the authentication of your own, as a part of your
+//! **It has no login of its own.** Mount it behind your authentication, as a part of your
 //! application that only operators reach:
 //!
 //! ```
@@ -28,8 +28,8 @@
 //! | another site's page in the operator's browser | `Origin` must be the `Host` where something is sent; `Sec-Fetch-Site`, where there is one, must say the same; nothing can be framed |
 //! | a request that a page of another origin has guessed | a token, random in each process, in a header of its own |
 //! | text in a record that would be run | a strict `Content-Security-Policy`; text is never made markup |
-//! | a slip of the hand | it is read-only unless [`allow_changes`](Dashboard::allow_changes); each change names the attempt that the operator has seen, and is refused where there is a newer one; a lease that is alive is taken away only after a second confirmation, which names the attempt |
-//! | eyes | bodies, header values and the values of steps are shown only when asked for, and only where [`show_bodies`](Dashboard::show_bodies) allows it |
+//! | an operator's mistake | it is read-only unless [`allow_changes`](Dashboard::allow_changes); each change names the attempt that the operator has seen, and is refused where there is a newer one; a lease that is alive is taken away only after a second confirmation, which names the attempt |
+//! | somebody who sees the screen | bodies, header values and the values of steps are shown only when asked for, and only where [`show_bodies`](Dashboard::show_bodies) allows it |
 //!
 //! None of these keeps out who can send requests of their own.
 //!

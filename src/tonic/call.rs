@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use idem_core::http::{RequestIdentity, parse_key};
 use idem_core::{
     Begun, Engine, Error, ExecutionError, Fingerprint, FingerprintError, Fingerprinter, Key,
@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::host::Target;
-use super::refusal::{crashed, status};
+use super::refusal::{crashed, status, status_of_key};
 use super::stored::{replay, verdict};
 use crate::plan::{KeySource, Plan, operation};
 
@@ -63,6 +63,8 @@ pub fn service<S: Service>(service: &S) -> S {
 /// One call.
 pub struct Call {
     ready: Result<Ready, Error>,
+    /// Where the key is looked for, if it is in the metadata.
+    metadata: Option<HeaderName>,
     release: Cow<'static, [u16]>,
 }
 
@@ -77,6 +79,10 @@ impl Call {
     pub fn of<M: RequestMessage>(plan: Plan, request: &Request<M>) -> Self {
         Self {
             release: plan.release.clone(),
+            metadata: match &plan.key {
+                KeySource::Header(name) => Some(name.clone()),
+                KeySource::Value(_) => None,
+            },
             ready: prepare(plan, request),
         }
     }
@@ -96,7 +102,7 @@ impl Call {
                 Err(error)
             }
         };
-        let ended = match begun.map_err(|error| status(&error))? {
+        let ended = match begun.map_err(|error| status_of_key(&error, self.metadata.as_ref()))? {
             Begun::Replay(outcome) => {
                 return replay(&outcome).unwrap_or_else(|error| Err(status(&error)));
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use idem_core::http::{Problem, ProblemKind};
 use prost::Message;
 use tonic::{Code, Status};
@@ -12,6 +13,14 @@ use tonic::{Code, Status};
 /// Why a body did not run, as a status: see the table in the [module](super).
 pub fn status(error: &idem_core::Error) -> Status {
     of(&Problem::from(error))
+}
+
+/// The same, where a key that is wrong comes from this metadata.
+pub(super) fn status_of_key(error: &idem_core::Error, metadata: Option<&HeaderName>) -> Status {
+    match metadata {
+        Some(name) => of(&Problem::from(error).of_a_key_in(&format!("the metadata `{name}`"))),
+        None => status(error),
+    }
 }
 
 pub(super) fn crashed() -> Status {

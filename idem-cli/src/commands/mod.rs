@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     /// Checks from outside whether an HTTP API keeps to the contract of idempotency keys.
     Probe(Box<probe::Probe>),
-    /// Serves a page for operators on 127.0.0.1, which asks nobody who they are.
+    /// Serves a page for operators on 127.0.0.1, without a login.
     Dashboard(dashboard::Dashboard),
     /// Creates the table of a DynamoDB store.
     #[cfg(feature = "dynamodb")]

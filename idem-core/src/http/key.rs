@@ -44,7 +44,7 @@ pub fn parse_key<'a>(
     let key = match value.first() {
         None => return Err(KeyError::Empty),
         Some(b'"') => quoted(value)?,
-        Some(_) if syntax == KeySyntax::Strict => return Err(KeyError::Malformed),
+        Some(_) if syntax == KeySyntax::Strict => return Err(KeyError::NotQuoted),
         Some(_) => bare(value)?,
     };
     match key.len() {
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn strict_and_uuid_only() {
         use KeySyntax::{Strict, Uuid};
-        assert_eq!(parse(b"abc", Strict), Err(KeyError::Malformed));
+        assert_eq!(parse(b"abc", Strict), Err(KeyError::NotQuoted));
         assert_eq!(parse(b"\"abc\"", Strict).as_deref(), Ok("abc"));
         assert_eq!(parse(b"abc", Uuid), Err(KeyError::NotUuid));
         assert_eq!(parse(UUID.as_bytes(), Uuid).as_deref(), Ok(UUID));

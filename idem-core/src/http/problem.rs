@@ -202,6 +202,21 @@ impl Problem {
         }
     }
 
+    /// The same of a key that is looked for in `place`, such as "the header `idempotency-key`".
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_a_key_in(mut self, place: &str) -> Self {
+        match self.kind {
+            ProblemKind::KeyMissing => {
+                self.detail =
+                    format!("{place} is missing; send it with a key, the same on every retry");
+            }
+            ProblemKind::KeyInvalid => self.detail = format!("{place}: {}", self.detail),
+            _ => {}
+        }
+        self
+    }
+
     /// The handler panicked. What it said stays in the server's log.
     pub fn crashed() -> Self {
         Self::new(

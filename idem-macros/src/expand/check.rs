@@ -4,13 +4,13 @@ use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::visit::Visit;
 use syn::{
-    Attribute, Expr, GenericArgument, GenericParam, PatType, PathArguments, Receiver, ReceiverKind,
-    ReturnType, Type, TypeImplTrait,
+    Attribute, Expr, ExprLit, GenericArgument, GenericParam, Lit, PatType, PathArguments, Receiver,
+    ReceiverKind, ReturnType, Type, TypeImplTrait,
 };
 
 use super::extractors::{BODY_READERS, is_one_of};
 use super::transaction;
-use crate::args::{Args, KeySource};
+use crate::args::{Args, KeySource, without_parentheses};
 use crate::form::Form;
 use crate::item::{Item, mentions};
 use crate::mistakes::Mistakes;
@@ -134,11 +134,13 @@ pub(super) fn names(
 ) {
     skip(args, names, mistakes);
     transaction(args, names, mistakes);
+    scope(form, args, mistakes);
+    question_mark(form, args, mistakes);
     let mut names = names.to_vec();
     if matches!(form, Form::Function | Form::Tonic) && item.sig.receiver().is_some() {
         names.push(Ident::new("self", Span::call_site()));
     }
-    key(args, &names, mistakes);
+    key(form, args, &names, mistakes);
 }
 
 fn skip(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
@@ -170,8 +172,53 @@ fn transaction(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     }
 }
 
+/// `header(…)` is no function: only a key is read from a header.
+fn scope(form: Form, args: &Args, mistakes: &mut Mistakes) {
+    let source = match form {
+        // It may be the user's own function.
+        Form::Function => return,
+        Form::Tonic => "metadata",
+        _ => "header",
+    };
+    let Some(scope) = &args.scope else {
+        return;
+    };
+    if let Expr::Call(call) = without_parentheses(scope)
+        && let Expr::Path(called) = &*call.func
+        && called.path.is_ident(source)
+    {
+        mistakes.at(
+            scope,
+            format!(
+                "`{source}(…)` is for `key`: a scope is an expression over the arguments, such as `tenant.id`, where `tenant` comes from what authenticates"
+            ),
+        );
+    }
+}
+
+/// axum's handlers are called by a function that returns a response.
+fn question_mark(form: Form, args: &Args, mistakes: &mut Mistakes) {
+    if form != Form::Axum {
+        return;
+    }
+    let key = match &args.key {
+        Some(KeySource::Expr(key)) => Some(key),
+        _ => None,
+    };
+    for (name, value) in [("key", key), ("scope", args.scope.as_ref())] {
+        if let Some(value) = value
+            && let Expr::Try(tried) = without_parentheses(value)
+        {
+            mistakes.at(
+                &tried.question_token,
+                format!("leave the `?` out: a `{name}` that is an `Err` is refused with 400"),
+            );
+        }
+    }
+}
+
 /// A key that names no argument would be the same for every call.
-fn key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
+fn key(form: Form, args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     let Some(KeySource::Expr(key)) = &args.key else {
         return;
     };
@@ -185,10 +232,19 @@ fn key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
         format!("its arguments are {}", names.join(", "))
     };
     let meant = match key {
-        Expr::Lit(literal) => format!(
-            "; for a header of a handler's request write `header({})`",
-            literal.to_token_stream()
-        ),
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(name),
+            ..
+        }) => match form {
+            Form::Tonic => format!(
+                "; for the metadata of a call write `metadata({})`",
+                name.to_token_stream()
+            ),
+            _ => format!(
+                "; for a header of a handler's request write `header({})`",
+                name.to_token_stream()
+            ),
+        },
         _ => String::new(),
     };
     mistakes.at(
@@ -199,9 +255,16 @@ fn key(args: &Args, names: &[Ident], mistakes: &mut Mistakes) {
     );
 }
 
-/// The framework's attribute is below this one. Above, it would make the function a part of an endpoint,
+/// The attribute is there once, because twice it would claim within its own attempt. The framework's attribute
+/// is below this one. Above, it would make the function a part of an endpoint,
 /// and its extractors would run before this attribute's code.
 pub(super) fn attributes(form: Form, item: &Item, mistakes: &mut Mistakes) {
+    for again in item.attrs.iter().filter(|attr| is_this_one(attr)) {
+        mistakes.at(
+            again,
+            "`#[idempotent]` stands over this function twice: leave one of them",
+        );
+    }
     let expected: &[&str] = match form {
         Form::Poem => &["handler"],
         Form::Salvo => &["handler", "endpoint"],
@@ -214,6 +277,13 @@ pub(super) fn attributes(form: Form, item: &Item, mistakes: &mut Mistakes) {
             "`#[idempotent]` stands above the framework's attribute: write `#[idempotent(…)] #[handler] async fn …`",
         );
     }
+}
+
+fn is_this_one(attr: &Attribute) -> bool {
+    let segments = &attr.path().segments;
+    let is_of_this_library =
+        segments.len() == 1 || segments.first().is_some_and(|first| first.ident == "idem");
+    is_of_this_library && is_named(attr, "idempotent")
 }
 
 pub(super) fn is_named(attr: &Attribute, name: &str) -> bool {

@@ -26,7 +26,7 @@ use sqlx::mysql::MySqlDatabaseError;
 
 use super::NAME;
 use crate::ConnectError;
-use crate::sql::errors::{OldTables, Sent, driver_error, is_unexpected_row};
+use crate::sql::errors::{NoTables, OldTables, Sent, driver_error, is_unexpected_row};
 
 mod number {
     pub(super) const RECORD_CHANGED: u16 = 1020;
@@ -77,8 +77,10 @@ pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
         Meaning::NotReady => StoreError::not_ready(NAME, error),
         Meaning::Busy => StoreError::busy(NAME, error),
         Meaning::Rejected => match refusal.number() {
-            number::UNKNOWN_COLUMN | number::NO_SUCH_TABLE => {
-                StoreError::rejected(NAME, OldTables(error))
+            number::UNKNOWN_COLUMN => StoreError::rejected(NAME, OldTables(error)),
+            number::NO_SUCH_TABLE => {
+                let made_by = "MySqlStore::from_pool(pool).migrate()";
+                StoreError::rejected(NAME, NoTables { error, made_by })
             }
             // Its words repeat a part of the statement.
             number::SYNTAX => StoreError::rejected(NAME, NotUnderstood),

@@ -25,7 +25,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::NAME;
 use super::statement::{AnotherStatement, SHARED_SESSIONS};
 use crate::ConnectError;
-use crate::sql::errors::{OldTables, Sent, driver_error, is_unexpected_row};
+use crate::sql::errors::{NoTables, OldTables, Sent, driver_error, is_unexpected_row};
 
 mod code {
     pub(super) const PROTOCOL_VIOLATION: &str = "08P01";
@@ -37,6 +37,7 @@ mod code {
     pub(super) const DEADLOCK_DETECTED: &str = "40P01";
     pub(super) const STATEMENT_EXISTS: &str = "42P05";
     pub(super) const UNDEFINED_COLUMN: &str = "42703";
+    pub(super) const UNDEFINED_TABLE: &str = "42P01";
     pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
     pub(super) const DISK_FULL: &str = "53100";
     pub(super) const CANCELED: &str = "57014";
@@ -89,6 +90,10 @@ pub(super) fn store_error(error: Error, sent: Sent) -> StoreError {
             Meaning::Busy => StoreError::busy(NAME, error),
             Meaning::Rejected if refusal.code() == code::UNDEFINED_COLUMN => {
                 StoreError::rejected(NAME, OldTables(error))
+            }
+            Meaning::Rejected if refusal.code() == code::UNDEFINED_TABLE => {
+                let made_by = "PostgresStore::from_pool(pool).migrate()";
+                StoreError::rejected(NAME, NoTables { error, made_by })
             }
             Meaning::Rejected if is_prepared_statement_error(&error) => {
                 StoreError::rejected(NAME, PreparedStatementMixup(error))

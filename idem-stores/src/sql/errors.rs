@@ -86,3 +86,27 @@ impl std::error::Error for OldTables {
         Some(&self.0)
     }
 }
+
+/// The database has no tables of this library, or the session's path does not lead to them.
+#[derive(Debug)]
+pub(crate) struct NoTables {
+    pub(crate) error: Error,
+    /// The call that makes them.
+    pub(crate) made_by: &'static str,
+}
+
+impl fmt::Display for NoTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, made_by } = self;
+        write!(
+            f,
+            "{error}; its tables are missing: make them at start-up with `{made_by}`, or run its migrations by hand"
+        )
+    }
+}
+
+impl std::error::Error for NoTables {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}

@@ -121,14 +121,22 @@ fn store_error(error: sqlx::Error, was_writing: bool) -> StoreError {
             store: NAME,
             max_bytes: None,
         },
+        _ if has_no_tables(&error) => StoreError::rejected(NAME, NoTables(error)),
         _ if is_of_old_tables(&error) => StoreError::rejected(NAME, OldTables(error)),
         _ => StoreError::rejected(NAME, error),
     }
 }
 
+fn has_no_tables(error: &sqlx::Error) -> bool {
+    says(error, &["no such table"])
+}
+
 /// Whether the tables lack a column.
 fn is_of_old_tables(error: &sqlx::Error) -> bool {
-    let lacks = ["no such column", "has no column named"];
+    says(error, &["no such column", "has no column named"])
+}
+
+fn says(error: &sqlx::Error, lacks: &[&str]) -> bool {
     is_refused_statement(error)
         && error.as_database_error().is_some_and(|error| {
             let message = error.message();
@@ -151,6 +159,26 @@ impl fmt::Display for OldTables {
 }
 
 impl std::error::Error for OldTables {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// The database has no tables of this library.
+#[derive(Debug)]
+struct NoTables(sqlx::Error);
+
+impl fmt::Display for NoTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; its tables are missing: make them at start-up with `SqliteStore::from_pool(&pool).await?.migrate()`, or run its migrations by hand",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for NoTables {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }

@@ -200,6 +200,12 @@ async fn a_bad_key_is_an_invalid_argument() {
     let missing = client.create(Request::new(order("", 5))).await.unwrap_err();
     assert_eq!(missing.code(), Code::InvalidArgument);
     assert_eq!(reason(&missing), "KEY_MISSING");
+    // The client's developer is told which metadata to send.
+    let said = missing.message();
+    assert!(
+        said.contains("the metadata `idempotency-key` is missing"),
+        "{said}"
+    );
     for malformed in ["\"open", "two words", "one,one", &"k".repeat(256)] {
         let refused = client.create(with_key(malformed, order("", 5))).await;
         let refused = refused.unwrap_err();

@@ -86,6 +86,11 @@ async fn any_header_can_be_the_key() {
         let without = send(&router, post_json(uri, "unused", "")).await;
         assert_eq!(without.status, StatusCode::BAD_REQUEST);
         assert!(without.body.contains("key-missing"), "{}", without.body);
+        // The client's developer is told which header to send, where the attribute says it.
+        let names_the_header = without
+            .body
+            .contains("the header `x-request-id` is missing");
+        assert_eq!(names_the_header, uri == "/named", "{}", without.body);
     }
 }
 

@@ -11,6 +11,8 @@ use idem::{Engine, Error, Fingerprint, InFlight, StoreError};
 use idem_tests::Postgres;
 use sqlx::PgPool;
 
+use crate::databases;
+
 /// A database with a login that has what the documentation says, and a table of its own.
 async fn with_app() -> (Postgres, PgPool) {
     let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
@@ -103,6 +105,49 @@ async fn what_the_owner_of_the_records_refuses_runs_no_body() {
     }
     let (booked, executions) = book(&pool).await;
     assert_eq!((booked.unwrap(), executions), (1, 1));
+}
+
+/// What the log says of a call in a database without the library's tables.
+macro_rules! said_without_tables {
+    ($pool:expr) => {{
+        let pool = $pool;
+        sqlx::raw_sql("DROP TABLE idem_records")
+            .execute(pool)
+            .await
+            .unwrap();
+        let request = Fingerprint::of("the request").unwrap();
+        let refused: Result<i64, Error> = Engine::new(MemoryStore::new())
+            .operation("tests.refusals")
+            .transaction(pool)
+            .run("k", request, |tx| async move { (tx, Ok(1)) })
+            .await;
+        let Err(Error::Store(refused @ StoreError::Rejected { .. })) = refused else {
+            panic!("{refused:?}");
+        };
+        std::error::Error::source(&refused).unwrap().to_string()
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_tables_says_how_they_are_made() {
+    let (_server, pool) = databases::postgres(2).await;
+    let said = said_without_tables!(&pool);
+    assert!(
+        said.contains("PostgresStore::from_pool(pool).migrate()"),
+        "{said}"
+    );
+    let (_server, pool) = databases::mysql(2).await;
+    let said = said_without_tables!(&pool);
+    assert!(
+        said.contains("MySqlStore::from_pool(pool).migrate()"),
+        "{said}"
+    );
+    let (_file, pool) = databases::sqlite(2).await;
+    let said = said_without_tables!(&pool);
+    assert!(
+        said.contains("SqliteStore::from_pool(&pool).await?.migrate()"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

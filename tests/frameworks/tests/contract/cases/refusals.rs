@@ -56,7 +56,12 @@ pub(crate) async fn a_missing_malformed_or_doubled_key_runs_nothing_and_claims_n
 pub(crate) async fn strict_and_uuid_only_are_settings<F: Framework>() {
     let Setup { server, .. } =
         serve::<F>(|engine| engine.http(HttpSettings::new().key_syntax(KeySyntax::Strict))).await;
-    assert_eq!(server.send(with_keys(&[b"bare"])).await.status(), 400);
+    let bare = server.send(with_keys(&[b"bare"])).await;
+    assert_eq!(bare.status(), 400);
+    // What the client is told to send is accepted.
+    let body: serde_json::Value = serde_json::from_slice(bare.body()).unwrap();
+    let detail = body["detail"].as_str().unwrap();
+    assert!(detail.contains("the key is not quoted"), "{detail}");
     assert_eq!(server.send(with_keys(&[b"\"quoted\""])).await.status(), 201);
     let Setup { server, .. } =
         serve::<F>(|engine| engine.http(HttpSettings::new().key_syntax(KeySyntax::Uuid))).await;
