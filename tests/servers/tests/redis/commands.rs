@@ -13,6 +13,7 @@ use idem_tests::{Console, Redis, Reply};
 use tokio::sync::Notify;
 
 use crate::conformance::{claim, key};
+use crate::patience::{PATIENCE, connect};
 
 pub(crate) type Stats = BTreeMap<String, u64>;
 
@@ -85,7 +86,7 @@ async fn engine(redis: &Redis) -> EngineBuilder {
 }
 
 async fn over(redis: &Redis) -> EngineBuilder {
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     EngineBuilder::new(Arc::new(store))
 }
 
