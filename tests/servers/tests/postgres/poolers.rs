@@ -19,6 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
+use crate::limits::impatient;
 use crate::logins::exercise;
 
 /// What a client connects with that is no store.
@@ -159,14 +160,14 @@ async fn sessions_of_a_pooler_have_the_settings_that_the_store_asks_for() {
          CREATE TRIGGER says BEFORE INSERT ON idem_records FOR EACH ROW EXECUTE FUNCTION says()",
     );
     for url in [postgres.url(), refusing.url(), dropping.url()] {
-        let url = format!("{url}?timeout=1500ms");
+        let url = format!("{url}?timeout=20s");
         let store = PostgresStore::connect(&url).await.unwrap();
         let refused = store
             .claim(&crate::conformance::claim(1))
             .await
             .unwrap_err();
         let said = std::error::Error::source(&refused).unwrap().to_string();
-        assert!(said.contains("settings: off, off, 1500ms"), "{said}");
+        assert!(said.contains("settings: off, off, 20s"), "{said}");
     }
 }
 
@@ -175,8 +176,7 @@ async fn a_pooler_with_one_session_is_not_taken_for_one_of_transactions() {
     let postgres = Postgres::start();
     let settings = [("default_pool_size", "1")];
     let pooler = PgBouncer::with(&postgres, PoolMode::Session, &settings);
-    let url = format!("{}?timeout=1s", pooler.url());
-    PostgresStore::connect(&url).await.unwrap();
+    impatient(&format!("{}?timeout=1s", pooler.url())).await;
 }
 
 /// Stores behind a pooler that they are told of.

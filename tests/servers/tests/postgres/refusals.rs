@@ -13,7 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
 use crate::conformance::{claim, finish};
-use crate::limits::Transaction;
+use crate::limits::{Transaction, impatient};
 
 type Refused = fn(&StoreError) -> bool;
 
@@ -169,8 +169,7 @@ const CODES: &[(&str, Refused)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn every_code_means_what_the_table_says() {
     let (postgres, url) = with_app();
-    let url = format!("{url}?timeout=700ms");
-    let store = PostgresStore::connect(&url).await.unwrap();
+    let store = impatient(&format!("{url}?timeout=1500ms")).await;
     for (code, refused) in CODES {
         postgres.psql(&format!(
             "CREATE OR REPLACE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -197,9 +196,7 @@ async fn locks_that_are_not_given_are_said_to_be() {
     store.claim(&claim(1)).await.unwrap();
     // Without a limit of its own the server gives the statement up after the store's.
     postgres.psql("ALTER ROLE app RESET lock_timeout");
-    let store = PostgresStore::connect(&format!("{url}?timeout=1s"))
-        .await
-        .unwrap();
+    let store = impatient(&format!("{url}?timeout=1s")).await;
     let locked = Transaction::begin(
         &postgres,
         "LOCK TABLE idem_records IN ACCESS EXCLUSIVE MODE",
