@@ -149,7 +149,14 @@ async fn an_outcome_that_the_server_does_not_take_cannot_be_replayed_and_is_not_
 async fn no_room_for_a_connection_is_not_ready_and_passes() {
     let server = MariaDb::builder().setting("max-connections", "10").start();
     let url = format!("{}?timeout=500ms&max_connections=2", server.url());
-    let store = MySqlStore::connect(&url).await.unwrap();
+    let began = std::time::Instant::now();
+    // To open it takes calls, too: a slow machine may need several tries.
+    let store = loop {
+        match MySqlStore::connect(&url).await {
+            Ok(store) => break store,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error:?}"),
+        }
+    };
     let pool = MySqlPoolOptions::new().max_connections(30);
     let pool = pool.acquire_timeout(Duration::from_millis(300));
     let pool = pool.connect(&server.url()).await.unwrap();
@@ -168,7 +175,7 @@ async fn no_room_for_a_connection_is_not_ready_and_passes() {
     drop(others);
     pool.close().await;
     let began = std::time::Instant::now();
-    while store.claim(&claim(1)).await.is_err() {
-        assert!(began.elapsed() < Duration::from_secs(20));
+    while let Err(error) = store.claim(&claim(1)).await {
+        assert!(began.elapsed() < Duration::from_secs(60), "{error:?}");
     }
 }
