@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 
 use crate::conformance::claim;
 use crate::limits::impatient;
-use crate::load::{CALL_TIMEOUT, Load, withstands};
+use crate::load::{CALL_TIMEOUT, Load, opened, withstands};
 
 async fn load(url: &str) -> Load {
     let store = async || {
         let builder = PostgresStore::builder(url).unwrap().timeout(CALL_TIMEOUT);
-        Arc::new(builder.connect().await.unwrap()) as Arc<dyn Store>
+        builder.connect().await
     };
-    Load::over([store().await, store().await])
+    Load::over([opened(store).await, opened(store).await])
 }
 
 fn pass(time: Duration) {
