@@ -10,7 +10,7 @@ use idem::stores::mysql::MySqlStore;
 use idem_tests::{MariaDb, wait_until};
 use sqlx::mysql::MySqlPoolOptions;
 
-use crate::conformance::claim;
+use crate::conformance::{claim, patient_at};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -134,7 +134,7 @@ async fn sessions_of_a_pool_that_hang_are_ended_and_not_replaced_without_end() {
 #[tokio::test]
 async fn a_deadlock_is_tried_again() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     // As many claims of as many records as there are connections, at once and again and again: inserts,
     // takeovers and deletions of the same places.
     let calls = (0..400_u16).map(|number| {

@@ -12,7 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 
 use crate::conformance::claim;
-use crate::limits::{Transaction, impatient, patient};
+use crate::limits::{Transaction, impatient, patient, patient_at};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -104,7 +104,7 @@ async fn commits_that_hang_take_no_more_sessions_than_the_store_may_have() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sessions_that_cannot_be_ended_are_counted_until_they_end() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     postgres.psql(
         "CREATE ROLE app LOGIN; GRANT ALL ON idem_records, idem_schema TO app; \
          REVOKE EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint) FROM PUBLIC",

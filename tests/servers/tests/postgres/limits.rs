@@ -8,6 +8,7 @@ use idem::StoreError;
 use idem::store::{Claimed, Store};
 use idem::stores::postgres::PostgresStore;
 use idem_tests::{Postgres, wait_until};
+use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::conformance::{claim, finish};
@@ -27,9 +28,19 @@ pub(crate) async fn impatient(url: &str) -> PostgresStore {
 }
 
 /// A store whose calls take as long as they need.
-pub(crate) async fn patient(postgres: &Postgres) -> PostgresStore {
-    let builder = PostgresStore::builder(&postgres.url()).unwrap();
+pub(crate) async fn patient_at(url: &str) -> PostgresStore {
+    let builder = PostgresStore::builder(url).unwrap();
     builder.timeout(LIMIT).connect().await.unwrap()
+}
+
+/// See [`patient_at`].
+pub(crate) async fn patient(postgres: &Postgres) -> PostgresStore {
+    patient_at(&postgres.url()).await
+}
+
+/// The same over a pool of the application.
+pub(crate) fn patient_in(pool: PgPool) -> PostgresStore {
+    PostgresStore::pool_builder(pool).timeout(LIMIT).build()
 }
 
 /// A transaction of somebody else, until it is dropped.
@@ -129,7 +140,7 @@ async fn a_migration_that_is_dropped_is_rolled_back() {
 #[tokio::test]
 async fn a_server_without_room_refuses_new_claims_and_replays_the_old() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     finish(&store, &claim(1), b"done").await;
     // As it says when a disk is full.
     postgres.psql(

@@ -15,6 +15,7 @@ use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres as Database, Row};
 
+use crate::limits::patient_at;
 use crate::older_processes::{
     Both, Expire, STEPS, both_share_records_without_steps, claim_of,
     steps_of_an_expired_record_stay_gone, the_old_one_leaves_finished_steps_as_they_are,
@@ -167,7 +168,7 @@ async fn upgraded() -> (Postgres, Arc<dyn Store>, Arc<dyn Store>) {
     // Prepared before the migration.
     let before = claim_of("before");
     assert_eq!(old.claim(&before).await.unwrap(), Claimed::acquired(1));
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let new: Arc<dyn Store> = Arc::new(store);
     let done = old.complete(&Lease::of(&before, 1), "done".into()).await;
     assert_eq!(done.unwrap(), Change::Applied);

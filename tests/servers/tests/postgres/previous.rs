@@ -10,7 +10,7 @@ use idem_tests::{Postgres, wait_until};
 use sqlx::postgres::PgPool;
 
 use crate::conformance::finish;
-use crate::limits::Transaction;
+use crate::limits::{Transaction, patient_at};
 use crate::older::Old;
 
 /// The tables of version 1, as its migration left them.
@@ -112,14 +112,14 @@ async fn reads_every_row(store: &PostgresStore) {
 #[tokio::test]
 async fn a_database_of_version_1_is_migrated_and_every_row_is_read() {
     let postgres = version_1();
-    reads_every_row(&PostgresStore::connect(&postgres.url()).await.unwrap()).await;
+    reads_every_row(&patient_at(&postgres.url()).await).await;
     assert_eq!(version(&postgres), "3");
 }
 
 #[tokio::test]
 async fn rows_of_before_do_not_say_what_was_not_kept_of_them() {
     let postgres = version_1();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     for number in 1..=4 {
         let found = store.inspect(&of(number).id).await.unwrap().unwrap();
         assert_eq!(found.operation.as_str(), "");
