@@ -57,7 +57,7 @@ async fn a_lease_outlives_the_connection_that_its_renewals_were_sent_over() {
     let redis = Redis::start();
     let proxy = Proxy::to(&redis).await;
     // A renewal is given up after a third of the lease, which is sooner than a command.
-    let here = Engine::new(connect(&proxy.url(), LEASE / 2).await);
+    let here = Engine::new(connect(&proxy.url(), LEASE * 2 / 5).await);
     let there = connect(&redis.url(), PATIENCE).await;
     let (started, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = tokio::spawn({
