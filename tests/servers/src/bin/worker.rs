@@ -3,7 +3,7 @@
 //!
 //! | line | what it does |
 //! |---|---|
-//! | `call KEY COUNT` | so many equal calls at once; a body waits for its end |
+//! | `call KEY COUNT` | so many equal calls at once, which come again after an outage; a body waits for its end |
 //! | `end KEY` | ends the body that runs, with an outcome |
 //! | `release KEY` | ends it, and says that nothing happened |
 //! | `fence KEY` | waits until the body knows that its lease is lost |
@@ -136,9 +136,18 @@ async fn call(operation: Operation, key: String, count: usize, effects: PathBuf,
         let (operation, key) = (operation.clone(), key.clone());
         let (effects, orders) = (effects.clone(), orders.clone());
         calls.spawn(async move {
-            let fingerprint = Fingerprint::of(&key)?;
-            let body = async { Ok::<_, idem::Error>(body(&key, effects, orders).await) };
-            operation.run(&key, fingerprint, body).await
+            loop {
+                let fingerprint = Fingerprint::of(&key)?;
+                let (effects, orders) = (effects.clone(), orders.clone());
+                let body = async { Ok::<_, idem::Error>(body(&key, effects, orders).await) };
+                match operation.run(&key, fingerprint, body).await {
+                    // A server on a busy machine was slow.
+                    Err(idem::Error::Store(error)) if error.is_outage() => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    answer => break answer,
+                }
+            }
         });
     }
     let mut answers: HashMap<String, usize> = HashMap::new();
