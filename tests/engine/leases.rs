@@ -184,10 +184,15 @@ async fn waiters_take_over_when_the_lease_of_a_dead_process_ends() {
     assert!(before.elapsed() <= LEASE + Duration::from_secs(1));
 }
 
-/// Blocks its thread for many leases, as a body that calls a blocking client does.
+/// Renewed every 0.8 s, and on no machine so late that it is over.
+const BRIEF: Duration = Duration::from_millis(2400);
+
+/// Blocks its thread for longer than a lease, as a body that calls a blocking client does.
 fn block(store: &FaultyStore) {
+    let began = std::time::Instant::now();
     let renewals = store.calls(Method::Renew);
-    while store.calls(Method::Renew) < renewals + 6 {
+    while store.calls(Method::Renew) < renewals + 4 {
+        assert!(began.elapsed() < BRIEF * 20, "nobody renews");
         std::thread::yield_now();
     }
 }
@@ -195,7 +200,7 @@ fn block(store: &FaultyStore) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_blocks_its_thread_keeps_its_lease_on_a_runtime_with_others() {
     let store = faulty();
-    let brief = operation(&store).lease(Duration::from_millis(900));
+    let brief = operation(&store).lease(BRIEF);
     let blocking = store.clone();
     // Not on a worker of its own: the task runs wherever the runtime puts it.
     let body = async move {
@@ -209,7 +214,7 @@ async fn a_body_that_blocks_its_thread_keeps_its_lease_on_a_runtime_with_others(
     assert_eq!(running.await.unwrap().unwrap(), 1);
 
     // Detached, as handlers run.
-    let brief = operation(&store).lease(Duration::from_millis(900));
+    let brief = operation(&store).lease(BRIEF);
     let Ok(Begun::Execute(execution)) = brief.keyed(Key::of("l")).unwrap().begin(request()).await
     else {
         panic!("the first call executes");
@@ -325,7 +330,8 @@ async fn a_thousand_leases_are_each_renewed_once_in_a_third_of_their_time() {
 fn every_runtime_renews_the_leases_of_its_own_attempts() {
     let store = faulty();
     let engine = Engine::new(store.clone());
-    let lease = Policy::MIN_LEASE * 5;
+    // Renewed every 0.8 s, and on no machine so late that it is over.
+    let lease = BRIEF;
     let in_a_runtime_of_its_own = |key: String, engine: Engine| {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -335,7 +341,7 @@ fn every_runtime_renews_the_leases_of_its_own_attempts() {
             runtime.block_on(async move {
                 let operation = operation_of(&engine).lease(lease);
                 let body = async {
-                    sleep(lease * 4).await;
+                    sleep(lease * 3 / 2).await;
                     Ok::<_, Error>(idem::attempt().lease_lost())
                 };
                 operation.run(&key, request(), body).await

@@ -176,7 +176,8 @@ async fn a_living_owner_is_left_alone_unless_forced(tool: Tool) {
     let engine = engine(&tool).await;
     let fingerprint = Fingerprint::of(&"a refund").unwrap();
     let (operation, gate) = (
-        refunds(&engine).lease(Duration::from_secs(2)),
+        // So long that it is alive for as long as somebody looks.
+        refunds(&engine).lease(Duration::from_secs(60)),
         Arc::new(Notify::new()),
     );
     let ours = Arc::clone(&gate);

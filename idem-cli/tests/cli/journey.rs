@@ -45,10 +45,10 @@ async fn is_found_understood_and_resolved(tool: Tool) {
                 .collect::<Vec<_>>(),
         );
         let seen: Value = serde_json::from_str(&said.out).unwrap_or_default();
-        match seen["steps"]
-            .as_array()
-            .is_some_and(|steps| !steps.is_empty())
-        {
+        // A short lease may be over for a moment, until its owner renews it.
+        let is_running = seen["state"] == "running";
+        let steps = seen["steps"].as_array();
+        match is_running && steps.is_some_and(|steps| !steps.is_empty()) {
             true => Ok(seen),
             false => Err(format!("{}{}", said.out, said.err)),
         }

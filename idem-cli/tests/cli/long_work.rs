@@ -112,6 +112,14 @@ async fn an_interrupted_sweep_says_what_it_has_done() {
     const COUNT: u32 = 60_000;
     let tool = tool().await;
     fill(&tool, "charges", COUNT, 3600).await;
+    // Each takes its time: all of them take much longer than it takes to interrupt it.
+    execute(
+        &tool,
+        "CREATE TRIGGER slow BEFORE DELETE ON idem_records BEGIN
+           SELECT count(*) FROM (WITH RECURSIVE n(i) AS
+             (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) SELECT i FROM n); END",
+    )
+    .await;
     let mut sweep = tool.command(&["sweep", "--json"]);
     let sweep = sweep
         .stdout(Stdio::piped())

@@ -41,7 +41,7 @@ impl axum::response::IntoResponse for ApiError {
     scope = tenant,
     ttl = "6h",
     name = "charges.create",
-    lease = "1s",
+    lease = "3s",
     on_crash = "refuse"
 )]
 async fn charge(Path(tenant): Path<String>, order: String) -> Result<StatusCode, ApiError> {

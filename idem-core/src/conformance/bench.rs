@@ -57,6 +57,7 @@ pub(super) struct Bench {
     pub(super) b: Handle,
     pub(super) notifies: bool,
     pub(super) lists_each_once: bool,
+    pub(super) claims_again_may_renew: bool,
     lease: Duration,
     clock: Arc<Clock>,
 }
@@ -73,6 +74,7 @@ impl Bench {
             b: Handle(b, attempts),
             notifies: harness.notifies(),
             lists_each_once: harness.lists_each_once(),
+            claims_again_may_renew: harness.claims_again_may_renew(),
             lease: harness.lease(),
             clock,
         }

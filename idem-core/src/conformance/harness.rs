@@ -32,4 +32,10 @@ pub trait Harness: Send + Sync {
     fn lists_each_once(&self) -> bool {
         true
     }
+
+    /// Whether a claim that is sent again may have its lease from then on. `true` for a store that
+    /// writes a lease anew where a slow answer does not prove that it lasts long enough.
+    fn claims_again_may_renew(&self) -> bool {
+        false
+    }
 }

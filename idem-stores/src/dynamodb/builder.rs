@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
+use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition, TokenBucket};
 use aws_sdk_dynamodb::config::timeout::{TimeoutConfig, TimeoutConfigBuilder};
 use aws_sdk_dynamodb::config::{Config, Region};
 use aws_smithy_http_client::tls::Provider;
@@ -161,13 +161,15 @@ impl DynamoDbStoreBuilder {
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(self.timeout)
             .connect_timeout(self.timeout / 2);
-        // A budget of retries for each, so that claims do not use up those of lease holders.
+        // A budget of retries for each, so that claims do not use up those of lease holders, and for each
+        // store: a partition that has a name alone is the whole process's.
         let config = |partition: &'static str, timeouts: TimeoutConfigBuilder| {
+            let partition = RetryPartition::custom(partition).token_bucket(TokenBucket::default());
             config
                 .to_builder()
                 .retry_config(retries.clone())
                 .timeout_config(timeouts.build())
-                .retry_partition(RetryPartition::new(partition))
+                .retry_partition(partition.build())
         };
         let claims = config("idem claims", timeouts.clone()).retry_classifier(NothingTwiceUnseen);
         let timeouts = timeouts.operation_attempt_timeout(self.timeout / 2);

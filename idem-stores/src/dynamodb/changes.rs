@@ -202,8 +202,12 @@ pub(super) async fn release(
                 return end(calls, id, token, State::Suspended).await;
             }
             Some(Found::Own(_)) => {}
-            // An earlier try of this call has deleted it, and its answer was lost.
-            Some(Found::Absent(_)) if may_be_done => return Ok(Change::Applied),
+            // An earlier try of this call has deleted it and its answer was lost, or there was nothing. Who
+            // undoes a claim that may still be on its way must not take this for proof.
+            Some(Found::Absent(_)) if may_be_done => {
+                let said = Said::new("its answer was lost, and now there is no record");
+                return Err(StoreError::unavailable(NAME, said));
+            }
             Some(_) => return Ok(Change::LeaseLost),
         }
     }

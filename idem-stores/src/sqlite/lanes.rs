@@ -39,9 +39,13 @@ impl Lanes {
     }
 
     /// Takes the writes of the next transaction. One of them may be a sweep: otherwise a store that is
-    /// never idle would never be swept.
-    pub(super) fn next_batch(&mut self, lock_timeout: Duration) -> Vec<Write> {
-        self.drop_late_claims(lock_timeout);
+    /// never idle would never be swept. `busy` is the last one's error, if another connection had the lock.
+    pub(super) fn next_batch(
+        &mut self,
+        lock_timeout: Duration,
+        busy: Option<&StoreError>,
+    ) -> Vec<Write> {
+        self.drop_late_claims(lock_timeout, busy);
         let mut batch = Vec::new();
         let mut bytes = 0;
         for lane in [Lane::Renewals, Lane::Ends, Lane::Claims] {
@@ -71,11 +75,12 @@ impl Lanes {
         batch
     }
 
-    fn drop_late_claims(&mut self, lock_timeout: Duration) {
+    fn drop_late_claims(&mut self, lock_timeout: Duration, busy: Option<&StoreError>) {
         let longest = max_queue_wait(lock_timeout);
         let claims = self.of(Lane::Claims);
         while let Some(late) = claims.pop_front_if(|claim| claim.has_waited_for(longest)) {
-            late.fail(waited_too_long());
+            // What it has waited for is another's lock, and that is no outage.
+            late.fail(busy.cloned().unwrap_or_else(waited_too_long));
         }
     }
 
@@ -183,7 +188,7 @@ mod tests {
         for write in [sweep, forget, claim, complete, checkpoint, release, renew] {
             lanes.add(write);
         }
-        let batch = lanes.next_batch(Duration::from_secs(2));
+        let batch = lanes.next_batch(Duration::from_secs(2), None);
         let order = [
             Lane::Renewals,
             Lane::Ends,
@@ -195,7 +200,10 @@ mod tests {
         ];
         assert_eq!(lanes_of(&batch), order);
         lanes.put_back(batch);
-        assert_eq!(lanes_of(&lanes.next_batch(Duration::from_secs(2))), order);
+        assert_eq!(
+            lanes_of(&lanes.next_batch(Duration::from_secs(2), None)),
+            order
+        );
         assert!(lanes.is_empty());
     }
 
@@ -211,13 +219,25 @@ mod tests {
         for write in [late, claim, renew, release] {
             lanes.add(write);
         }
-        let batch = lanes.next_batch(lock_timeout);
+        let batch = lanes.next_batch(lock_timeout, None);
         let order = [Lane::Renewals, Lane::Ends, Lane::Claims];
         assert_eq!(lanes_of(&batch), order);
         let error = is_late.try_recv().unwrap().unwrap_err();
         assert!(matches!(error, StoreError::NotSent { .. }), "{error:?}");
         assert!(is_in_time.try_recv().is_err());
         assert!(renewed.try_recv().is_err() && released.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_claim_that_waited_too_long_while_another_had_the_lock_is_told_so() {
+        let lock_timeout = Duration::from_secs(2);
+        let mut lanes = Lanes::default();
+        let (late, mut is_late) = write(a_claim(), ago(lock_timeout), Job::Claim);
+        lanes.add(late);
+        let busy = StoreError::busy(NAME, std::io::Error::other("locked"));
+        assert!(lanes.next_batch(lock_timeout, Some(&busy)).is_empty());
+        let error = is_late.try_recv().unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
     }
 
     #[test]
@@ -256,7 +276,7 @@ mod tests {
             answer
         });
         for _ in 0..2 {
-            let batch = lanes.next_batch(Duration::from_secs(600));
+            let batch = lanes.next_batch(Duration::from_secs(600), None);
             assert_eq!(batch.len(), MAX_BATCH_WRITES + 1);
             assert_eq!(batch[MAX_BATCH_WRITES].lane(), Lane::Sweeps);
         }
@@ -278,12 +298,18 @@ mod tests {
         lanes.put_back(failed);
         let lease = Lease::of(&a_claim(), 1);
         let lock_timeout = Duration::from_secs(600);
-        assert_eq!(lanes.next_batch(lock_timeout).len(), 1);
+        assert_eq!(lanes.next_batch(lock_timeout, None).len(), 1);
         let (renew, _renewed) = write(lease, Instant::now(), Job::Renew);
         lanes.add(renew);
-        assert_eq!(lanes_of(&lanes.next_batch(lock_timeout)), [Lane::Renewals]);
+        assert_eq!(
+            lanes_of(&lanes.next_batch(lock_timeout, None)),
+            [Lane::Renewals]
+        );
         for _ in 0..2 {
-            assert_eq!(lanes_of(&lanes.next_batch(lock_timeout)), [Lane::Claims]);
+            assert_eq!(
+                lanes_of(&lanes.next_batch(lock_timeout, None)),
+                [Lane::Claims]
+            );
         }
         assert!(lanes.is_empty());
         drop(answers);
@@ -297,7 +323,7 @@ mod tests {
         lanes.add(write(a_claim(), now, Job::Claim).0);
         lanes.add(write(lease, now, Job::Renew).0);
         lanes.add(write(end(), now, Job::End).0);
-        let batch = lanes.next_batch(Duration::from_secs(600));
+        let batch = lanes.next_batch(Duration::from_secs(600), None);
         assert_eq!(lanes_of(&batch), [Lane::Ends]);
         assert!(lanes.is_empty());
     }

@@ -164,6 +164,8 @@ impl Work {
                 tokio::spawn(sweeping::sweep_periodically(OwnSweeper(own), every));
             }
             let mut lanes = Lanes::default();
+            // While another connection has the lock.
+            let mut busy = None;
             loop {
                 if lanes.is_empty() {
                     match writes.recv().await {
@@ -174,23 +176,29 @@ impl Work {
                 while let Ok(write) = writes.try_recv() {
                     lanes.add(write);
                 }
-                self.write(&mut lanes, &mut opened).await;
+                busy = self.write(&mut lanes, &mut opened, busy).await;
             }
         });
     }
 
-    /// Writes the next batch, unless another connection holds the lock.
-    async fn write(&self, lanes: &mut Lanes, opened: &mut Option<Opened>) {
-        let batch = lanes.next_batch(self.lock_timeout);
+    /// Writes the next batch, unless another connection holds the lock: then it gives the error.
+    async fn write(
+        &self,
+        lanes: &mut Lanes,
+        opened: &mut Option<Opened>,
+        busy: Option<StoreError>,
+    ) -> Option<StoreError> {
+        let batch = lanes.next_batch(self.lock_timeout, busy.as_ref());
         if batch.is_empty() {
-            return;
+            return None;
         }
         let began = Instant::now();
         match self.write_batch(batch, opened).await {
-            BatchEnd::Done => {}
+            BatchEnd::Done => None,
             BatchEnd::RetrySingly(mut batch) => {
                 batch.iter_mut().for_each(Write::isolate);
                 lanes.put_back(batch);
+                None
             }
             BatchEnd::Busy(batch, error) => {
                 lanes.put_back(batch);
@@ -198,6 +206,7 @@ impl Work {
                 if began.elapsed() < MIN_LOCK_PAUSE {
                     sleep(MIN_LOCK_PAUSE).await;
                 }
+                Some(error)
             }
         }
     }

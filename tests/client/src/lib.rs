@@ -9,5 +9,5 @@
 mod fault;
 mod shop;
 
-pub use fault::{Fault, Network};
+pub use fault::{Fault, Network, Nobody};
 pub use shop::{Shop, Step};

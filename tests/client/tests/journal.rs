@@ -10,7 +10,7 @@ use idem_client::journal::{Journal, JournalBuilder, JournalError, SendError};
 use idem_client::reqwest_middleware::IdempotentClient;
 use idem_client::tower::IdempotencyLayer;
 use idem_client::{IdempotencyKey, Outcome, Policy, RetryBudget, UnknownReason};
-use idem_client_tests::{Fault, Network, Shop, Step};
+use idem_client_tests::{Fault, Network, Nobody, Shop, Step};
 use idem_tests::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
@@ -175,9 +175,8 @@ async fn more_operations_than_are_sent_at_once_are_all_resumed() {
     let journal = Journal::open(directory.path().join("outbox"))
         .await
         .unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let network = Network::with(nobody.local_addr().unwrap(), []).await;
-    drop(nobody);
+    let nobody = Nobody::bind();
+    let network = Network::with(nobody.address, []).await;
     let hasty = client(policy().max_tries(1));
     for number in 0..40 {
         let key = key(&format!("order-{number}"));

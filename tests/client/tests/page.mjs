@@ -9,12 +9,15 @@ const { Outbox, judge } = await import(process.env.OUTBOX_JS);
 
 if (act === "judge") {
   // A case for each line of the file, a verdict for each.
+  const verdicts = [];
   for (const line of readFileSync(file, "utf8").trim().split("\n")) {
     const { status, headers, replayed, kind, retryable, after } = JSON.parse(line);
     const problem = { kind: kind ?? undefined, retryable: retryable ?? undefined };
     const response = { status, headers: new Headers(headers) };
-    console.log(judge({ response, replayed, ...problem }, after));
+    verdicts.push(`${judge({ response, replayed, ...problem }, after)}\n`);
   }
+  // An exit does not wait for a pipe that is full.
+  await new Promise((written) => process.stdout.write(verdicts.join(""), written));
   process.exit();
 }
 const kept = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use idem_client::{Policy, Problem, Refusal, Verdict};
-use idem_client_tests::{Fault, Network, Shop, Step};
+use idem_client_tests::{Fault, Network, Nobody, Shop, Step};
 use idem_tests::TempDir;
 use tokio::process::{Child, Command};
 
@@ -71,9 +71,8 @@ async fn a_page_that_is_closed_while_it_pays_goes_on_when_it_is_opened_again() {
 async fn a_deadline_without_an_answer_is_unknown_and_stays_in_the_storage() {
     let directory = TempDir::new("page");
     let storage = directory.path().join("storage");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/charges", nobody.local_addr().unwrap());
-    drop(nobody);
+    let nobody = Nobody::bind();
+    let url = format!("http://{}/charges", nobody.address);
     let mut page = node(&storage, &["send", &url]);
     let lines = output(page.env("DEADLINE", "300").spawn().unwrap()).await;
     assert!(lines[0].starts_with("unknown - first"), "{lines:?}");

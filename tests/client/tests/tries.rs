@@ -13,7 +13,7 @@ use idem_client::{
     IdempotencyKey, KeyError, KeyForm, Outcome, Policy, Refusal, RetryBudget, Tries, TryEnd,
     Unknown, UnknownReason,
 };
-use idem_client_tests::{Fault, Network, Shop, Step};
+use idem_client_tests::{Fault, Network, Nobody, Shop, Step};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use tower::{Layer, ServiceExt};
 
@@ -295,9 +295,8 @@ async fn a_deadline_without_an_answer_is_unknown_and_the_key_finds_it_later(
 async fn nobody_listening_is_not_carried_out(
     send: impl AsyncFn(Policy, &str, &IdempotencyKey, &'static str) -> Ended,
 ) {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/charges", nobody.local_addr().unwrap());
-    drop(nobody);
+    let nobody = Nobody::bind();
+    let url = format!("http://{}/charges", nobody.address);
     let unknown = unknown(send(policy().max_tries(3), &url, &IdempotencyKey::random(), "5").await);
     assert_eq!(
         (unknown.reason, unknown.tries),

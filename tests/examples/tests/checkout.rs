@@ -68,7 +68,12 @@ impl Curl {
         let answer = server.send(self.request);
         match self.patience {
             None => Some(answer.await),
-            Some(patience) => tokio::time::timeout(patience, answer).await.ok(),
+            // Who hangs up does not look for an answer any more, on a machine that was busy meanwhile either.
+            Some(patience) => tokio::select! {
+                biased;
+                () = tokio::time::sleep(patience) => None,
+                answer = answer => Some(answer),
+            },
         }
     }
 }
@@ -84,6 +89,26 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words
+}
+
+/// Of so many equal requests at once. One that comes after the half second that a charge takes gets the
+/// replay, on a machine that slow.
+#[track_caller]
+fn one_charges<'a>(answers: impl IntoIterator<Item = &'a Response<Bytes>>, count: usize) {
+    let (charged, others): (Vec<_>, Vec<_>) = answers
+        .into_iter()
+        .partition(|answer| answer.status() == 201 && !is_replay(answer));
+    assert_eq!((charged.len(), others.len()), (1, count - 1));
+    for other in others {
+        if is_replay(other) {
+            assert_eq!(other.status(), 201);
+            assert_eq!(other.body(), charged[0].body());
+        } else {
+            assert_eq!(other.status(), 409);
+            assert_eq!(problem(other), "in-flight");
+            assert!(other.headers().contains_key("retry-after"));
+        }
+    }
 }
 
 async fn executed(server: Server) -> usize {
@@ -127,19 +152,7 @@ async fn the_printed_lines_do_what_they_say() {
 
     let clicks = double.strip_suffix("; wait").unwrap().split(" & ");
     let clicks = join_all(clicks.map(run)).await;
-    let mut statuses: Vec<_> = clicks
-        .iter()
-        .flatten()
-        .map(|click| click.status().as_u16())
-        .collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [201, 409]);
-    let refused = clicks
-        .iter()
-        .flatten()
-        .find(|click| click.status() == 409)
-        .unwrap();
-    assert!(refused.headers().contains_key("retry-after"));
+    one_charges(clicks.iter().flatten(), 2);
 
     assert!(run(hang_up).await.is_none(), "the client hung up");
     let retried = loop {
@@ -165,15 +178,7 @@ async fn of_64_equal_requests_one_charges() {
             .server
             .send(post("/charges", "\"burst\"", body))
     });
-    let answers = join_all(all).await;
-    // One that comes after the half second gets the replay, on a machine that slow.
-    let firsts = |answer: &&Response<Bytes>| answer.status() == 201 && !is_replay(answer);
-    assert_eq!(answers.iter().filter(firsts).count(), 1);
-    for refused in answers.iter().filter(|answer| answer.status() != 201) {
-        assert_eq!(refused.status(), 409);
-        assert_eq!(problem(refused), "in-flight");
-        assert!(refused.headers().contains_key("retry-after"));
-    }
+    one_charges(&join_all(all).await, 64);
     assert_eq!(executed(checkout.example.server).await, 1);
 }
 
@@ -200,13 +205,7 @@ async fn two_processes_over_redis_share_their_keys() {
 
     let clicks = [one.example.server, other.example.server]
         .map(|server| server.send(charge("\"order-2\"", 500)));
-    let mut statuses: Vec<_> = join_all(clicks)
-        .await
-        .iter()
-        .map(|click| click.status().as_u16())
-        .collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [201, 409]);
+    one_charges(&join_all(clicks).await, 2);
     assert_eq!(
         executed(one.example.server).await + executed(other.example.server).await,
         2

@@ -237,7 +237,7 @@ impl DynamoDb {
         server
             .builder()
             // A machine under load.
-            .timeout(Duration::from_secs(30))
+            .timeout(Duration::from_secs(120))
             .create_table(options)
             .await
             .expect("a new table");
@@ -282,7 +282,7 @@ impl DynamoDb {
     /// When it cannot be opened.
     pub async fn store(&self) -> DynamoDbStore {
         self.builder()
-            .timeout(Duration::from_secs(10))
+            .timeout(Duration::from_secs(60))
             .connect()
             .await
             .expect("a store")

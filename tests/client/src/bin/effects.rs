@@ -10,8 +10,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use clap::Parser;
 use idem::axum::idempotent;
-use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncCommands, AsyncConnectionConfig};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{PgPool, SqlitePool};
 use tokio::net::TcpListener;
@@ -61,7 +61,7 @@ async fn in_sqlite(State(store): State<Sqlite>, body: String) -> Done {
 }
 
 // Which attempt it was explains what a crash has doubled.
-#[idempotent(key = header("Idempotency-Key"), scope = "chaos", ttl = "1h", name = "chaos.redis", lease = "1s")]
+#[idempotent(key = header("Idempotency-Key"), scope = "chaos", ttl = "1h", name = "chaos.redis", lease = "3s")]
 async fn in_redis(State(mut redis): State<MultiplexedConnection>, body: String) -> Done {
     let effect = format!("{} {}", number(&body)?, idem::attempt().number());
     let _: usize = redis.rpush("effects", effect).await.map_err(later)?;
@@ -89,7 +89,13 @@ async fn open(store: &str) -> Result<Router, Box<dyn Error>> {
             .with_state(Postgres { pool })
     } else {
         let client = redis::Client::open(store)?;
-        let connection = client.get_multiplexed_async_connection().await?;
+        // Who did not wait for the answer would free the key of what was done.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         Router::new()
             .route("/effects", post(in_redis))
             .with_state(connection)

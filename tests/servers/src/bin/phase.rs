@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use idem::conformance::faults::{Fault, FaultyStore, Method};
-use idem::{Engine, Error, Fingerprint, InFlight};
+use idem::{Engine, Error, Fingerprint, InFlight, Operation};
 
 #[tokio::main]
 async fn main() {
@@ -28,6 +28,10 @@ async fn main() {
         });
     }
     let engine = Engine::new(store);
+    // Whoever stays is killed, and its lease is waited for; whoever goes on must not lose its own on a busy
+    // machine.
+    let lease = Duration::from_secs(if stays.is_empty() { 60 } else { 2 });
+    let operation = engine.operation("tests.phase").lease(lease);
     let stays = stays == "written";
     let value = match database.split_once("://") {
         Some(("sqlite", _)) => {
@@ -41,7 +45,7 @@ async fn main() {
                 })
                 .await
             };
-            call(&engine, body).await
+            call(&operation, body).await
         }
         _ => {
             let pool = sqlx::PgPool::connect(database).await.expect("a pool");
@@ -54,19 +58,17 @@ async fn main() {
                 })
                 .await
             };
-            call(&engine, body).await
+            call(&operation, body).await
         }
     };
     println!("{}", value.expect("a value"));
 }
 
 async fn call(
-    engine: &Engine,
+    operation: &Operation,
     body: impl Future<Output = Result<i64, Error>>,
 ) -> Result<i64, Error> {
-    let operation = engine
-        .operation("tests.phase")
-        .lease(Duration::from_secs(1));
+    let operation = operation.clone();
     let operation = operation.in_flight(InFlight::Wait(Duration::from_secs(60)));
     let request = Fingerprint::of("the request").expect("a fingerprint");
     operation.run("k", request, body).await

@@ -48,7 +48,7 @@ async fn process(proxy: &Proxy, seconds: i64) -> DynamoDbStore {
     let client = Client::from_conf(config.build());
     let builder = DynamoDbStore::with_client(&client, proxy.table()).unwrap();
     builder
-        .timeout(Duration::from_secs(10))
+        .timeout(Duration::from_secs(60))
         .connect()
         .await
         .unwrap()

@@ -29,6 +29,11 @@ impl Harness for Table {
     fn notifies(&self) -> bool {
         false
     }
+
+    /// After an answer that came a second late or more.
+    fn claims_again_may_renew(&self) -> bool {
+        true
+    }
 }
 
 /// Both at once: most of it is waiting for leases to end.

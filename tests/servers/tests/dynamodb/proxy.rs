@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,6 +64,7 @@ struct Way {
     passed: Mutex<Vec<Passed>>,
     /// How far the service's clock is from this machine's. `None`: it does not tell.
     clock_off: Mutex<Option<i64>>,
+    late_arrivals: AtomicUsize,
 }
 
 impl Passed {
@@ -89,6 +91,7 @@ impl Proxy {
             rule: Mutex::new(Box::new(|_| Fate::Passes)),
             passed: Mutex::default(),
             clock_off: Mutex::new(Some(0)),
+            late_arrivals: AtomicUsize::new(0),
         });
         let shared = Arc::clone(&way);
         // Both end with the test's process.
@@ -162,6 +165,11 @@ impl Proxy {
         lock(&self.way.passed).iter().any(fits)
     }
 
+    /// How many of those that were [`Fate::Late`] the emulator has answered.
+    pub(crate) fn late_arrivals(&self) -> usize {
+        self.way.late_arrivals.load(Ordering::SeqCst)
+    }
+
     /// How much of each kind has passed since the last look.
     pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -196,6 +204,9 @@ impl Way {
         let Some((head, body)) = read_message(&mut client)? else {
             return Ok(());
         };
+        // The service's clock as of now: how long an emulator takes makes no call one that has to be
+        // written again.
+        let date = self.date();
         let request = Request {
             operation: header(&head, "x-amz-target")
                 .and_then(|target| target.rsplit_once('.'))
@@ -217,6 +228,7 @@ impl Way {
             Fate::Late(by) => {
                 std::thread::sleep(by);
                 self.forward(&head, &body)?;
+                self.late_arrivals.fetch_add(1, Ordering::SeqCst);
                 return Ok(());
             }
             Fate::Passes | Fate::CutAfter => {
@@ -248,7 +260,7 @@ impl Way {
         let head = format!(
             "{}{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             kept.join("\r\n"),
-            self.date(),
+            date,
             answer.len()
         );
         client.write_all(head.as_bytes())?;

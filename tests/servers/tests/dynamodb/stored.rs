@@ -284,7 +284,7 @@ async fn a_table_that_is_not_there_or_has_another_key_is_an_error_at_the_start()
         .unwrap();
     let other = idem::stores::dynamodb::DynamoDbStore::with_client(&client, &other).unwrap();
     let error = other
-        .timeout(Duration::from_secs(10))
+        .timeout(Duration::from_secs(60))
         .connect()
         .await
         .unwrap_err();

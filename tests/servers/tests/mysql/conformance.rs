@@ -12,13 +12,27 @@ use idem_tests::MariaDb;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, Executor, MySqlPool};
 
+/// How long a call may take where that is not tested. It bounds a hang, and says nothing of speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A store whose calls take as long as they need.
+pub(crate) async fn patient_at(url: &str) -> MySqlStore {
+    let builder = MySqlStore::builder(url).unwrap();
+    builder.timeout(PATIENCE).connect().await.unwrap()
+}
+
+/// The same over a pool of the application.
+pub(crate) fn patient_in(pool: MySqlPool) -> MySqlStore {
+    MySqlStore::pool_builder(pool).timeout(PATIENCE).build()
+}
+
 /// Stores with connections of their own.
 struct Url(String);
 
 #[async_trait]
 impl Harness for Url {
     async fn store(&self) -> Arc<dyn Store> {
-        Arc::new(MySqlStore::connect(&self.0).await.unwrap())
+        Arc::new(patient_at(&self.0).await)
     }
 
     async fn advance(&self, by: Duration) {
@@ -66,7 +80,7 @@ impl Pools {
 #[async_trait]
 impl Harness for Pools {
     async fn store(&self) -> Arc<dyn Store> {
-        let store = MySqlStore::from_pool(self.pool().await);
+        let store = patient_in(self.pool().await);
         store.migrate().await.unwrap();
         Arc::new(store)
     }
@@ -129,7 +143,7 @@ pub(crate) async fn finish(store: &MySqlStore, claim: &Claim, outcome: &[u8]) {
 #[tokio::test]
 async fn a_replay_always_says_how_long_it_is_kept() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     let first = claim(1);
     finish(&store, &first, b"done").await;
     let answer = store.claim(&claim(1)).await.unwrap();
@@ -148,7 +162,7 @@ async fn a_replay_always_says_how_long_it_is_kept() {
 #[tokio::test]
 async fn times_without_end_are_two_hundred_years() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     let for_ever = claim(1).lease(Duration::MAX).retention(Duration::MAX);
     store.claim(&for_ever).await.unwrap();
     let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
@@ -169,7 +183,7 @@ async fn times_without_end_are_two_hundred_years() {
 #[tokio::test]
 async fn what_cannot_be_read_is_an_error_and_stays() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     finish(&store, &claim(1), b"done").await;
     server.sql("UPDATE idem_records SET fingerprint = x'01', outcome = NULL");
     let answer = store.inspect(&claim(1).id).await;
@@ -186,7 +200,7 @@ async fn times_are_utc_whatever_the_time_zone_of_a_session_is() {
     let server = MariaDb::builder()
         .setting("default-time-zone", "-07:00")
         .start();
-    let own = MySqlStore::connect(&server.url()).await.unwrap();
+    let own = patient_at(&server.url()).await;
     let pool = MySqlPoolOptions::new()
         .after_connect(|connection, _| {
             Box::pin(async move {
@@ -198,7 +212,7 @@ async fn times_are_utc_whatever_the_time_zone_of_a_session_is() {
         .connect(&server.url())
         .await
         .unwrap();
-    let pooled = MySqlStore::from_pool(pool);
+    let pooled = patient_in(pool);
     for (number, [one, other]) in [[&own, &pooled], [&pooled, &own]].into_iter().enumerate() {
         let claim = claim(number.try_into().unwrap());
         finish(one, &claim, b"\0'\"\\ done").await;

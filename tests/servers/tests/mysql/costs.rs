@@ -10,7 +10,7 @@ use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 use sqlx::mysql::MySqlPoolOptions;
 
-use crate::conformance::{claim, finish};
+use crate::conformance::{claim, finish, patient_at};
 use crate::packets::Packets;
 
 async fn run(operation: &Operation, key: &str) -> Result<u32, Error> {
@@ -24,7 +24,7 @@ async fn run(operation: &Operation, key: &str) -> Result<u32, Error> {
 async fn a_first_call_is_two_round_trips_and_a_replay_one() {
     let server = MariaDb::start();
     let packets = Packets::to(server.port()).await;
-    let store = MySqlStore::connect(&packets.url()).await.unwrap();
+    let store = patient_at(&packets.url()).await;
     let operation = EngineBuilder::new(Arc::new(store)).build().operation("op");
     // Opens a connection.
     run(&operation, "another").await.unwrap();
@@ -39,7 +39,7 @@ async fn a_first_call_is_two_round_trips_and_a_replay_one() {
 async fn every_transition_of_a_holder_is_one_round_trip() {
     let server = MariaDb::start();
     let packets = Packets::to(server.port()).await;
-    let store = MySqlStore::connect(&packets.url()).await.unwrap();
+    let store = patient_at(&packets.url()).await;
     for number in 0..4 {
         store.claim(&claim(number)).await.unwrap();
     }
@@ -117,7 +117,7 @@ async fn in_a_transaction_a_first_call_is_four_round_trips_beside_the_bodys_own(
 #[tokio::test]
 async fn replays_leave_nothing_behind() {
     let server = MariaDb::builder().with_log().start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     finish(&store, &claim(1), &[7; 350]).await;
     let state = || {
         server.sql(

@@ -9,7 +9,7 @@ use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 use sqlx::mysql::MySqlPoolOptions;
 
-use crate::conformance::{claim, finish};
+use crate::conformance::{claim, finish, patient_in};
 
 const RECORDS: u8 = 8;
 
@@ -42,7 +42,7 @@ async fn every_answer_is_its_own(store: &MySqlStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_never_taken_for_another_calls() {
     let server = MariaDb::start();
-    let url = format!("{}?max_connections=3", server.url());
+    let url = format!("{}?max_connections=3&timeout=30s", server.url());
     every_answer_is_its_own(&MySqlStore::connect(&url).await.unwrap()).await;
 }
 
@@ -51,7 +51,7 @@ async fn so_it_is_with_a_pool_of_the_application() {
     let server = MariaDb::start();
     let pool = MySqlPoolOptions::new().max_connections(3);
     let pool: MySqlPool = pool.connect(&server.url()).await.unwrap();
-    let store = MySqlStore::from_pool(pool);
+    let store = patient_in(pool);
     store.migrate().await.unwrap();
     every_answer_is_its_own(&store).await;
 }

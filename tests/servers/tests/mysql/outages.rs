@@ -8,14 +8,14 @@ use idem::stores::mysql::MySqlStore;
 use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 
-use crate::load::{CALL_TIMEOUT, Load, withstands};
+use crate::load::{CALL_TIMEOUT, Load, opened, withstands};
 
 async fn load(url: &str) -> Load {
     let store = async || {
         let builder = MySqlStore::builder(url).unwrap().timeout(CALL_TIMEOUT);
-        Arc::new(builder.connect().await.unwrap()) as Arc<dyn Store>
+        builder.connect().await
     };
-    Load::over([store().await, store().await])
+    Load::over([opened(store).await, opened(store).await])
 }
 
 fn pass(time: Duration) {

@@ -7,7 +7,7 @@ use idem::stores::mysql::MySqlStore;
 use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 
-use crate::conformance::{claim, finish};
+use crate::conformance::{claim, finish, patient_at, patient_in};
 use crate::log::listen;
 
 /// As the login `app`: one that administrates may write to a server that is read only.
@@ -26,16 +26,16 @@ async fn is_not_ready(store: &MySqlStore, number: u8) {
 #[tokio::test]
 async fn a_replica_replays_and_runs_nothing_until_it_is_promoted() {
     let primary = primary();
-    let store = MySqlStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     finish(&store, &claim(1), b"done").await;
     let running = claim(2);
     store.claim(&running).await.unwrap();
     let replica = primary.replica();
     let (log, _guard) = listen();
-    let own = MySqlStore::connect(&replica.url()).await.unwrap();
+    let own = patient_at(&replica.url()).await;
     let said = log.take();
     assert!(said.contains("read only"), "{said}");
-    let pooled = MySqlStore::from_pool(MySqlPool::connect(&replica.url()).await.unwrap());
+    let pooled = patient_in(MySqlPool::connect(&replica.url()).await.unwrap());
     for store in [&own, &pooled] {
         for _ in 0..2 {
             let Claimed::Finished { outcome, .. } = store.claim(&claim(1)).await.unwrap() else {
@@ -62,7 +62,7 @@ async fn a_replica_replays_and_runs_nothing_until_it_is_promoted() {
 #[tokio::test]
 async fn what_had_not_come_to_a_promoted_replica_is_forgotten_but_for_owners_that_live() {
     let primary = primary();
-    let store = MySqlStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     finish(&store, &claim(1), b"before").await;
     let replica = primary.replica();
     replica.stop_following();
@@ -71,7 +71,7 @@ async fn what_had_not_come_to_a_promoted_replica_is_forgotten_but_for_owners_tha
     store.claim(&running).await.unwrap();
     primary.kill();
     replica.promote();
-    let store = MySqlStore::connect(&replica.url()).await.unwrap();
+    let store = patient_at(&replica.url()).await;
     let Claimed::Finished { outcome, .. } = store.claim(&claim(1)).await.unwrap() else {
         panic!("it had come");
     };

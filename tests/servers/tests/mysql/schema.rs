@@ -5,7 +5,7 @@ use idem::ConnectError;
 use idem::stores::mysql::MySqlStore;
 use idem_tests::MariaDb;
 
-use crate::conformance::{claim, finish};
+use crate::conformance::{claim, finish, patient_at};
 
 const VERSIONS: &str = "SELECT version, min_version FROM idem_schema ORDER BY version";
 
@@ -30,7 +30,7 @@ async fn tables_made_by_hand_are_those_of_the_store() {
     let store = by_hand(&server).await.unwrap();
     finish(&store, &claim(1), b"done").await;
     let other = MariaDb::start();
-    MySqlStore::connect(&other.url()).await.unwrap();
+    patient_at(&other.url()).await;
     assert_eq!(other.sql("SHOW CREATE TABLE idem_records"), made);
     assert_eq!(server.sql(VERSIONS), "1\t1");
 }
@@ -45,7 +45,7 @@ async fn a_migration_that_stopped_halfway_is_finished() {
     server.sql(records);
     let error = by_hand(&server).await.unwrap_err();
     assert!(error.to_string().contains("idem_schema"), "{error}");
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     finish(&store, &claim(1), b"done").await;
 }
 
@@ -63,9 +63,9 @@ async fn of_processes_that_start_together_one_makes_the_tables() {
 #[tokio::test]
 async fn newer_tables_are_used_if_they_allow_it_and_refused_if_not() {
     let server = MariaDb::start();
-    MySqlStore::connect(&server.url()).await.unwrap();
+    patient_at(&server.url()).await;
     server.sql("INSERT INTO idem_schema VALUES (7, 1, UTC_TIMESTAMP(6))");
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     finish(&store, &claim(1), b"done").await;
     server.sql("INSERT INTO idem_schema VALUES (8, 8, UTC_TIMESTAMP(6))");
     for url in [server.url(), format!("{}?migrate=off", server.url())] {

@@ -7,6 +7,7 @@ use idem::transactional::{BegunTransaction, TransactionSource, Transactional};
 use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 
+use crate::conformance::patient_at;
 use crate::records::{self, CRASHED, claim_of};
 
 /// Attempt, state, id, fingerprint, token and outcome of each row.
@@ -58,7 +59,7 @@ fn stored() -> MariaDb {
 #[tokio::test]
 async fn rows_of_every_kind_are_read_replayed_ended_and_taken_over() {
     let server = stored();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     records::read_all(store).await;
 }
 
@@ -98,7 +99,7 @@ async fn transactions_replay_and_take_over_rows_that_a_store_has_written() {
 #[tokio::test]
 async fn what_is_written_is_what_was_written_before() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     records::write_all(&store).await;
     let rows = server.sql(&format!("SELECT {COLUMNS} FROM idem_records ORDER BY id"));
     assert_eq!(rows.trim_end(), ROWS.trim_end());
@@ -116,7 +117,7 @@ const WITH_STEPS: &str = "1\trunning\t01000161\t6F7264657273\n0\tsuspended\t0100
 #[tokio::test]
 async fn records_with_finished_steps_are_written_and_read_as_before() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     let claims = [1, 2].map(|number| claim_of(number).operation(OperationName::new("orders")));
     for claim in &claims {
         assert_eq!(store.claim(claim).await.unwrap(), Claimed::acquired(1));
@@ -144,6 +145,6 @@ async fn records_with_finished_steps_are_written_and_read_as_before() {
 #[tokio::test]
 async fn calls_are_identified_as_before() {
     let server = MariaDb::start();
-    let store = MySqlStore::connect(&server.url()).await.unwrap();
+    let store = patient_at(&server.url()).await;
     records::identities_are_those_of_before(store).await;
 }

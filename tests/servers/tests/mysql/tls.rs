@@ -7,7 +7,7 @@ use idem::{ConnectError, StoreError};
 use idem_tests::MariaDb;
 use sqlx::MySqlPool;
 
-use crate::conformance::{claim, finish};
+use crate::conformance::{claim, finish, patient_in};
 
 const PASSWORD: &str = "s3cr3t-pass";
 
@@ -83,7 +83,7 @@ async fn sessions_are_encrypted_where_the_server_offers_it_unless_the_url_says_n
         .await
         .unwrap();
     assert!(cipher.starts_with("TLS_"), "{cipher:?}");
-    finish(&MySqlStore::from_pool(pool.clone()), &claim(4), b"done").await;
+    finish(&patient_in(pool.clone()), &claim(4), b"done").await;
     pool.close().await;
 
     // Those of before may still be there.

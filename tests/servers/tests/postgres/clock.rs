@@ -9,9 +9,10 @@ use idem::{EngineBuilder, Error, Fingerprint, OnCrash};
 use tokio::sync::Semaphore;
 
 use crate::conformance::{Moved, claim, finish};
+use crate::limits::patient_at;
 
 async fn store(moved: &Moved) -> PostgresStore {
-    PostgresStore::connect(&moved.0.url()).await.unwrap()
+    patient_at(&moved.0.url()).await
 }
 
 #[tokio::test]

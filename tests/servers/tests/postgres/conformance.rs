@@ -12,13 +12,15 @@ use idem_tests::Postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
+use crate::limits::{patient_at, patient_in};
+
 /// Stores with connections of their own.
 struct Url(String);
 
 #[async_trait]
 impl Harness for Url {
     async fn store(&self) -> Arc<dyn Store> {
-        Arc::new(PostgresStore::connect(&self.0).await.unwrap())
+        Arc::new(patient_at(&self.0).await)
     }
 
     async fn advance(&self, by: Duration) {
@@ -69,7 +71,7 @@ impl Pools {
 #[async_trait]
 impl Harness for Pools {
     async fn store(&self) -> Arc<dyn Store> {
-        let store = PostgresStore::from_pool(self.pool().await);
+        let store = patient_in(self.pool().await);
         store.migrate().await.unwrap();
         Arc::new(store)
     }
@@ -138,7 +140,7 @@ impl Moved {
 #[async_trait]
 impl Harness for Moved {
     async fn store(&self) -> Arc<dyn Store> {
-        Arc::new(PostgresStore::connect(&self.0.url()).await.unwrap())
+        Arc::new(patient_at(&self.0.url()).await)
     }
 
     async fn advance(&self, by: Duration) {
@@ -192,7 +194,7 @@ pub(crate) async fn finish(store: &PostgresStore, claim: &Claim, outcome: &[u8])
 #[tokio::test]
 async fn a_replay_always_says_how_long_it_is_kept() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let first = claim(1);
     finish(&store, &first, b"done").await;
     let answer = store.claim(&claim(1)).await.unwrap();
@@ -211,7 +213,7 @@ async fn a_replay_always_says_how_long_it_is_kept() {
 #[tokio::test]
 async fn times_without_end_are_two_hundred_years() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let for_ever = claim(1).lease(Duration::MAX).retention(Duration::MAX);
     store.claim(&for_ever).await.unwrap();
     let Claimed::InFlight { lease_left } = store.claim(&claim(1)).await.unwrap() else {
@@ -231,7 +233,7 @@ async fn times_without_end_are_two_hundred_years() {
 #[tokio::test]
 async fn what_cannot_be_read_is_an_error_and_stays() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     finish(&store, &claim(1), b"done").await;
     postgres.psql("UPDATE idem_records SET attempt = -1, fingerprint = '\\x01'");
     let answer = store.inspect(&claim(1).id).await;

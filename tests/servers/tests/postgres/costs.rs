@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use idem::store::Store;
-use idem::stores::postgres::PostgresStore;
 use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Postgres, wait_until};
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 
 use crate::conformance::{claim, finish};
+use crate::limits::patient_at;
 
 type Calls = BTreeMap<&'static str, u64>;
 
@@ -61,7 +61,7 @@ pub(crate) async fn run(operation: &Operation, key: &str) -> Result<u32, Error> 
 }
 
 async fn engine(postgres: &Postgres) -> EngineBuilder {
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     statements_of_start_up(postgres);
     EngineBuilder::new(Arc::new(store))
 }
@@ -186,7 +186,7 @@ async fn a_duplicate_elsewhere_claims_watches_claims_and_claims_when_it_is_woken
 #[tokio::test]
 async fn nothing_is_notified_where_nobody_waits() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let operation = EngineBuilder::new(Arc::new(store.clone()))
         .build()
         .operation("op");
@@ -219,7 +219,7 @@ async fn replays_leave_nothing_behind() {
             builder.setting(name, value)
         });
     let postgres = builder.start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     finish(&store, &claim(1), &[7; 350]).await;
     // The first one to read a row may note that its writer has committed.
     store.claim(&claim(1)).await.unwrap();
@@ -259,7 +259,7 @@ async fn replays_leave_nothing_behind() {
 #[tokio::test]
 async fn a_completion_changes_no_index() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     for number in 0..100 {
         finish(&store, &claim(number), &[7; 50]).await;
     }

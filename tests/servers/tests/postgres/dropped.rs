@@ -11,6 +11,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::time::timeout;
 
 use crate::conformance::claim;
+use crate::limits::patient_in;
 
 const RECORDS: u8 = 4;
 
@@ -55,7 +56,7 @@ async fn survives(store: PostgresStore) {
 #[tokio::test]
 async fn on_a_connection_of_its_own() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=2", postgres.url());
+    let url = format!("{}?max_connections=2&timeout=30s", postgres.url());
     survives(PostgresStore::connect(&url).await.unwrap()).await;
     // The connection that was cut off is the one that went on.
     let log = postgres.psql("SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'");
@@ -66,7 +67,7 @@ async fn on_a_connection_of_its_own() {
 async fn on_a_connection_of_the_applications_pool() {
     let postgres = Postgres::start();
     let pool = PgPoolOptions::new().max_connections(1);
-    let store = PostgresStore::from_pool(pool.connect(&postgres.url()).await.unwrap());
+    let store = patient_in(pool.connect(&postgres.url()).await.unwrap());
     store.migrate().await.unwrap();
     survives(store).await;
 }
@@ -74,7 +75,9 @@ async fn on_a_connection_of_the_applications_pool() {
 #[tokio::test]
 async fn on_a_server_that_does_not_answer() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=2&timeout=1s", postgres.url());
+    // Much longer than a busy machine needs, so that it is not what ends a wait.
+    let time = Duration::from_secs(60);
+    let url = format!("{}?max_connections=2&timeout=60s", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
     postgres.pause();
     for round in 0..20_u8 {
@@ -83,8 +86,10 @@ async fn on_a_server_that_does_not_answer() {
     }
     postgres.resume();
     // At once, though connections are still owed answers.
+    let resumed = Instant::now();
     for round in 20..40 {
         let answer = store.claim(&claim(round)).await;
         assert_eq!(answer.unwrap(), Claimed::acquired(1));
     }
+    assert!(resumed.elapsed() < time / 2, "{:?}", resumed.elapsed());
 }

@@ -155,25 +155,19 @@ async fn a_claim_that_finds_the_line_full_fails_at_once_and_unsent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_time_is_over_in_line_was_not_sent() {
     let postgres = Postgres::start();
-    let store = store(&postgres, "max_connections=2&timeout=1500ms").await;
-    // It has the one connection for claims, until its time is over as well.
+    let store = store(&postgres, "max_connections=2&timeout=4s").await;
     let others = hold(&postgres, &[100]);
-    let first = tokio::spawn({
-        let store = store.clone();
-        async move { store.claim(&claim(100)).await }
-    });
-    until_waiting(&postgres, 1).await;
-    let waiting = (1..=20).map(|number| {
-        let store = store.clone();
-        async move { store.claim(&claim(number)).await }
-    });
-    for refused in join_all(waiting).await {
+    // The first has the one connection for claims, until its time is over as well: who waits in line is given
+    // up a second before that. All ask at the same instant.
+    let claims: Vec<_> = [100].into_iter().chain(1..=20).map(claim).collect();
+    let mut answers = join_all(claims.iter().map(|claim| store.claim(claim))).await;
+    answers.remove(0).unwrap_err();
+    for refused in answers {
         let Err(error @ StoreError::NotSent { .. }) = refused else {
             panic!("{refused:?}");
         };
         assert!(!error.may_have_effect() && error.is_outage());
     }
-    first.await.unwrap().unwrap_err();
     drop(others);
     // The first was sent, and may have taken effect by now.
     let others = format!(

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::conformance::claim;
+use crate::limits::patient_at;
 use crate::log::listen_to;
 
 const SECRET: &str = "s3cr3t-p@ss";
@@ -44,7 +45,7 @@ pub(crate) async fn exercise(store: &PostgresStore, number: u8) {
 #[tokio::test]
 async fn a_login_of_the_url_is_enough() {
     let postgres = Postgres::builder().login("app", SECRET).start();
-    exercise(&PostgresStore::connect(&postgres.url()).await.unwrap(), 0).await;
+    exercise(&patient_at(&postgres.url()).await, 0).await;
     // By its other name, too.
     let url = postgres.url().replace("postgres://", "postgresql://");
     let store = idem::stores::connect(&url).await.unwrap();
@@ -251,7 +252,7 @@ async fn a_server_that_may_lose_records_is_warned_of() {
                 builder.setting(name, value)
             });
         let postgres = builder.start();
-        PostgresStore::connect(&postgres.url()).await.unwrap();
+        patient_at(&postgres.url()).await;
         log.take()
     };
     let text = warned(&[("synchronous_commit", "off")]).await;

@@ -15,9 +15,10 @@ use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres as Database, Row};
 
+use crate::limits::patient_at;
 use crate::older_processes::{
-    Both, STEPS, both_share_records_without_steps, claim_of, steps_of_an_expired_record_stay_gone,
-    the_old_one_leaves_finished_steps_as_they_are,
+    Both, Expire, STEPS, both_share_records_without_steps, claim_of,
+    steps_of_an_expired_record_stay_gone, the_old_one_leaves_finished_steps_as_they_are,
 };
 
 /// A process of version 2.
@@ -148,6 +149,15 @@ impl Store for Old {
     }
 }
 
+impl Expire for Postgres {
+    async fn expire(&self) {
+        self.psql(
+            "UPDATE idem_records SET lease_until = now() - interval '3 s', \
+                expires_at = now() - interval '2 s', sweep_at = now() + interval '1 hour'",
+        );
+    }
+}
+
 /// A database that was upgraded while an old process was connected.
 async fn upgraded() -> (Postgres, Arc<dyn Store>, Arc<dyn Store>) {
     let postgres = Postgres::start();
@@ -158,7 +168,7 @@ async fn upgraded() -> (Postgres, Arc<dyn Store>, Arc<dyn Store>) {
     // Prepared before the migration.
     let before = claim_of("before");
     assert_eq!(old.claim(&before).await.unwrap(), Claimed::acquired(1));
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let new: Arc<dyn Store> = Arc::new(store);
     let done = old.complete(&Lease::of(&before, 1), "done".into()).await;
     assert_eq!(done.unwrap(), Change::Applied);
@@ -187,12 +197,12 @@ async fn an_old_process_says_that_it_cannot_read_finished_steps_and_leaves_them(
 
 #[tokio::test]
 async fn an_old_process_writes_over_expired_steps_and_nobody_is_handed_them() {
-    let (_postgres, old, new) = upgraded().await;
-    steps_of_an_expired_record_stay_gone(Both {
+    let (postgres, old, new) = upgraded().await;
+    let both = Both {
         old: &old,
         new: &new,
-    })
-    .await;
+    };
+    steps_of_an_expired_record_stay_gone(both, &postgres).await;
 }
 
 /// What a transaction of version 2 asks first, and what it writes at its end.

@@ -11,14 +11,15 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 
 use crate::conformance::claim;
-use crate::load::{CALL_TIMEOUT, Load, withstands};
+use crate::limits::impatient;
+use crate::load::{CALL_TIMEOUT, Load, opened, withstands};
 
 async fn load(url: &str) -> Load {
     let store = async || {
         let builder = PostgresStore::builder(url).unwrap().timeout(CALL_TIMEOUT);
-        Arc::new(builder.connect().await.unwrap()) as Arc<dyn Store>
+        builder.connect().await
     };
-    Load::over([store().await, store().await])
+    Load::over([opened(store).await, opened(store).await])
 }
 
 fn pass(time: Duration) {
@@ -76,7 +77,7 @@ async fn a_crowd_that_waits_for_connections_does_not_keep_them_from_being_opened
     let postgres = Postgres::start();
     // Hardly more than the store pauses between attempts to connect.
     let url = format!("{}?max_connections=2&timeout=400ms", postgres.url());
-    let store = PostgresStore::connect(&url).await.unwrap();
+    let store = impatient(&url).await;
     let (served, closed) = (
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicBool::new(false)),
@@ -101,7 +102,7 @@ async fn a_crowd_that_waits_for_connections_does_not_keep_them_from_being_opened
             let before = served.load(Ordering::Relaxed);
             wait_until(
                 "a crowd that is served",
-                Duration::from_secs(20),
+                Duration::from_secs(60),
                 || match served.load(Ordering::Relaxed) - before {
                     1000.. => Ok(()),
                     some => Err(format!("{some} calls were answered")),

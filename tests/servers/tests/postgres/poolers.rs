@@ -19,6 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinSet;
 
+use crate::limits::{impatient, patient_at};
 use crate::logins::exercise;
 
 /// What a client connects with that is no store.
@@ -132,7 +133,7 @@ async fn a_pooler_of_sessions_is_as_good_as_none() {
     ];
     for (round, settings) in (0..).zip(kinds) {
         let pooler = PgBouncer::with(&postgres, PoolMode::Session, settings);
-        let store = PostgresStore::connect(&pooler.url()).await.unwrap();
+        let store = patient_at(&pooler.url()).await;
         exercise(&store, round * 10).await;
         let pool = PgPoolOptions::new().connect_with(options(&pooler.url()));
         let pooled = PostgresStore::from_pool(pool.await.unwrap());
@@ -150,7 +151,7 @@ async fn sessions_of_a_pooler_have_the_settings_that_the_store_asks_for() {
     let refusing = PgBouncer::start(&postgres, PoolMode::Session);
     let dropping = [("ignore_startup_parameters", "options")];
     let dropping = PgBouncer::with(&postgres, PoolMode::Session, &dropping);
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     // A sequential scan of a table of one row, unless the session says otherwise, shows it.
     postgres.psql(
         "CREATE FUNCTION says() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -159,14 +160,14 @@ async fn sessions_of_a_pooler_have_the_settings_that_the_store_asks_for() {
          CREATE TRIGGER says BEFORE INSERT ON idem_records FOR EACH ROW EXECUTE FUNCTION says()",
     );
     for url in [postgres.url(), refusing.url(), dropping.url()] {
-        let url = format!("{url}?timeout=1500ms");
+        let url = format!("{url}?timeout=20s");
         let store = PostgresStore::connect(&url).await.unwrap();
         let refused = store
             .claim(&crate::conformance::claim(1))
             .await
             .unwrap_err();
         let said = std::error::Error::source(&refused).unwrap().to_string();
-        assert!(said.contains("settings: off, off, 1500ms"), "{said}");
+        assert!(said.contains("settings: off, off, 20s"), "{said}");
     }
 }
 
@@ -175,8 +176,7 @@ async fn a_pooler_with_one_session_is_not_taken_for_one_of_transactions() {
     let postgres = Postgres::start();
     let settings = [("default_pool_size", "1")];
     let pooler = PgBouncer::with(&postgres, PoolMode::Session, &settings);
-    let url = format!("{}?timeout=1s", pooler.url());
-    PostgresStore::connect(&url).await.unwrap();
+    impatient(&format!("{}?timeout=1s", pooler.url())).await;
 }
 
 /// Stores behind a pooler that they are told of.
@@ -329,7 +329,7 @@ async fn pool(pooler: &PgBouncer, cache: usize) -> PgPool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn three_times_800_transactions_behind_a_pooler_of_transactions_hold() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     postgres.psql("CREATE TABLE entries (number bigint NOT NULL)");
     let settings = [("default_pool_size", "5")];
     let pooler = PgBouncer::with(&postgres, PoolMode::Transaction, &settings);
@@ -350,7 +350,7 @@ async fn three_times_800_transactions_behind_a_pooler_of_transactions_hold() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn transactions_that_are_not_told_of_a_pooler_are_refused_and_book_nothing_twice() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     postgres.psql("CREATE TABLE entries (number bigint NOT NULL)");
     let settings = [("default_pool_size", "5")];
     let pooler = PgBouncer::with(&postgres, PoolMode::Transaction, &settings);

@@ -13,7 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
 
 use crate::conformance::{claim, finish};
-use crate::limits::Transaction;
+use crate::limits::{Transaction, impatient, patient_at};
 
 type Refused = fn(&StoreError) -> bool;
 
@@ -169,8 +169,7 @@ const CODES: &[(&str, Refused)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn every_code_means_what_the_table_says() {
     let (postgres, url) = with_app();
-    let url = format!("{url}?timeout=700ms");
-    let store = PostgresStore::connect(&url).await.unwrap();
+    let store = impatient(&format!("{url}?timeout=1500ms")).await;
     for (code, refused) in CODES {
         postgres.psql(&format!(
             "CREATE OR REPLACE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -197,9 +196,7 @@ async fn locks_that_are_not_given_are_said_to_be() {
     store.claim(&claim(1)).await.unwrap();
     // Without a limit of its own the server gives the statement up after the store's.
     postgres.psql("ALTER ROLE app RESET lock_timeout");
-    let store = PostgresStore::connect(&format!("{url}?timeout=1s"))
-        .await
-        .unwrap();
+    let store = impatient(&format!("{url}?timeout=1s")).await;
     let locked = Transaction::begin(
         &postgres,
         "LOCK TABLE idem_records IN ACCESS EXCLUSIVE MODE",
@@ -215,7 +212,7 @@ async fn a_server_without_room_for_a_connection_is_not_ready() {
     let mut stores = Vec::new();
     // Two of the twelve are for superusers.
     for _ in 0..2 {
-        stores.push(PostgresStore::connect(&postgres.url()).await.unwrap());
+        stores.push(patient_at(&postgres.url()).await);
     }
     postgres.psql(
         "CREATE ROLE many LOGIN CONNECTION LIMIT 2; GRANT ALL ON idem_records, idem_schema TO many",
@@ -280,7 +277,7 @@ async fn logins_and_databases_that_are_not_there_are_rejected_and_servers_not_as
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_that_a_session_has_forgotten_or_mixed_up_are_rejected_and_the_next_are_right() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     // What a pooler does that gives each transaction another session.
     let mixed_up = [
         "DEALLOCATE ALL",
@@ -313,7 +310,7 @@ async fn statements_that_a_session_has_forgotten_or_mixed_up_are_rejected_and_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_under_another_ones_name_changes_nothing() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     let pool = PgPoolOptions::new().max_connections(1);
     let pool = pool.connect(&postgres.url()).await.unwrap();
     let store = PostgresStore::from_pool(pool.clone());

@@ -10,6 +10,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::conformance::claim;
+use crate::limits::patient_at;
 use crate::logins::exercise;
 
 async fn refused(url: &str) -> String {
@@ -73,7 +74,7 @@ async fn where_the_store_may_not_migrate_missing_tables_are_an_error() {
 #[tokio::test]
 async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_where_not() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     // As a later version of this crate would leave them, before one of these processes goes back.
     postgres.psql(
         "ALTER TABLE idem_schema ADD COLUMN later text; \
@@ -103,7 +104,7 @@ async fn tables_of_a_newer_version_are_used_where_they_allow_it_and_refused_wher
 #[tokio::test]
 async fn tables_that_do_not_say_their_version_are_refused_and_stay() {
     let postgres = Postgres::start();
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     for theirs in [
         "DELETE FROM idem_schema",
         "INSERT INTO idem_schema VALUES (0)",
@@ -141,7 +142,7 @@ async fn a_user_who_may_not_make_tables_is_told_so() {
         "{message}"
     );
     // Tables that are there, and may not be read.
-    PostgresStore::connect(&postgres.url()).await.unwrap();
+    patient_at(&postgres.url()).await;
     let message = refused(&url).await;
     assert!(message.contains("permission denied for table"), "{message}");
 }

@@ -12,6 +12,7 @@ use sqlx::PgPool;
 
 use crate::conformance::{claim, finish};
 use crate::costs::run;
+use crate::limits::{patient_at, patient_in};
 use crate::log::listen;
 
 async fn is_not_ready(store: &PostgresStore, number: u8) {
@@ -46,7 +47,7 @@ async fn replays_the_first_alone(store: &PostgresStore) {
 
 async fn primary() -> Postgres {
     let primary = Postgres::start();
-    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     finish(&store, &claim(1), b"done").await;
     let acquired = store.claim(&claim(2)).await.unwrap();
     assert_eq!(acquired, Claimed::acquired(1));
@@ -58,12 +59,12 @@ async fn a_standby_is_warned_of_and_replays_and_runs_nothing_until_it_is_promote
     let primary = primary().await;
     let standby = primary.standby();
     let (log, _guard) = listen();
-    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let store = patient_at(&standby.url()).await;
     let said = log.take();
     assert!(said.contains("server is a standby"), "{said}");
     assert!(!said.contains("default_transaction_read_only"), "{said}");
     replays_the_first_alone(&store).await;
-    let pooled = PostgresStore::from_pool(PgPool::connect(&standby.url()).await.unwrap());
+    let pooled = patient_in(PgPool::connect(&standby.url()).await.unwrap());
     replays_the_first_alone(&pooled).await;
 
     primary.kill();
@@ -80,11 +81,11 @@ async fn a_login_that_only_reads_is_warned_of_and_replays_and_runs_nothing() {
     let primary = primary().await;
     primary.psql("ALTER ROLE postgres SET default_transaction_read_only = on");
     let (log, _guard) = listen();
-    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     let said = log.take();
     assert!(said.contains("default_transaction_read_only"), "{said}");
     replays_the_first_alone(&store).await;
-    let pooled = PostgresStore::from_pool(PgPool::connect(&primary.url()).await.unwrap());
+    let pooled = patient_in(PgPool::connect(&primary.url()).await.unwrap());
     replays_the_first_alone(&pooled).await;
 }
 
@@ -92,11 +93,11 @@ async fn a_login_that_only_reads_is_warned_of_and_replays_and_runs_nothing() {
 #[tokio::test]
 async fn a_replay_of_a_standby_is_one_statement_that_is_refused_and_one_that_reads() {
     let primary = Postgres::start();
-    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     let operation = Engine::new(store).operation("op");
     run(&operation, "k").await.unwrap();
     let standby = primary.standby();
-    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let store = patient_at(&standby.url()).await;
     standby.psql("SELECT pg_stat_statements_reset()");
     let operation = EngineBuilder::new(Arc::new(store)).build().operation("op");
     assert_eq!(run(&operation, "k").await.unwrap(), 1);
@@ -151,7 +152,7 @@ async fn in_a_transaction_a_standby_replays_and_runs_nothing_until_it_is_promote
 #[tokio::test]
 async fn what_had_not_come_to_a_promoted_standby_is_forgotten_but_for_owners_that_live() {
     let primary = primary().await;
-    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     let standby = primary.standby();
     standby.stop();
     finish(&store, &claim(3), b"after").await;
@@ -160,7 +161,7 @@ async fn what_had_not_come_to_a_promoted_standby_is_forgotten_but_for_owners_tha
     primary.kill();
     standby.restart();
     assert_eq!(standby.psql("SELECT pg_promote()"), "t");
-    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let store = patient_at(&standby.url()).await;
     let kept = store.claim(&claim(1)).await.unwrap();
     assert!(matches!(kept, Claimed::Finished { .. }), "{kept:?}");
     // This one can run once more.
@@ -186,13 +187,13 @@ async fn a_promoted_synchronous_standby_has_all_that_was_acknowledged() {
     while primary.psql(followed) != "1" {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    let store = PostgresStore::connect(&primary.url()).await.unwrap();
+    let store = patient_at(&primary.url()).await;
     for number in 10..60 {
         finish(&store, &claim(number), b"done").await;
     }
     primary.kill();
     assert_eq!(standby.psql("SELECT pg_promote()"), "t");
-    let store = PostgresStore::connect(&standby.url()).await.unwrap();
+    let store = patient_at(&standby.url()).await;
     for number in 10..60 {
         let kept = store.claim(&claim(number)).await.unwrap();
         assert!(matches!(kept, Claimed::Finished { .. }), "{kept:?}");

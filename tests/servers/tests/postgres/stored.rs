@@ -7,6 +7,7 @@ use idem::transactional::{BegunTransaction, TransactionSource, Transactional};
 use idem_tests::Postgres;
 use sqlx::PgPool;
 
+use crate::limits::patient_at;
 use crate::records::{self, CRASHED, claim_of};
 
 /// The tables of version 2, as their migrations left them.
@@ -87,7 +88,7 @@ fn stored() -> Postgres {
 #[tokio::test]
 async fn rows_of_every_kind_are_read_replayed_ended_and_taken_over() {
     let postgres = stored();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     records::read_all(store).await;
 }
 
@@ -139,7 +140,7 @@ async fn transactions_replay_and_take_over_rows_that_were_stored_before() {
 #[tokio::test]
 async fn what_is_written_is_what_was_written_before() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     records::write_all(&store).await;
     let rows = postgres.psql(
         "SELECT attempt, watched, id, fingerprint, token, outcome FROM idem_records ORDER BY id",
@@ -159,7 +160,7 @@ f|\x73757370656e646564|\x01000161|\x6f7264657273";
 #[tokio::test]
 async fn records_with_finished_steps_are_written_and_read_as_before() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let claims = [1, 2].map(|number| claim_of(number).operation(OperationName::new("orders")));
     for claim in &claims {
         assert_eq!(store.claim(claim).await.unwrap(), Claimed::acquired(1));
@@ -186,6 +187,6 @@ async fn records_with_finished_steps_are_written_and_read_as_before() {
 #[tokio::test]
 async fn calls_are_identified_as_before() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     records::identities_are_those_of_before(store).await;
 }

@@ -127,10 +127,15 @@ async fn a_store_of_a_url_sweeps_until_its_last_clone_is_gone() {
     }
     finish(&clone, &claim(1), b"done").await;
     drop(clone);
+    let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idem'";
+    let started = Instant::now();
+    while postgres.psql(connected) != "0" {
+        assert!(started.elapsed() < LIMIT);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     expire(&postgres, "true");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(records(&postgres), 1);
-    let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idem'";
     assert_eq!(postgres.psql(connected), "0");
 }
 
@@ -182,13 +187,13 @@ async fn claims_of_what_is_just_swept_are_first_attempts() {
 async fn what_takes_longer_than_a_call_may_is_swept_a_few_at_a_time() {
     let postgres = Postgres::start();
     let builder = PostgresStore::builder(&postgres.url()).unwrap();
-    let builder = builder.timeout(Duration::from_millis(400));
+    let builder = builder.timeout(Duration::from_secs(2));
     let store = builder.sweep_every(None).connect().await.unwrap();
     expired(&postgres, 60);
     // As large outcomes do: together they take three times what a call may.
     postgres.psql(
         "CREATE FUNCTION large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-            PERFORM pg_sleep(0.02); RETURN OLD; END $$; \
+            PERFORM pg_sleep(0.1); RETURN OLD; END $$; \
          CREATE TRIGGER large BEFORE DELETE ON idem_records \
             FOR EACH ROW EXECUTE FUNCTION large()",
     );

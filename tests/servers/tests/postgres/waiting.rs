@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::conformance::claim;
 use crate::costs::run;
+use crate::limits::{patient_at, patient_in};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LISTENING: &str = "pg_stat_activity WHERE query LIKE 'LISTEN%'";
@@ -35,7 +36,8 @@ async fn in_time<T>(what: &str, limit: Duration, future: impl Future<Output = T>
 /// As many processes, on one server.
 fn engines(store: &PostgresStore, count: usize) -> Vec<Operation> {
     let engine = || {
-        let engine = EngineBuilder::new(Arc::new(store.clone())).build();
+        let engine = EngineBuilder::new(Arc::new(store.clone()));
+        let engine = engine.store_timeout(LIMIT).build();
         let waits = InFlight::Wait(Duration::from_secs(120));
         engine.operation("op").in_flight(waits)
     };
@@ -92,7 +94,7 @@ async fn sixty_four_wait(postgres: &Postgres, store: PostgresStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_four_duplicates_wait_while_four_connections_serve_others() {
     let postgres = Postgres::start();
-    let url = format!("{}?max_connections=4", postgres.url());
+    let url = format!("{}?max_connections=4&timeout=30s", postgres.url());
     let store = PostgresStore::connect(&url).await.unwrap();
     sixty_four_wait(&postgres, store).await;
 }
@@ -102,7 +104,7 @@ async fn so_they_do_beside_a_pool_of_the_application() {
     let postgres = Postgres::start();
     let url = format!("{}?application_name=idem", postgres.url());
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await;
-    let store = PostgresStore::from_pool(pool.unwrap());
+    let store = patient_in(pool.unwrap());
     store.migrate().await.unwrap();
     sixty_four_wait(&postgres, store).await;
 }
@@ -110,7 +112,7 @@ async fn so_they_do_beside_a_pool_of_the_application() {
 #[tokio::test]
 async fn all_watches_wake_when_their_connection_is_lost_and_the_next_listen_again() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let claims: Vec<_> = (0..8).map(claim).collect();
     for claim in &claims {
         store.claim(claim).await.unwrap();
@@ -161,7 +163,7 @@ async fn a_connection_that_is_silent_is_given_up() {
 #[tokio::test]
 async fn where_nothing_is_watched_nobody_listens() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let count = || postgres.psql(&format!("SELECT count(*) FROM {LISTENING}"));
     store.claim(&claim(1)).await.unwrap();
     assert_eq!(count(), "0");
@@ -181,7 +183,7 @@ async fn where_nothing_is_watched_nobody_listens() {
 #[tokio::test]
 async fn of_what_does_not_run_a_watch_wakes_at_once() {
     let postgres = Postgres::start();
-    let store = PostgresStore::connect(&postgres.url()).await.unwrap();
+    let store = patient_at(&postgres.url()).await;
     let first = claim(1);
     let watch = store.watch(&first.id).await.unwrap();
     in_time("a watch of nothing", LIMIT, watch).await;
@@ -204,7 +206,7 @@ fn a_store_may_be_dropped_with_its_runtime() {
             let pool = PgPoolOptions::new().test_before_acquire(false);
             let stores = [
                 PostgresStore::connect(&url).await.unwrap(),
-                PostgresStore::from_pool(pool.connect(&url).await.unwrap()),
+                patient_in(pool.connect(&url).await.unwrap()),
             ];
             let mut kept = Vec::new();
             for (number, store) in (1..).zip(stores) {

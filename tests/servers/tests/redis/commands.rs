@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use idem::store::{Change, Claimed, Lease, OperationName, Store};
-use idem::stores::redis::RedisStore;
 use idem::{EngineBuilder, Error, Fingerprint, InFlight, Operation};
 use idem_tests::{Console, Redis, Reply};
 use tokio::sync::Notify;
 
 use crate::conformance::{claim, key};
+use crate::patience::{PATIENCE, connect};
 
 pub(crate) type Stats = BTreeMap<String, u64>;
 
@@ -85,7 +85,7 @@ async fn engine(redis: &Redis) -> EngineBuilder {
 }
 
 async fn over(redis: &Redis) -> EngineBuilder {
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     EngineBuilder::new(Arc::new(store))
 }
 
@@ -222,8 +222,8 @@ fn kept(console: &mut Console, key: &[u8]) -> (Vec<u8>, i64) {
 async fn a_completion_writes_the_same_record_with_and_without_a_script() {
     let redis = Redis::start();
     let [here, elsewhere] = [
-        RedisStore::connect(&redis.url()).await.unwrap(),
-        RedisStore::connect(&redis.url()).await.unwrap(),
+        connect(&redis.url(), PATIENCE).await,
+        connect(&redis.url(), PATIENCE).await,
     ];
     let mut console = redis.console();
     let compares = compares(&mut console);
@@ -260,7 +260,7 @@ async fn a_completion_writes_the_same_record_with_and_without_a_script() {
 #[tokio::test]
 async fn a_record_that_is_not_as_its_claim_wrote_it_is_judged_by_the_script() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
 
     let (watched, stepped, lost, gone) = (claim(1), claim(2), claim(3), claim(4));

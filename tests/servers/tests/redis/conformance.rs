@@ -8,16 +8,17 @@ use async_trait::async_trait;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use idem::conformance::{Harness, assert_conforms};
 use idem::store::{Change, Claim, Claimed, Lease, Store};
-use idem::stores::redis::RedisStore;
 use idem::{Fingerprint, Phase, RecordId, StoreError};
 use idem_tests::{Flavor, Redis, RedisCluster, RedisSentinel, Reply};
+
+use crate::patience::{PATIENCE, connect};
 
 struct Url(String);
 
 #[async_trait]
 impl Harness for Url {
     async fn store(&self) -> Arc<dyn Store> {
-        Arc::new(RedisStore::connect(&self.0).await.unwrap())
+        Arc::new(connect(&self.0, PATIENCE).await)
     }
 
     async fn advance(&self, by: Duration) {
@@ -86,7 +87,7 @@ pub(crate) fn key_of(id: &RecordId) -> Vec<u8> {
 #[tokio::test]
 async fn a_record_is_one_key_with_at_most_100_bytes_beside_the_outcome() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let claim = claim(1);
     store.claim(&claim).await.unwrap();
     let outcome = vec![7; 350];
@@ -112,7 +113,7 @@ async fn a_record_is_one_key_with_at_most_100_bytes_beside_the_outcome() {
 #[tokio::test]
 async fn what_cannot_be_read_is_an_error_and_stays() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     let until = [b"PX".as_slice(), b"100000"];
     let strange = [
@@ -151,7 +152,7 @@ async fn what_cannot_be_read_is_an_error_and_stays() {
 #[tokio::test]
 async fn a_running_record_that_lost_its_end_is_not_taken_over() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let holder = claim(1);
     store.claim(&holder).await.unwrap();
     let words = [b"PERSIST".as_slice(), &key(&holder)];
@@ -171,7 +172,7 @@ async fn a_running_record_that_lost_its_end_is_not_taken_over() {
 #[tokio::test]
 async fn a_server_without_room_refuses_new_claims_and_keeps_its_promises_to_the_old() {
     let redis = Redis::with(&["--maxmemory", "10mb", "--maxmemory-policy", "noeviction"]);
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let (finished, running, crashed) = (claim(1), claim(2), claim(3));
     for claim in [&finished, &running, &crashed] {
         store.claim(claim).await.unwrap();
@@ -228,7 +229,7 @@ async fn prefixes_and_databases_keep_records_apart() {
         format!("{}?prefix=shop%3A", redis.url()),
     ];
     for url in &urls {
-        let store = RedisStore::connect(url).await.unwrap();
+        let store = connect(url, PATIENCE).await;
         let acquired = store.claim(&claim(1)).await.unwrap();
         assert_eq!(acquired, Claimed::acquired(1), "{url}");
         let seen = store.inspect(&claim(1).id).await.unwrap().unwrap();
@@ -258,7 +259,7 @@ async fn a_process_whose_clock_is_wrong_cannot_steal_a_lease() {
     // No time of day decides: what the store compares are durations, by the server's own clock. It asks
     // for that clock when it connects, to write down when a claim was made.
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let holder = claim(1);
     store.claim(&holder).await.unwrap();
     let mut console = redis.console();

@@ -38,7 +38,7 @@ impl Waiting {
         Self {
             // A replica is waited for for a quarter of it, on a busy machine as well.
             store: connect(&url, Duration::from_secs(12)).await,
-            plain: connect(&primary.url(), Duration::from_secs(2)).await,
+            plain: connect(&primary.url(), PATIENCE).await,
             primary,
             replica,
         }
@@ -214,12 +214,15 @@ async fn claims_at_once_wait_together() {
 async fn in_a_cluster_the_nodes_replicas_are_waited_for() {
     // Its nodes have none.
     let cluster = RedisCluster::start();
-    let plain = connect(&cluster.url(), Duration::from_secs(2)).await;
+    let plain = connect(&cluster.url(), PATIENCE).await;
     let url = format!("{}?wait_replicas=1", cluster.url());
-    let store = connect(&url, Duration::from_secs(1)).await;
-    for number in 1..=6 {
-        is_not_ready(store.claim(&claim(number)).await);
-        assert_eq!(plain.inspect(&claim(number).id).await.unwrap(), None);
+    let store = connect(&url, Duration::from_secs(8)).await;
+    let claims: Vec<_> = (1..=6).map(claim).collect();
+    for refused in join_all(claims.iter().map(|claim| store.claim(claim))).await {
+        is_not_ready(refused);
+    }
+    for claim in &claims {
+        assert_eq!(plain.inspect(&claim.id).await.unwrap(), None);
     }
     let held = claim(7);
     plain.claim(&held).await.unwrap();

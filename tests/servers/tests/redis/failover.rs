@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use idem::store::{Change, Lease, Store};
 use idem::stores::redis::RedisStore;
 use idem::{Engine, Error, Fingerprint, InFlight, Key, Operation, Phase, RecordId, StoreError};
@@ -123,7 +124,7 @@ async fn owners_restore(url: &str, there: &str, lease: Duration, forget: impl Fn
     let owners = Owners::begin(store, lease).await;
     block_in_place(forget);
     owners.end(0..OWNERS / 2);
-    let there = connect(there, Duration::from_secs(2)).await;
+    let there = connect(there, PATIENCE).await;
     has_all_records(&there).await;
 
     let retries = Engine::new(there.clone()).operation(OPERATION);
@@ -310,7 +311,7 @@ async fn who_comes_before_the_owner_runs_again() {
     // No owner renews before it is told to end.
     let owners = Owners::begin(store, Duration::from_secs(600)).await;
     redis.console().call(&["FLUSHALL"]);
-    let there = connect(&redis.url(), Duration::from_secs(2)).await;
+    let there = connect(&redis.url(), PATIENCE).await;
     let retries = Engine::new(there).operation(OPERATION);
     for key in 0..OWNERS {
         assert_eq!(owners.retry(&retries, key).await.unwrap(), 2);
@@ -334,7 +335,7 @@ async fn what_replicas_have_is_not_forgotten_though_no_owner_lives() {
     owners.end(0..OWNERS / 2);
     eventually("half of the ends", async || {
         let mut finished = 0;
-        let there = connect(&primary.url(), Duration::from_secs(2)).await;
+        let there = connect(&primary.url(), PATIENCE).await;
         for key in 0..OWNERS / 2 {
             let seen = there.inspect(&id(key)).await.unwrap().unwrap();
             finished += usize::from(matches!(seen.phase, Phase::Finished { .. }));
@@ -344,7 +345,7 @@ async fn what_replicas_have_is_not_forgotten_though_no_owner_lives() {
     .await;
     primary.kill();
     replica.console().call(&["REPLICAOF", "NO", "ONE"]);
-    let there = connect(&replica.url(), Duration::from_secs(2)).await;
+    let there = connect(&replica.url(), PATIENCE).await;
     let retries = Engine::new(there).operation(OPERATION);
     for key in 0..OWNERS {
         let answer = owners.retry(&retries, key).await;
@@ -361,14 +362,22 @@ async fn what_replicas_have_is_not_forgotten_though_no_owner_lives() {
 async fn a_primary_that_is_cut_off_runs_nothing_where_replicas_are_waited_for() {
     let (primary, replica) = replicated();
     let url = format!("{}?wait_replicas=1", primary.url());
-    let store = connect(&url, Duration::from_secs(2)).await;
+    // A replica is waited for for a quarter of it, on a busy machine as well.
+    let store = connect(&url, Duration::from_secs(8)).await;
     block_in_place(|| replica.pause());
-    let there = connect(&primary.url(), Duration::from_secs(2)).await;
-    let operation = Engine::new(store).operation(OPERATION);
-    for key in 0..5 {
-        let body = async { panic!("this body must not run") };
-        let request = Fingerprint::of(&key).unwrap();
-        let refused: Result<usize, Error> = operation.run(&key, request, body).await;
+    let there = connect(&primary.url(), PATIENCE).await;
+    let engine = Engine::builder(store).store_timeout(PATIENCE).build();
+    let operation = engine.operation(OPERATION);
+    let calls = (0..5_usize).map(|key| {
+        let operation = &operation;
+        async move {
+            let body = async { panic!("this body must not run") };
+            let request = Fingerprint::of(&key).unwrap();
+            let refused: Result<usize, Error> = operation.run(&key, request, body).await;
+            refused
+        }
+    });
+    for (key, refused) in join_all(calls).await.into_iter().enumerate() {
         assert!(
             matches!(refused, Err(Error::Store(StoreError::NotReady { .. }))),
             "{refused:?}"

@@ -2,8 +2,6 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,19 +10,22 @@ use futures_util::{FutureExt, poll};
 use idem::store::{Change, Claim, Claimed, Lease, Store};
 use idem::stores::redis::RedisStore;
 use idem::{Engine, Error, Fingerprint, RecordId, StoreError};
-use idem_tests::{Console, Redis};
-use tokio::sync::{Barrier, Semaphore};
-use tokio::task::JoinSet;
+use idem_tests::{Console, Redis, Reply};
 use tokio::time::timeout;
 
 use crate::conformance::{claim, claim_of};
-use crate::links::PATIENCE;
+use crate::flood::{self, HELD, LEASE, Runtime};
+use crate::links::{PATIENCE, connect, eventually};
 
 async fn bounded(redis: &Redis, claims: usize, waiting: usize, timeout: Duration) -> RedisStore {
     let url = format!("{}?max_claims={claims}", redis.url());
-    let builder = RedisStore::builder(&url).unwrap();
-    let builder = builder.max_waiting(waiting).command_timeout(timeout);
-    builder.connect().await.unwrap()
+    // However slow the machine is.
+    eventually("a connection", async || {
+        let builder = RedisStore::builder(&url).unwrap();
+        let builder = builder.max_waiting(waiting).command_timeout(timeout);
+        builder.connect().await
+    })
+    .await
 }
 
 fn sets(console: &mut Console) -> usize {
@@ -176,85 +177,28 @@ async fn renewals_do_not_wait_for_completions() {
     assert_eq!(waits.await.unwrap(), Change::Applied);
 }
 
-/// Held leases, and callers at once in the same process.
-const HELD: usize = 50;
-const CALLERS: usize = 20_000;
+/// A store whose connections are driven by this runtime, wherever it is called: apart from its callers.
+async fn driven_by(runtime: &Runtime, redis: &Redis) -> RedisStore {
+    let url = redis.url();
+    let connected = runtime
+        .handle
+        .spawn(async move { connect(&url, PATIENCE).await });
+    connected.await.unwrap()
+}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fifty_leases_outlive_twenty_thousand_callers() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
-    let engine = Engine::new(store.clone());
-    // Shorter than the flood, and long enough for a busy machine to run a task.
-    let lease = Duration::from_secs(6);
-    let held = engine.operation("held").lease(lease);
-    let ran = Arc::new(AtomicUsize::new(0));
-    let (all_hold, end) = (
-        Arc::new(Barrier::new(HELD + 1)),
-        Arc::new(Semaphore::new(0)),
-    );
-    let mut owners = JoinSet::new();
-    for owner in 0..HELD {
-        let (held, ran) = (held.clone(), Arc::clone(&ran));
-        let (all_hold, end) = (Arc::clone(&all_hold), Arc::clone(&end));
-        owners.spawn(async move {
-            let body = async {
-                ran.fetch_add(1, Ordering::SeqCst);
-                all_hold.wait().await;
-                let _ = end.acquire().await.unwrap();
-                Ok::<_, Error>(!idem::attempt().lease_lost())
-            };
-            held.run(&owner, Fingerprint::of(&owner).unwrap(), body)
-                .await
-        });
-    }
-    all_hold.wait().await;
-
-    let floods = engine.operation("flood");
-    let started = std::time::Instant::now();
-    let mut round = 0;
-    let (mut done, mut shed) = (0, 0);
-    // Until a lease that nobody renewed would be over.
-    while started.elapsed() < 2 * lease {
-        let mut callers = JoinSet::new();
-        for caller in 0..CALLERS {
-            let floods = floods.clone();
-            callers.spawn(async move {
-                let key = (round, caller);
-                let body = async { Ok::<_, Error>(()) };
-                floods.run(&key, Fingerprint::of(&key).unwrap(), body).await
-            });
-        }
-        while let Some(answer) = callers.join_next().await {
-            match answer.unwrap() {
-                Ok(()) => done += 1,
-                // Unsent, one way or the other.
-                Err(Error::Store(StoreError::Overloaded { .. } | StoreError::NotSent { .. })) => {
-                    shed += 1;
-                }
-                Err(other) => panic!("{other}"),
-            }
-        }
-        round += 1;
-    }
-    let took = started.elapsed();
-    end.add_permits(HELD);
-    while let Some(owner) = owners.join_next().await {
-        assert!(owner.unwrap().unwrap(), "a lease was lost");
-    }
-    engine.idle().await;
-    // Whoever asks gets the one answer.
-    let again = Engine::new(store).operation("held");
-    for owner in 0..HELD {
-        let body = async { panic!("this body must not run") };
-        let request = Fingerprint::of(&owner).unwrap();
-        let answer: Result<bool, Error> = again.run(&owner, request, body).await;
-        assert!(answer.unwrap());
-    }
-    assert_eq!(ran.load(Ordering::SeqCst), HELD);
-    println!(
-        "{round} floods in {took:.1?}: {done} calls done, {shed} shed, 0 of {HELD} leases lost"
-    );
+    let runtimes = [Runtime::start(), Runtime::start()];
+    let here = driven_by(&runtimes[0], &redis).await;
+    let elsewhere = driven_by(&runtimes[1], &redis).await;
+    let fared = flood::costs_no_lease(here, elsewhere, 20_000, LEASE).await;
+    assert!(fared.unsent > 0, "{fared:?}");
+    // Who was served, and nobody else, has left a record. Beside them there is what a store has written
+    // down when it started.
+    let keys = i64::try_from(fared.served + HELD + 1).unwrap();
+    let found = redis.console().call(&["DBSIZE"]);
+    assert_eq!(found, Reply::Integer(keys), "{fared:?}");
 }
 
 #[tokio::test]

@@ -5,14 +5,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use idem::stores::redis::RedisStore;
 use idem::{Engine, Error, Fingerprint, OnCrash, Operation};
 use idem_tests::Redis;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::patience::{self, connect};
+
 /// How long everything may take. It bounds a hang, and says nothing of speed.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long a call of the store may take.
+const COMMAND: Duration = Duration::from_secs(2);
 
 type Runs = Arc<Mutex<HashMap<usize, usize>>>;
 
@@ -31,7 +35,7 @@ async fn run(operation: Operation, key: usize, runs: Runs) -> Result<usize, Erro
 /// When the server is back and nothing is under way any more, every key is finished or free.
 async fn nothing_stays_stuck(callers: usize, stopped_for: Duration, lease: Duration) {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), COMMAND).await;
     let engine = Engine::new(store);
     let operation = engine
         .operation("op")
@@ -58,8 +62,11 @@ async fn nothing_stays_stuck(callers: usize, stopped_for: Duration, lease: Durat
         }
     }
     timeout(PATIENCE, engine.idle()).await.expect("it ends");
+    let patient = connect(&redis.url(), patience::PATIENCE).await;
+    let patient = Engine::builder(patient).store_timeout(patience::PATIENCE);
+    let patient = patient.build().operation("op").on_crash(OnCrash::Refuse);
     for key in 0..callers {
-        let answer = run(operation.clone(), key, Arc::clone(&runs)).await;
+        let answer = run(patient.clone(), key, Arc::clone(&runs)).await;
         assert!(matches!(answer, Ok(1)), "{key}: {answer:?}");
     }
     let runs = runs.lock().unwrap();

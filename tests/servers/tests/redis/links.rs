@@ -1,11 +1,10 @@
 //! Connections that go silent, open slowly or are used from many runtimes, and nodes that hang:
 //! what a process sees of its server without any fault of the server's own.
 
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -17,48 +16,14 @@ use idem::{
 };
 use idem_tests::{Redis, RedisCluster, RedisSentinel, Reply};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::conformance::{claim, claim_of, key};
+pub(crate) use crate::patience::{PATIENCE, connect, eventually, is};
 use crate::proxy::Proxy;
-
-/// How long anything here may take. It bounds a hang, and says nothing of speed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Asks until the answer is `Ok`.
-pub(crate) async fn eventually<T, E: Debug>(
-    what: &str,
-    mut ask: impl AsyncFnMut() -> Result<T, E>,
-) -> T {
-    let start = Instant::now();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(seen) => assert!(
-                start.elapsed() < PATIENCE,
-                "{what}: not within {PATIENCE:?}, but: {seen:?}"
-            ),
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// For [`eventually`].
-pub(crate) fn is(condition: bool) -> Result<(), &'static str> {
-    condition.then_some(()).ok_or("not yet")
-}
 
 /// How long a command may take unless somebody says otherwise.
 const DEFAULT: Duration = Duration::from_secs(2);
-
-/// Connects, however slow the machine is.
-pub(crate) async fn connect(url: &str, command_timeout: Duration) -> RedisStore {
-    eventually("a connection", async || {
-        let builder = RedisStore::builder(url).unwrap();
-        builder.command_timeout(command_timeout).connect().await
-    })
-    .await
-}
 
 /// Claims, however slow the machine is.
 async fn hold(store: &RedisStore, claim: &Claim) {
@@ -88,11 +53,11 @@ async fn a_dead_connection_is_replaced_though_every_caller_gives_up_sooner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_outlives_the_connection_that_its_renewals_were_sent_over() {
-    const LEASE: Duration = Duration::from_secs(5);
+    const LEASE: Duration = Duration::from_secs(12);
     let redis = Redis::start();
     let proxy = Proxy::to(&redis).await;
     // A renewal is given up after a third of the lease, which is sooner than a command.
-    let here = Engine::new(connect(&proxy.url(), DEFAULT).await);
+    let here = Engine::new(connect(&proxy.url(), LEASE * 2 / 5).await);
     let there = connect(&redis.url(), PATIENCE).await;
     let (started, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = tokio::spawn({
@@ -287,11 +252,8 @@ async fn a_cluster_node_that_hangs_costs_the_other_nodes_no_call() {
         }
         store
     };
-    // The default, and a short one.
-    let stores = (
-        connected(DEFAULT).await,
-        connected(Duration::from_millis(800)).await,
-    );
+    // A long one, and a short one.
+    let stores = (connected(DEFAULT * 2).await, connected(DEFAULT).await);
     cluster.nodes()[1].pause();
     let calls = async |store: &RedisStore, rounds| {
         for round in 0..rounds {

@@ -15,6 +15,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::conformance::claim;
 use crate::log::{listen, listen_to};
+use crate::patience::{PATIENCE, connect};
 
 const SECRET: &str = "s3cr3t-p%40ss";
 const DECODED: &str = "s3cr3t-p@ss";
@@ -85,14 +86,14 @@ async fn exercise(store: &RedisStore) {
 async fn a_user_with_the_documented_rights_is_enough() {
     let redis = with_user();
     let url = url(&redis, &format!("app:{SECRET}"));
-    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+    exercise(&connect(&url, PATIENCE).await).await;
 }
 
 #[tokio::test]
 async fn two_rights_more_tell_when_a_record_was_claimed_and_list_it() {
     let redis = with_user();
     let url = url(&redis, &format!("app:{SECRET}"));
-    let store = RedisStore::connect(&url).await.unwrap();
+    let store = connect(&url, PATIENCE).await;
     store.claim(&claim(1)).await.unwrap();
     let seen = store.inspect(&claim(1).id).await.unwrap().unwrap();
     assert_eq!(seen.claimed_at, None);
@@ -102,7 +103,7 @@ async fn two_rights_more_tell_when_a_record_was_claimed_and_list_it() {
         "{refused:?}"
     );
     set_user(&redis, "app +time +strlen");
-    let store = RedisStore::connect(&url).await.unwrap();
+    let store = connect(&url, PATIENCE).await;
     store.claim(&claim(2)).await.unwrap();
     let listed = store.list(&Listing::new(10)).await.unwrap().records;
     assert_eq!(listed.len(), 2);
@@ -116,7 +117,7 @@ async fn a_user_who_may_not_ask_for_settings_is_enough() {
     let redis = with_user();
     set_user(&redis, "app -info -scan");
     let url = url(&redis, &format!("app:{SECRET}"));
-    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+    exercise(&connect(&url, PATIENCE).await).await;
 }
 
 #[tokio::test]
@@ -124,23 +125,23 @@ async fn a_cluster_and_a_database_number_need_one_documented_right_more() {
     let redis = with_user();
     set_user(&redis, "app +select");
     let url = url(&redis, &format!("app:{SECRET}"));
-    exercise(&RedisStore::connect(&format!("{url}/1")).await.unwrap()).await;
+    exercise(&connect(&format!("{url}/1"), PATIENCE).await).await;
 
     let cluster = RedisCluster::start();
     for node in cluster.nodes() {
         set_user(node, &format!("app on >{DECODED} {RIGHTS} +cluster|slots"));
     }
     let url = cluster.url().replace("://", &format!("://app:{SECRET}@"));
-    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+    exercise(&connect(&url, PATIENCE).await).await;
 }
 
 #[tokio::test]
 async fn who_may_not_publish_ends_watched_records_all_the_same() {
     let redis = Redis::start();
-    let watcher = RedisStore::connect(&redis.url()).await.unwrap();
+    let watcher = connect(&redis.url(), PATIENCE).await;
     for rights in ["+@all resetchannels", "+@all -spublish allchannels"] {
         set_user(&redis, &format!("mute reset on >pw ~idem:* {rights}"));
-        let writer = RedisStore::connect(&url(&redis, "mute:pw")).await.unwrap();
+        let writer = connect(&url(&redis, "mute:pw"), PATIENCE).await;
         let (released, abandoned, completed) = (claim(1), claim(2), claim(3));
         let mut watches = Vec::new();
         for claim in [&released, &abandoned, &completed] {
@@ -169,7 +170,7 @@ async fn who_may_not_publish_ends_watched_records_all_the_same() {
 async fn a_right_that_is_missing_is_a_refusal_and_never_fails_open() {
     let redis = with_user();
     let app = url(&redis, &format!("app:{SECRET}"));
-    let store = RedisStore::connect(&app).await.unwrap();
+    let store = connect(&app, PATIENCE).await;
     set_user(&redis, "app -set");
     let refused = store.claim(&claim(1)).await;
     assert!(
@@ -202,7 +203,7 @@ async fn a_right_that_is_missing_is_a_refusal_and_never_fails_open() {
 async fn a_right_that_only_scripts_need_runs_nothing_twice_where_it_is_missing() {
     let redis = with_user();
     let app = url(&redis, &format!("app:{SECRET}"));
-    let store = RedisStore::connect(&app).await.unwrap();
+    let store = connect(&app, PATIENCE).await;
     let engine = Engine::builder(store).fail_open(true).build();
     let operation = engine.operation("op").in_flight(InFlight::Reject);
     let request = Fingerprint::of("request").unwrap();
@@ -222,7 +223,7 @@ async fn a_right_that_only_scripts_need_runs_nothing_twice_where_it_is_missing()
     runs.notified().await;
 
     // Another process, which sees the record for the first time.
-    let other = RedisStore::connect(&app).await.unwrap();
+    let other = connect(&app, PATIENCE).await;
     set_user(&redis, "app -pttl");
     let other = Engine::builder(other).fail_open(true).build();
     let twice = async { panic!("this body must not run") };
@@ -257,7 +258,7 @@ async fn a_database_that_the_login_may_not_select_is_no_outage() {
 async fn a_password_alone_is_the_default_users() {
     let redis = Redis::with(&["--requirepass", DECODED]);
     let url = url(&redis, &format!(":{SECRET}"));
-    exercise(&RedisStore::connect(&url).await.unwrap()).await;
+    exercise(&connect(&url, PATIENCE).await).await;
 }
 
 #[tokio::test]
@@ -431,7 +432,7 @@ async fn a_hash_in_a_login_leads_nowhere_else() {
     // Encoded, it is a character like others.
     let redis = Redis::with(&["--requirepass", "p#ss"]);
     let encoded = url(&redis, ":p%23ss");
-    exercise(&RedisStore::connect(&encoded).await.unwrap()).await;
+    exercise(&connect(&encoded, PATIENCE).await).await;
 }
 
 #[tokio::test]
@@ -445,7 +446,7 @@ async fn credentials_are_in_no_log_error_or_debug_form() {
     let builder = RedisStore::builder(&right).unwrap();
     seen.push_str(&format!("{builder:?}"));
     let store = builder
-        .command_timeout(Duration::from_millis(300))
+        .command_timeout(Duration::from_secs(5))
         .connect()
         .await
         .unwrap();

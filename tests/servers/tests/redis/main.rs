@@ -1,6 +1,8 @@
 //! The Redis store against real servers: conformance, what it costs, many processes, and what
 //! happens when servers and processes stop, die, hang and come back.
 
+#[path = "../support/flood.rs"]
+mod flood;
 #[path = "../support/load.rs"]
 mod load;
 #[path = "../support/log.rs"]
@@ -26,6 +28,7 @@ mod listing;
 mod logins;
 mod older;
 mod outages;
+mod patience;
 mod processes;
 mod proxy;
 mod refusals;

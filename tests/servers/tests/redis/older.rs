@@ -7,11 +7,11 @@ use bytes::Bytes;
 use idem::store::{
     Change, Claim, Claimed, Forgotten, Lease, Maintenance, RecordState, Seen, Store,
 };
-use idem::stores::redis::RedisStore;
 use idem::{Engine, Error, Fingerprint, OnCrash, Phase, RecordId, Resolution, StoreError, Verdict};
 use idem_tests::{Console, Redis, RedisCluster, Reply};
 
 use crate::conformance::{key, key_of};
+use crate::patience::{PATIENCE, connect};
 
 /// As they were written by the commit 5602115: attempt 1, fingerprints that count from their number
 /// on, tokens of one letter, a retention of an hour.
@@ -86,7 +86,7 @@ fn with_older() -> Redis {
 #[tokio::test]
 async fn what_version_1_has_finished_is_given_back() {
     let redis = with_older();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let outcome = Bytes::from_static(b"an outcome");
     let mut asks = claim(4);
     for ask_retention in [false, true] {
@@ -113,7 +113,7 @@ async fn what_version_1_has_finished_is_given_back() {
 #[tokio::test]
 async fn what_version_1_runs_is_in_flight() {
     let redis = with_older();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     for number in [1, 2] {
         let answer = store.claim(&claim(number)).await.unwrap();
         let Claimed::InFlight { lease_left } = answer else {
@@ -136,7 +136,7 @@ async fn what_crashed_under_version_1_is_taken_over_or_refused_and_resolved() {
     let mut console = redis.console();
     // Its lease is over.
     put(&mut console, &claim(1), RUNNING, HOUR);
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     for number in [1, 3] {
         let refuses = claim(number).on_crash(OnCrash::Refuse);
         let unknown = Claimed::OutcomeUnknown { attempt: 1 };
@@ -170,7 +170,7 @@ async fn what_crashed_under_version_1_is_taken_over_or_refused_and_resolved() {
 #[tokio::test]
 async fn what_version_1_has_left_is_forgotten_as_it_was_seen() {
     let redis = with_older();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     for (number, state) in [(3, RecordState::Crashed), (4, RecordState::Finished)] {
         let id = claim(number).id;
         let found = store.inspect(&id).await.unwrap().unwrap();
@@ -197,7 +197,7 @@ async fn what_version_1_has_left_is_forgotten_as_it_was_seen() {
 async fn processes_of_both_versions_run_nothing_twice() {
     let redis = with_older();
     let mut console = redis.console();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     for number in 10..60 {
         let here = claim(number);
         match number % 2 {
@@ -250,7 +250,7 @@ async fn it_is_so_in_a_cluster() {
         !matches!(node.console().try_call(&words).unwrap(), Reply::Error(_))
     });
     assert!(node.is_some());
-    let store = RedisStore::connect(&cluster.url()).await.unwrap();
+    let store = connect(&cluster.url(), PATIENCE).await;
     let answer = store.claim(&older).await.unwrap();
     assert!(matches!(answer, Claimed::Finished { .. }), "{answer:?}");
     for number in 10..30 {
@@ -273,14 +273,14 @@ async fn where_version_1_has_never_been_nobody_looks_for_it() {
         console.call(&["SET", &format!("idem:{key:032}"), "1"]);
     }
     console.call(&["RPUSH", &format!("idem:{:032}", 3000), "a list"]);
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     store.claim(&claim(9)).await.unwrap();
     assert!(!claims_look_for_older(&redis, &claim(9)));
     let marker = console.call(&["GET", "idem:format"]);
     assert_eq!(marker, Reply::Bulk(b"2".to_vec()));
     // The next start need not look.
     console.call(&["CONFIG", "RESETSTAT"]);
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     assert_eq!(console.info("commandstats", "cmdstat_scan"), None);
     store.claim(&claim(8)).await.unwrap();
     assert!(!claims_look_for_older(&redis, &claim(8)));
@@ -293,7 +293,7 @@ async fn what_version_1_left_is_looked_for_until_it_is_gone() {
     for key in 0..3000 {
         console.call(&["SET", &format!("other{key}"), "value"]);
     }
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     store.claim(&claim(9)).await.unwrap();
     assert!(claims_look_for_older(&redis, &claim(9)));
     for number in 1..=4 {
@@ -301,7 +301,7 @@ async fn what_version_1_left_is_looked_for_until_it_is_gone() {
         console.call(&words);
     }
     // What keeps version 1 out is none of its records.
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     store.claim(&claim(8)).await.unwrap();
     assert!(!claims_look_for_older(&redis, &claim(8)));
 }
@@ -314,7 +314,7 @@ async fn a_login_that_may_not_look_is_careful() {
     let words = ["ACL", "SETUSER"].into_iter().chain(user.split(' '));
     console.call(&words.collect::<Vec<_>>());
     let url = redis.url().replace("://", "://app:pw@");
-    let store = RedisStore::connect(&url).await.unwrap();
+    let store = connect(&url, PATIENCE).await;
     let answer = store.claim(&claim(4)).await.unwrap();
     assert!(matches!(answer, Claimed::Finished { .. }), "{answer:?}");
     store.claim(&claim(9)).await.unwrap();
@@ -324,7 +324,7 @@ async fn a_login_that_may_not_look_is_careful() {
 #[tokio::test]
 async fn a_server_that_takes_no_writes_gives_back_what_version_1_has_finished() {
     let redis = with_older();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     console.call(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let answer = store.claim(&claim(4)).await.unwrap();
@@ -341,7 +341,7 @@ async fn a_server_that_takes_no_writes_gives_back_what_version_1_has_finished() 
 #[tokio::test]
 async fn a_strange_value_under_a_key_of_version_1_is_unreadable() {
     let redis = with_older();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     for (number, value) in [(10, &RUNNING[..40]), (11, b"1X"), (12, b"")] {
         put(&mut console, &claim(number), value, HOUR);

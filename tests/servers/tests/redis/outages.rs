@@ -1,22 +1,19 @@
 //! Servers that are stopped, killed, paused, cut off and failed over, under load.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use idem::store::Store;
 use idem::stores::redis::RedisStore;
 use idem::{ConnectError, StoreError};
 use idem_tests::{Redis, RedisCluster, RedisSentinel, wait_until};
 
-use crate::load::{CALL_TIMEOUT, Load, withstands};
+use crate::load::{CALL_TIMEOUT, Load, opened, withstands};
 
 async fn load(url: &str) -> Load {
     let store = async || {
         let builder = RedisStore::builder(url).unwrap();
-        let store = builder.command_timeout(CALL_TIMEOUT).connect().await;
-        Arc::new(store.unwrap()) as Arc<dyn Store>
+        builder.command_timeout(CALL_TIMEOUT).connect().await
     };
-    Load::over([store().await, store().await])
+    Load::over([opened(store).await, opened(store).await])
 }
 
 fn pass(time: Duration) {

@@ -51,7 +51,8 @@ async fn refuses(store: &RedisStore, expected: Said) {
         if fail_open && error.is_outage() {
             continue;
         }
-        let engine = Engine::builder(store.clone()).fail_open(fail_open).build();
+        let engine = Engine::builder(store.clone()).fail_open(fail_open);
+        let engine = engine.store_timeout(PATIENCE).build();
         let operation = engine.operation("op").on_crash(OnCrash::Refuse);
         let body = {
             let ran = Arc::clone(&ran);
@@ -87,7 +88,7 @@ fn config(server: &Redis, setting: &str, value: &str) {
 }
 
 async fn store(server: &Redis) -> RedisStore {
-    connect(&server.url(), Duration::from_secs(2)).await
+    connect(&server.url(), PATIENCE).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +172,7 @@ async fn a_server_that_loads_is_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_down_is_not_ready() {
     let cluster = RedisCluster::start();
-    let store = connect(&cluster.url(), Duration::from_secs(2)).await;
+    let store = connect(&cluster.url(), PATIENCE).await;
     let nodes = cluster.nodes();
     nodes[2].kill();
     eventually("a cluster that is down", async || {
@@ -218,7 +219,7 @@ async fn a_server_that_does_not_let_this_login_refuses() {
         "ACL", "SETUSER", "app", "on", ">pw", "~idem:*", "&idem:*", "+@all",
     ]);
     let url = redis.url().replace("://", "://app:pw@");
-    let store = connect(&url, Duration::from_secs(2)).await;
+    let store = connect(&url, PATIENCE).await;
     for (taken, given) in [
         ("-set", "+set"),
         ("resetkeys", "~idem:*"),
@@ -247,12 +248,29 @@ async fn a_command_that_was_renamed_is_refused_whatever_the_error_repeats() {
     let redis = Redis::start();
     let proxy = Proxy::to(&redis).await;
     for command in ["SET", "EVALSHA", "EVAL"] {
-        let store = connect(&proxy.url(), Duration::from_secs(2)).await;
+        let store = connect(&proxy.url(), PATIENCE).await;
         let other = Redis::with(&["--rename-command", command, ""]);
         proxy.lead_to(&other);
-        // The connections that were there are gone.
-        let _ = store.inspect(&claim(1).id).await;
-        let _ = store.release(&claim(1).id, &claim(1).token).await;
+        // Once the connections that were there are gone, those of claims and those of lease holders.
+        let stranger = claim(1);
+        let lease = idem::store::Lease::of(&stranger, 1);
+        eventually("answers of the other server", async || {
+            let errors = match command {
+                "SET" => vec![store.claim(&stranger).await.err()],
+                _ => vec![
+                    store.inspect(&stranger.id).await.err(),
+                    store.release(&stranger.id, &stranger.token).await.err(),
+                    store.renew(&lease).await.err(),
+                ],
+            };
+            let is_rejected =
+                |error: &Option<StoreError>| matches!(error, Some(StoreError::Rejected { .. }));
+            match errors.iter().all(is_rejected) {
+                true => Ok(()),
+                false => Err(errors),
+            }
+        })
+        .await;
         if command == "SET" {
             refuses(&store, Said::Rejected).await;
             proxy.lead_to(&redis);
@@ -280,14 +298,18 @@ async fn a_command_that_was_renamed_is_refused_whatever_the_error_repeats() {
 async fn a_node_of_a_cluster_that_took_the_place_of_a_server_refuses() {
     let redis = Redis::start();
     let proxy = Proxy::to(&redis).await;
-    let store = connect(&proxy.url(), Duration::from_secs(2)).await;
+    let store = connect(&proxy.url(), PATIENCE).await;
     let cluster = RedisCluster::start();
-    proxy.lead_to(&cluster.nodes()[0]);
-    // The connection that was there is gone.
-    let _ = store.claim(&claim(1)).await;
     let elsewhere = crate::links::claim_on(&cluster, 1);
-    let error = store.claim(&elsewhere).await.unwrap_err();
-    assert_eq!(said(&error), Said::Rejected, "{error:?}");
+    proxy.lead_to(&cluster.nodes()[0]);
+    // Once the connection that was there is gone.
+    eventually("the node's answer", async || {
+        match store.claim(&elsewhere).await {
+            Err(StoreError::Rejected { .. }) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use idem::{ConnectError, StoreError};
 use idem_tests::{Redis, RedisCluster};
 
 use crate::conformance::claim;
-use crate::links::{connect, eventually};
+use crate::links::{PATIENCE, connect, eventually};
 
 async fn refused(url: &str) -> ConnectError {
     RedisStore::connect(url).await.unwrap_err()
@@ -98,7 +98,7 @@ async fn a_server_that_takes_no_writes_now_is_started_with_all_the_same() {
 #[tokio::test]
 async fn a_start_leaves_no_record_behind() {
     let redis = Redis::start();
-    RedisStore::connect(&redis.url()).await.unwrap();
+    connect(&redis.url(), PATIENCE).await;
     // At once, and not when an expiry is over.
     let keys = redis.console().call(&["KEYS", "*"]);
     assert_eq!(

@@ -10,6 +10,7 @@ use idem_tests::{Console, Redis, Reply};
 
 use crate::commands::stats;
 use crate::conformance::{claim, key};
+use crate::patience::{PATIENCE, connect};
 
 async fn with_steps(store: &RedisStore, claim: &Claim) -> Bytes {
     let acquired = store.claim(claim).await.unwrap();
@@ -42,7 +43,7 @@ fn bytes_of(console: &mut Console, claim: &Claim) -> Vec<u8> {
 #[tokio::test]
 async fn a_checkpoint_is_one_command_and_leaves_the_time_as_it_is() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     // The server learns its scripts.
     with_steps(&store, &claim(1)).await;
@@ -65,7 +66,7 @@ async fn a_checkpoint_is_one_command_and_leaves_the_time_as_it_is() {
 #[tokio::test]
 async fn a_damaged_step_is_never_handed_on() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     let held = claim(1).operation(OperationName::new("charges.create"));
     let steps = with_steps(&store, &held).await;
@@ -99,7 +100,7 @@ async fn a_damaged_step_is_never_handed_on() {
 #[tokio::test]
 async fn what_a_later_version_has_appended_is_kept_and_not_taken_over() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     for end in [b'a', b's'] {
         let held = claim(end);
@@ -134,7 +135,7 @@ const CLAIM_BEFORE: &str = include_str!("previous/claim.lua");
 #[tokio::test]
 async fn the_version_before_takes_over_no_record_that_it_cannot_read_whole() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     let mut console = redis.console();
     let named = OperationName::new("charges.create");
     let plain = (claim(1), true);

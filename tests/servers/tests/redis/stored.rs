@@ -1,10 +1,10 @@
 //! Records of every kind, as they were stored before. Those of version 1 are in `older`.
 
 use idem::RecordId;
-use idem::stores::redis::RedisStore;
 use idem_tests::{Console, Redis, Reply};
 
 use crate::conformance::key_of;
+use crate::patience::{PATIENCE, connect};
 use crate::records::{self, ABANDONED, CRASHED, CREATED, FINISHED, RUNNING, WATCHED};
 
 /// The keys and values of finished records, in the order of [`FINISHED`].
@@ -103,7 +103,7 @@ fn put_all(console: &mut Console) {
 async fn records_of_every_kind_are_read_replayed_ended_and_taken_over() {
     let redis = Redis::start();
     put_all(&mut redis.console());
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     records::read_all(store).await;
 }
 
@@ -123,7 +123,7 @@ fn without_claim_time(record: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn what_is_written_is_what_was_written_before() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     records::write_all(&store).await;
     let mut console = redis.console();
     let mut get = |key: &str| match console.call(&["GET", key]) {
@@ -153,6 +153,6 @@ async fn what_is_written_is_what_was_written_before() {
 #[tokio::test]
 async fn calls_are_identified_as_before() {
     let redis = Redis::start();
-    let store = RedisStore::connect(&redis.url()).await.unwrap();
+    let store = connect(&redis.url(), PATIENCE).await;
     records::identities_are_those_of_before(store).await;
 }

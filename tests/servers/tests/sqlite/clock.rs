@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use idem::store::{Change, Claimed, Lease, Store};
 use idem::{EngineBuilder, Error, Fingerprint, OnCrash};
-use tokio::sync::Semaphore;
 
 use crate::file::{File, LEASE, acquire, again, claim, replays};
+use crate::owner::Owner;
 
 async fn set(file: &File, by_seconds: i64) {
     let by = by_seconds * 1000;
@@ -20,31 +20,17 @@ async fn set(file: &File, by_seconds: i64) {
 #[tokio::test]
 async fn set_forward_it_ends_leases_and_the_owner_learns_of_it_when_it_renews() {
     let file = File::new();
-    let store = file.store().await;
-    let engine = EngineBuilder::new(Arc::new(store.clone())).build();
-    let begun = Arc::new(Semaphore::new(0));
+    let engine = EngineBuilder::new(Arc::new(file.store().await)).build();
     let fingerprint = Fingerprint::of("request").unwrap();
-    let lease = Duration::from_secs(6);
-    let first = tokio::spawn({
-        let (operation, begun) = (engine.operation("op").lease(lease), begun.clone());
-        async move {
-            let body = async {
-                begun.add_permits(1);
-                while !idem::attempt().lease_lost() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Ok::<_, Error>(idem::attempt().number())
-            };
-            operation.run("k", fingerprint, body).await
-        }
-    });
-    begun.acquire().await.unwrap().forget();
+    let lease = Duration::from_secs(3);
+    let owner = Owner::begin(engine.operation("op").lease(lease)).await;
     set(&file, 3600).await;
     let other = EngineBuilder::new(Arc::new(file.store().await)).build();
     let body = async { Ok::<_, Error>(idem::attempt().number()) };
     let other = other.operation("op").lease(lease);
     assert_eq!(other.run("k", fingerprint, body).await.unwrap(), 2);
-    assert_eq!(first.await.unwrap().unwrap(), 1);
+    let first = owner.goes_on_until_its_lease_is_lost().await;
+    assert_eq!(first.unwrap(), 1);
     // What every retry gets is the other attempt's.
     let body = async { panic!("it ran already") };
     let again: Result<u32, Error> = other.run("k", fingerprint, body).await;

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::file::File;
+use crate::owner::Owner;
 
 const OWNERS: u32 = 50;
 
@@ -25,9 +26,9 @@ struct Owners {
 }
 
 fn operation(engine: &Engine) -> Operation {
-    // Renewed every second.
+    // Renewed every five seconds, and never so late that it is over.
     let operation = engine.operation("tests.forgotten");
-    operation.lease(Duration::from_secs(3))
+    operation.lease(Duration::from_secs(15))
 }
 
 impl Owners {
@@ -140,36 +141,15 @@ async fn after_its_records_were_deleted_an_owner_completes_all_the_same() {
 async fn a_retry_that_comes_before_its_owner_runs_and_the_owner_is_told() {
     let file = File::new();
     let engine = EngineBuilder::new(Arc::new(file.store().await)).build();
-    let (begun, lost) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let first = tokio::spawn({
-        let (operation, begun, lost) = (operation(&engine), begun.clone(), lost.clone());
-        async move {
-            let body = async {
-                begun.add_permits(1);
-                // By its next renewal.
-                while !idem::attempt().lease_lost() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                lost.add_permits(1);
-                Ok::<_, Error>(1)
-            };
-            operation.run("k", request(), body).await
-        }
-    });
-    begun.acquire().await.unwrap().forget();
+    let owner = Owner::begin(operation(&engine).lease(Duration::from_secs(3))).await;
     file.run("DELETE FROM idem_records").await;
     // That is what no store can help: the guide to stores says so.
     let other = EngineBuilder::new(Arc::new(file.store().await)).build();
-    let second = tokio::spawn({
-        let (operation, lost) = (operation(&other), lost.clone());
-        async move {
-            let body = async {
-                lost.acquire().await.unwrap().forget();
-                Ok::<_, Error>(2)
-            };
-            operation.run("k", request(), body).await
-        }
-    });
-    assert_eq!(second.await.unwrap().unwrap(), 2);
-    assert_eq!(first.await.unwrap().unwrap(), 1);
+    let answers = operation(&other)
+        .run("k", request(), async {
+            let first = owner.goes_on_until_its_lease_is_lost().await;
+            Ok::<_, Error>((first?, 2))
+        })
+        .await;
+    assert_eq!(answers.unwrap(), (1, 2));
 }

@@ -11,6 +11,9 @@ use tokio::task::JoinSet;
 use crate::file::File;
 use crate::holder::Holder;
 
+/// How long a call may take at last. It bounds a hang, and says nothing of speed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn request() -> Fingerprint {
     Fingerprint::of("request").unwrap()
 }
@@ -48,8 +51,12 @@ async fn nobody_is_stuck(callers: usize, lease: Duration, still_for: Duration) {
     holder.signal("-CONT");
     holder.unlock();
     engine.idle().await;
+    let patient = EngineBuilder::new(Arc::new(file.store().await))
+        .store_timeout(PATIENCE)
+        .build();
+    let patient = patient.operation("tests.late").on_crash(OnCrash::Refuse);
     for key in 0..callers {
-        assert_eq!(call(&operation, key).await.unwrap(), key);
+        assert_eq!(call(&patient, key).await.unwrap(), key);
     }
     println!("{callers} callers, and no key is stuck");
 }

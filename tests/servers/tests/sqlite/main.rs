@@ -27,6 +27,7 @@ mod locks;
 mod older;
 #[path = "../support/older.rs"]
 mod older_processes;
+mod owner;
 mod previous;
 mod processes;
 mod refusals;

@@ -16,8 +16,8 @@ use sqlx::{Row, Sqlite};
 
 use crate::file::File;
 use crate::older_processes::{
-    Both, STEPS, both_share_records_without_steps, claim_of, steps_of_an_expired_record_stay_gone,
-    the_old_one_leaves_finished_steps_as_they_are,
+    Both, Expire, STEPS, both_share_records_without_steps, claim_of,
+    steps_of_an_expired_record_stay_gone, the_old_one_leaves_finished_steps_as_they_are,
 };
 
 macro_rules! on_the_clock {
@@ -170,6 +170,13 @@ impl Store for Old {
     }
 }
 
+impl Expire for File {
+    async fn expire(&self) {
+        self.run("UPDATE idem_records SET lease_until = 1, gone_at = 2")
+            .await;
+    }
+}
+
 /// A file that was upgraded while an old process had it open.
 async fn upgraded() -> (File, Arc<dyn Store>, Arc<dyn Store>) {
     let file = File::new();
@@ -214,12 +221,12 @@ async fn an_old_process_says_that_it_cannot_read_finished_steps_and_leaves_them(
 
 #[tokio::test]
 async fn an_old_process_writes_over_expired_steps_and_nobody_is_handed_them() {
-    let (_file, old, new) = upgraded().await;
-    steps_of_an_expired_record_stay_gone(Both {
+    let (file, old, new) = upgraded().await;
+    let both = Both {
         old: &old,
         new: &new,
-    })
-    .await;
+    };
+    steps_of_an_expired_record_stay_gone(both, &file).await;
 }
 
 /// What a transaction of version 2 asks first, and what it writes at its end.

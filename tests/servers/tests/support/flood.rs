@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A lease that is long enough for a machine that is busy with other things.
-pub(crate) const LEASE: Duration = Duration::from_secs(6);
+pub(crate) const LEASE: Duration = Duration::from_secs(9);
 
 /// So long that each lease would be over that nobody renews.
-const FLOOD: Duration = Duration::from_secs(13);
+const FLOOD: Duration = Duration::from_secs(19);
 
 /// Floods of one process come one after the other.
 static ONE_FLOOD: Mutex<()> = Mutex::const_new(());
@@ -40,13 +40,13 @@ fn request() -> Fingerprint {
 }
 
 /// A runtime with a thread of its own, which ends when it is dropped.
-struct Runtime {
-    handle: Handle,
+pub(crate) struct Runtime {
+    pub(crate) handle: Handle,
     _end: oneshot::Sender<()>,
 }
 
 impl Runtime {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -129,7 +129,11 @@ impl Held {
             // One that runs does not end before the others.
             let answer = runtime.handle.spawn(call(number));
             let answer = tokio::time::timeout(LIMIT, answer).await;
-            let answer = answer.expect("a lease was lost, and its body runs again");
+            let begun = self.executions.load(Ordering::SeqCst);
+            let answer = answer.unwrap_or_else(|_| match begun {
+                ..=HELD => panic!("a retry of {number} was not answered within {LIMIT:?}"),
+                _ => panic!("a lease was lost: {begun} bodies of {HELD} have begun"),
+            });
             let answer = answer.unwrap();
             assert!(
                 matches!(answer, Err(Error::InFlight { .. } | Error::Store(_))),

@@ -34,6 +34,19 @@ const CLIENTS: usize = 16;
 /// A call may claim, wait, and store, and a busy machine may be slow; what hangs is longer.
 const ANSWER: Duration = Duration::from_secs(3 + 10 + 3 + 15);
 
+/// Opens a store, however slow the machine is: that takes calls, too.
+pub(crate) async fn opened<S: Store, E: Debug>(
+    mut open: impl AsyncFnMut() -> Result<S, E>,
+) -> Arc<dyn Store> {
+    let began = Instant::now();
+    loop {
+        match open().await {
+            Ok(store) => return Arc::new(store),
+            Err(error) => assert!(began.elapsed() < ANSWER, "{error:?}"),
+        }
+    }
+}
+
 /// An attempt whose claim was acknowledged.
 #[derive(Clone, Debug)]
 struct Acknowledged {

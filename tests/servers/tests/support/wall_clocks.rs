@@ -10,7 +10,7 @@ use crate::worker::{Effects, Worker};
 
 const HOUR: i64 = 3600;
 /// Long enough for a busy machine to renew it.
-const KEPT: Duration = Duration::from_secs(6);
+const KEPT: Duration = Duration::from_secs(12);
 /// Of those who crash.
 const LEFT: Duration = Duration::from_secs(2);
 
@@ -29,7 +29,7 @@ fn hours_off(event: &Value) -> i64 {
 
 pub(crate) fn hours_apart_neither_steal_nor_lose_a_lease(server: &impl Server) {
     let effects = Effects::new();
-    let kept = ["--lease-ms", "6000"];
+    let kept = ["--lease-ms", "12000"];
     let mut slow = worker(server, &effects, -HOUR, &kept);
     let mut fast = worker(server, &effects, HOUR, &kept);
     let began = Instant::now();
@@ -66,7 +66,7 @@ pub(crate) fn hours_apart_neither_steal_nor_lose_a_lease(server: &impl Server) {
     // Processes crash. Others, whose clocks are wrong the other way, run what they ran: when its lease is over,
     // and not before.
     let left = ["--lease-ms", "2000"];
-    let wait = ["--wait-ms", "60000"];
+    let wait = ["--wait-ms", "600000"];
     let [slow, fast] = [(-HOUR, "of-slow"), (HOUR, "of-fast")].map(|(off, key)| {
         let next = worker(server, &effects, -off, &wait);
         let mut owner = worker(server, &effects, off, &left);

@@ -20,7 +20,8 @@ fn operation() -> Operation {
 /// A pool whose server ends sessions that are silent in a transaction.
 async fn impatient(connections: u32) -> (Postgres, PgPool) {
     let (server, _) = postgres(1).await;
-    server.psql("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '300ms'");
+    // No busy machine is silent for so long by itself.
+    server.psql("ALTER ROLE postgres SET idle_in_transaction_session_timeout = '3s'");
     let pool = PgPoolOptions::new().max_connections(connections);
     let pool = pool.connect(&server.url()).await.unwrap();
     (server, pool)
