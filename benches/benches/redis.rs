@@ -30,9 +30,10 @@ fn main() {
     let redis = Redis::start();
     let mut console = redis.console();
     let mut version = |field| console.info("server", field);
-    match version("valkey_version") {
-        Some(version) => println!("\nValkey {version}"),
-        None => println!("\nRedis {}", version("redis_version").unwrap_or_default()),
+    if let Some(version) = version("valkey_version") {
+        println!("\nValkey {version}");
+    } else {
+        println!("\nRedis {}", version("redis_version").unwrap_or_default());
     }
     redis_cpu(&redis);
     redis.console().call(&["FLUSHALL"]);
