@@ -30,7 +30,7 @@ use super::connection::{Write, Written};
 use super::durability::{Confirmation, Durability};
 use super::errors::CallError;
 use super::link::Link;
-use super::scripts::{ScriptCall, set_if_absent, set_if_equal};
+use super::scripts::{ScriptCall, set_if_absent};
 use super::target::Target;
 
 /// How many claims are under way at once. With a server that is 5 ms away these are fifty thousand
@@ -276,23 +276,6 @@ impl Permit<'_> {
                     answer: answer.await?.extract_error()?,
                     confirmation: Confirmation::Confirmed,
                 })
-            })
-            .await
-    }
-
-    /// Writes a record over one that is `old` byte for byte.
-    pub(super) async fn set_if_equal(
-        &self,
-        key: Word<'_>,
-        new: Word<'_>,
-        old: &[u8],
-        millis: &Number,
-    ) -> Result<Value, CallError> {
-        let deadline = self.deadline;
-        self.link
-            .call(deadline, async |connection| {
-                let answer = connection.ask(&set_if_equal(key, new, old, millis)[..], deadline);
-                answer.await?.extract_error()
             })
             .await
     }

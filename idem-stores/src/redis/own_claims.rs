@@ -5,7 +5,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use idem_core::Token;
+use idem_core::{Lease, Token};
+use redis::Cmd;
+
+use super::command::{Command, Number, Word};
+use super::record::{self, Finished, Running};
 
 /// How many claims are remembered. A newer one takes the place of an older one, which is completed by the script.
 const PLACES: usize = 4096;
@@ -55,6 +59,45 @@ impl OwnClaims {
         let [first, second, ..] = *token.as_bytes();
         let number = usize::from(u16::from_le_bytes([first, second]));
         self.places.get()?.get(number % PLACES)
+    }
+}
+
+/// `SET key finished IFEQ running PX milliseconds`, made when it is written: its caller keeps no record while it
+/// waits.
+pub(super) struct PlainCompletion<'a> {
+    pub(super) prefix: &'a [u8],
+    pub(super) lease: &'a Lease,
+    /// When it was claimed, as its record has it.
+    pub(super) at: u64,
+    pub(super) outcome: &'a [u8],
+}
+
+impl PlainCompletion<'_> {
+    fn with_words<T>(&self, used: impl FnOnce(&[Word<'_>]) -> T) -> T {
+        let id = record::encoded_id(&self.lease.id);
+        let running = Running::claimed(self.lease, self.at);
+        let mut finished = Finished::new(self.lease, self.outcome);
+        finished.claimed_at(self.at);
+        let millis = Number::new(record::millis(self.lease.retention));
+        used(&[
+            "SET".into(),
+            Word::joined([self.prefix, &id, b""]),
+            finished.whole(self.outcome),
+            "IFEQ".into(),
+            running.as_bytes().into(),
+            "PX".into(),
+            millis.as_bytes().into(),
+        ])
+    }
+}
+
+impl Command for PlainCompletion<'_> {
+    fn encode(&self, into: &mut Vec<u8>) {
+        self.with_words(|words| words.encode(into));
+    }
+
+    fn to_cmd(&self) -> Cmd {
+        self.with_words(|words| words.to_cmd())
     }
 }
 

@@ -184,24 +184,6 @@ pub(super) fn set_if_absent<'a>(
     ]
 }
 
-/// `SET key new IFEQ old PX milliseconds`.
-pub(super) fn set_if_equal<'a>(
-    key: Word<'a>,
-    new: Word<'a>,
-    old: &'a [u8],
-    millis: &'a Number,
-) -> [Word<'a>; 7] {
-    [
-        "SET".into(),
-        key,
-        new,
-        "IFEQ".into(),
-        old.into(),
-        "PX".into(),
-        millis.as_bytes().into(),
-    ]
-}
-
 /// A boolean argument of a script.
 pub(super) fn flag(set: bool) -> Word<'static> {
     if set { "1" } else { "0" }.into()

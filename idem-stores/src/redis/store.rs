@@ -18,6 +18,7 @@ use super::claims;
 use super::command::{Number, Word};
 use super::errors::{CallError, UNREADABLE};
 use super::lanes::Permit;
+use super::own_claims::PlainCompletion;
 use super::record::{self, Finished, Running, record_and_ttl};
 use super::scripts::{ScriptCall, flag};
 use super::subscriptions::Subscriptions;
@@ -90,6 +91,35 @@ impl RedisStore {
         match answer {
             Value::Int(2) => Box::pin(self.recreated(lease, call.key(), permit)).await,
             answer => change(Ok(answer)),
+        }
+    }
+
+    /// Completes a record that is as its claim wrote it at this time. `false` where the script has to decide.
+    async fn completes_unchanged(
+        &self,
+        lease: &Lease,
+        at: u64,
+        outcome: &[u8],
+        permit: &Permit<'_>,
+    ) -> Result<bool, StoreError> {
+        let completion = PlainCompletion {
+            prefix: &self.backend().prefix,
+            lease,
+            at,
+            outcome,
+        };
+        match permit.send(&completion).await {
+            Ok(Value::Okay) => Ok(true),
+            // It is watched, has steps, or is not this attempt's any more.
+            Ok(_) => Ok(false),
+            // The script passes the memory bound, and says whatever else is wrong.
+            Err(error @ CallError::Refused(_)) => {
+                if error.is_unknown_command() {
+                    self.backend().own_claims.disable();
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -167,34 +197,18 @@ impl Store for RedisStore {
     }
 
     async fn complete(&self, lease: &Lease, outcome: Bytes) -> Result<Change, StoreError> {
-        let Backend {
-            lanes,
-            scripts,
-            own_claims,
-            ..
-        } = self.backend();
-        let permit = lanes.end(outcome.len()).await?;
+        let permit = self.backend().lanes.end(outcome.len()).await?;
+        if !permit.is_durable()
+            && let Some(at) = self.backend().own_claims.take(&lease.token)
+            && self
+                .completes_unchanged(lease, at, &outcome, &permit)
+                .await?
+        {
+            return Ok(Change::Applied);
+        }
         let token = record::encoded_token(&lease.token);
         let millis = Number::new(record::millis(lease.retention));
-        let mut record = Finished::new(lease, &outcome);
-        let id = record::encoded_id(&lease.id);
-        let key = self.backend().key(&id);
-        if !permit.is_durable()
-            && let Some(at) = own_claims.take(&lease.token)
-        {
-            record.claimed_at(at);
-            let running = Running::claimed(lease, at);
-            let (new, old) = (record.whole(&outcome), running.as_bytes());
-            match permit.set_if_equal(key, new, old, &millis).await {
-                Ok(Value::Okay) => return Ok(Change::Applied),
-                // It is watched, has steps, or is not this attempt's any more.
-                Ok(_) => {}
-                Err(error) if error.is_unknown_command() => own_claims.disable(),
-                // The script passes the memory bound, and says whatever else is wrong.
-                Err(CallError::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let record = Finished::new(lease, &outcome);
         let arguments = [
             token[..].into(),
             millis.as_bytes().into(),
@@ -202,7 +216,9 @@ impl Store for RedisStore {
             record.with(&outcome),
             flag(permit.is_durable()),
         ];
-        let call = scripts.complete.on(key, &arguments);
+        let id = record::encoded_id(&lease.id);
+        let Backend { scripts, .. } = self.backend();
+        let call = scripts.complete.on(self.backend().key(&id), &arguments);
         let is_applied = |answer: &Value| matches!(answer, Value::Int(1 | 2));
         let written = permit.run_writing(&call, is_applied).await?;
         // An unconfirmed completion is sent again, and recognised.
