@@ -1,6 +1,6 @@
 //! What a process remembers of the claims that it has made: what it takes to say a running record byte for
 //! byte. With it the usual completion is a plain command, `SET … IFEQ`, on a server that has it (Valkey 8.1, Redis
-//! 8.4), and costs the server a quarter of the script. Whatever else the command finds, the script decides.
+//! 8.4), and costs the server a third of the script. Whatever else the command finds, the script decides.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
